@@ -1,0 +1,157 @@
+"""Configurations are frozen dataclasses that stand beside what they configure.
+
+This file turns them into plain data and YAML and back. A key that no field has is an error that
+names the nearest field; a value out of range is refused by the dataclass's own `__post_init__`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cattrs
+import tyro
+import yaml
+from cattrs.errors import (
+    BaseValidationError,
+    ForbiddenExtraKeysError,
+    IterableValidationNote,
+)
+
+from patchkin.errors import ConfigError, nearest
+
+T = TypeVar("T")
+
+
+def flag(*names: str) -> Any:
+    """Short command-line names of a field, beside its dotted one.
+
+    Used in the annotation: `ngf: Annotated[int, flag("--ngf")] = 64`.
+    """
+    return tyro.conf.arg(aliases=names)
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True, prefer_attrib_converters=True)
+    converter.register_structure_hook(Path, lambda value, _: Path(value))
+    converter.register_unstructure_hook(Path, str)
+    converter.register_structure_hook(float, lambda value, _: _number(value))
+    converter.register_structure_hook(int, lambda value, _: _whole(value))
+    converter.register_structure_hook(bool, lambda value, _: _truth(value))
+    converter.register_structure_hook(str, lambda value, _: _text(value))
+    return converter
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise TypeError(f"expected a number, got {value!r}")
+    return float(value)  # YAML 1.1 reads `2e-4` as a string
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"expected a whole number, got {value!r}")
+    return value
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"expected true or false, got {value!r}")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {value!r}")
+    return value
+
+
+CONVERTER = _converter()
+
+
+def to_plain(config: object) -> Any:
+    """A configuration as dictionaries, lists and scalars, fit for YAML and JSON.
+
+    >>> from patchkin.schedules import AdamConfig
+    >>> to_plain(AdamConfig())["beta1"]
+    0.5
+    """
+    return CONVERTER.unstructure(config)
+
+
+def from_plain(kind: type[T], plain: object, *, where: str = "the configuration") -> T:
+    """The inverse of `to_plain`.
+
+    Raises:
+        ConfigError: an unknown key (the nearest field is offered), a value of a wrong type, or a
+            value that the dataclass refuses.
+
+    >>> from patchkin.schedules import AdamConfig
+    >>> from_plain(AdamConfig, {"learning_rat": 1.0})
+    Traceback (most recent call last):
+    patchkin.errors.ConfigError: Unknown key `learning_rat` in the configuration.
+    Did you mean `learning_rate`?
+    """
+    try:
+        return CONVERTER.structure(plain, kind)
+    except BaseValidationError as error:
+        raise ConfigError(_first_line(error, where)) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"Cannot read {where}: {error}") from error
+
+
+def _first_line(error: BaseException, where: str, path: str = "") -> str:
+    """The innermost cause of a nest of cattrs errors, with the dotted place it belongs to."""
+    if isinstance(error, ForbiddenExtraKeysError):
+        key = sorted(error.extra_fields)[0]
+        fields = list(getattr(error.cl, "__dataclass_fields__", {}))
+        return f"Unknown key `{path}{key}` in {where}. {nearest(key, fields)}"
+    if isinstance(error, BaseValidationError):
+        for inner in error.exceptions:
+            notes = getattr(inner, "__notes__", [])
+            place = next((n for n in notes if not isinstance(n, IterableValidationNote)), None)
+            name = getattr(place, "name", None)
+            return _first_line(inner, where, f"{path}{name}." if name else path)
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, KeyError):
+        return f"Missing key `{path}{error.args[0]}` in {where}."
+    return f"`{path.rstrip('.')}` in {where}: {error}."
+
+
+def merge(plain: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`plain` with the nested `changes` laid over it; neither is modified.
+
+    >>> merge({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
+    {'a': {'b': 1, 'c': 3}}
+    """
+    merged = dict(plain)
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: if the file is missing, is not YAML, or holds no mapping.
+    """
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read `{path}`: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        line = str(error).replace("\n", " ")
+        raise ConfigError(f"`{path}` is not valid YAML: {line}") from error
+    if not isinstance(plain, dict):
+        raise ConfigError(f"`{path}` must hold a mapping of settings, got {type(plain).__name__}.")
+    return plain
+
+
+def to_yaml(plain: dict[str, Any]) -> str:
+    """YAML text in the order of the fields."""
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,91 @@
+"""What changes over a run: learning rates and curricula, as functions of progress.
+
+Progress has two units. With epochs (the published runs) everything changes from one epoch to the
+next, counted from 1; with steps it changes at every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from patchkin.config import flag
+from patchkin.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdamConfig:
+    """Adam for one network. Defaults are those of CycleGAN, CUT and their successors."""
+
+    learning_rate: float = 2e-4
+    """Before decay. CUT's text says 0.002, its code and numbers use 0.0002."""
+    beta1: float = 0.5
+    """Decay of the first moment."""
+    beta2: float = 0.999
+    """Decay of the second moment."""
+    weight_decay: float = 0.0
+    """L2 penalty inside the gradient (Adam, not AdamW)."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ConfigError(f"`learning_rate` must be positive; got {self.learning_rate}.")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be in [0, 1); got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig:
+    """How long a run is, and how its learning rate falls."""
+
+    epochs: Annotated[int, flag("--epochs")] = 400
+    """Passes over the larger domain, decaying ones included (CUT: 200 constant + 200 decaying)."""
+    steps: Annotated[int | None, flag("--steps")] = None
+    """Optimisation steps; replaces `epochs` and lets everything change per step."""
+    decay_fraction: float = 0.5
+    """Share of the run, at its end, over which the learning rate falls linearly to zero."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ConfigError(f"`epochs` must be at least 1; got {self.epochs}.")
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"`steps` must be at least 1; got {self.steps}.")
+        if not 0 <= self.decay_fraction <= 1:
+            raise ConfigError(f"`decay_fraction` must be in [0, 1]; got {self.decay_fraction}.")
+
+    def learning_rate_factor(self, unit: int, total_units: int) -> float:
+        """The factor on the learning rate in epoch (or step) `unit` of `total_units`, from 1."""
+        decaying = round(total_units * self.decay_fraction)
+        return linear_decay(unit, total_units - decaying, decaying)
+
+
+def linear_decay(epoch: int, constant_epochs: int, decay_epochs: int) -> float:
+    """CycleGAN's factor for epoch 1, 2, ...: 1 while constant, then linear, never 0 while training.
+
+    >>> [linear_decay(epoch, 2, 3) for epoch in range(1, 6)]
+    [1.0, 1.0, 0.75, 0.5, 0.25]
+    """
+    return 1.0 - max(0, epoch - constant_epochs) / (decay_epochs + 1)
+
+
+def gamma_curriculum(
+    fraction: float, start: float, end: float, *, late: float | None = None, late_from: float = 0.5
+) -> float:
+    """The hard-negative parameter gamma after `fraction` of a run (Jung et al. 2022, Sec. 3.3).
+
+    Args:
+        fraction: share of the run done at the end of this epoch (or step), in (0, 1]. It is never 0
+            in the released code, so `start` itself is never used.
+        start: value at fraction 0.
+        end: value at fraction 1.
+        late: if given, replaces the line beyond `late_from` (released code: `step_gamma`).
+        late_from: share of the run after which `late` holds.
+
+    >>> gamma_curriculum(100 / 400, 50.0, 10.0)  # epoch 100 of horse2zebra
+    40.0
+    >>> gamma_curriculum(201 / 400, 50.0, 10.0, late=1.0)  # epoch 201 of cityscapes
+    1.0
+    """
+    if late is not None and fraction > late_from:
+        return late
+    return start + (end - start) * fraction
