@@ -45,7 +45,13 @@ class ScheduleConfig:
     decay_fraction: float = 0.5
     """Share of the run, at its end, over which the learning rate falls linearly to zero."""
 
+    ema_decay: float = 0.0
+    """Of the averaged weights of the translating networks, kept beside the live ones and used to
+    translate. 0 keeps none, as published (StarGAN v2: 0.999)."""
+
     def __post_init__(self) -> None:
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"`ema_decay` must be in [0, 1); got {self.ema_decay}.")
         if self.epochs < 1:
             raise ConfigError(f"`epochs` must be at least 1; got {self.epochs}.")
         if self.steps is not None and self.steps < 1:

@@ -1,0 +1,52 @@
+# `make demo` and `make test` are all that a new machine needs: Python >= 3.10, make, a network.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+
+.PHONY: install demo test slow check format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make install   .venv with everything the other targets need"
+	@echo "make demo      train on the built-in toy set, translate held-out images, write a report"
+	@echo "make test      the tests"
+	@echo "make slow      the tests that take minutes"
+	@echo "make check     format, lint, types, import contract"
+	@echo "make format    let the formatter write"
+	@echo "make clean     remove .venv, runs and caches"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/patchkin train semantic-relation --preset toy --data toy --run-dir $(DEMO) --overwrite
+	$(BIN)/patchkin data toy $(DEMO)/toy --train 2 --overwrite
+	$(BIN)/patchkin translate $(DEMO) $(DEMO)/toy/testA --output $(DEMO)/translated --overwrite
+	@echo
+	@echo "translated images: $(DEMO)/translated"
+	@echo "report:            $(DEMO)/report.html"
+
+test: install
+	$(BIN)/pytest
+
+slow: install
+	$(BIN)/pytest -m slow
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

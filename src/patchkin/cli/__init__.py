@@ -1,0 +1,97 @@
+"""The command line. This file finds the verb; each verb has a file of its own.
+
+Nothing heavy is imported before the verb is known, so that `patchkin --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from patchkin import __version__
+from patchkin.errors import PatchkinError
+
+if TYPE_CHECKING:
+    from patchkin.method import Method
+
+VERBS = {
+    "train": "learn to translate from two folders of images",
+    "translate": "translate files, folders or globs with a trained model",
+    "data": "download a public set, check a folder, write the toy set",
+    "methods": "list the methods and their presets",
+    "doctor": "what this machine can do",
+}
+DONE, USER_ERROR, OUR_FAULT, INTERRUPTED = 0, 2, 1, 130
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    methods: Mapping[str, type[Method]] | None = None,
+) -> int:
+    """Run the command line and return its exit code.
+
+    0: done; 2: the user can mend it, said in one line; 1: our fault, with a traceback;
+    130: interrupted, after a checkpoint was saved.
+
+    Args:
+        arguments: those of the process unless given.
+        methods: the methods to offer; those of patchkin unless given. The first is the default.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(arguments, methods)
+    except PatchkinError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        print("patchkin: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _complain(f"`{error.filename}`: {error.strerror}.")
+
+
+def _run(arguments: list[str], methods: Mapping[str, type[Method]] | None) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return DONE
+    if arguments[0] in ("-V", "--version"):
+        print(f"patchkin {__version__}")
+        return DONE
+    verb, *rest = arguments
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"Did you mean `{near[0]}`?" if near else f"Verbs: {', '.join(VERBS)}."
+        return _complain(f"Unknown verb `{verb}`. {hint}")
+    module = importlib.import_module(f"patchkin.cli.{verb}")
+    if methods is None and verb != "data":
+        from patchkin.methods import METHODS
+
+        methods = METHODS
+    code: int = module.run(rest, methods)
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {summary}" for verb, summary in VERBS.items())
+    return (
+        "usage: patchkin VERB ...\n\n"
+        "Contrastive unpaired image-to-image translation: two folders of images in, a translator\n"
+        f"out.\n\nverbs:\n{verbs}\n\n"
+        "`patchkin VERB --help` tells the options of a verb; `patchkin --version` the version."
+    )
+
+
+def _complain(message: str) -> int:
+    line = " ".join(message.split())
+    print(f"patchkin: error: {line}", file=sys.stderr)
+    return USER_ERROR

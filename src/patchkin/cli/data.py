@@ -1,0 +1,160 @@
+"""`patchkin data download NAME`, `data check ROOT`, `data toy DIR`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from patchkin.cli.parsing import parse
+from patchkin.config import to_plain
+from patchkin.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions:
+    """Options of `data check`."""
+
+    root: tyro.conf.Positional[Path]
+    """Folder with trainA, trainB and so on."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyOptions:
+    """Options of `data toy`."""
+
+    root: tyro.conf.Positional[Path]
+    """Folder to write; must be empty or absent."""
+    size: int = 64
+    """Side of the images in pixels, 64 to 256."""
+    train: int = 300
+    """Training images per domain."""
+    test: int = 24
+    """Held-out images per domain, for validation and as many for tests."""
+    seed: int = 0
+    """Same seed, same images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadOptions:
+    """Options of `data download`."""
+
+    name: tyro.conf.Positional[str] = ""
+    """Name of a public set; none lists them."""
+    output: Path = Path("datasets")
+    """Folder that receives a folder of that name."""
+    mirror: tuple[str, ...] = ()
+    """Addresses of the archive to try first."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(arguments: Sequence[str], _: Mapping[str, Any] | None) -> int:
+    """Find the part of `data` that was asked for."""
+    parts: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
+        "check": (CheckOptions, _check, "Decode every image of a data set and report."),
+        "toy": (ToyOptions, _toy, "Write the toy set: plain and striped animals, with the truth."),
+        "download": (DownloadOptions, _download, "Fetch a public data set and verify it."),
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, parts))
+        print("usage: patchkin data PART ...\n\nparts:")
+        print("\n".join(f"  {name:<{width}}  {about}" for name, (_, _, about) in parts.items()))
+        return 0
+    name, *rest = arguments
+    if name not in parts:
+        raise ConfigError(f"Unknown part `{name}` of `patchkin data`. {nearest(name, parts)}")
+    kind, act, about = parts[name]
+    return act(parse(kind, rest, prog=f"patchkin data {name}", about=about))
+
+
+def _check(options: CheckOptions) -> int:
+    from patchkin.data.check import check_data
+
+    report = check_data(options.root)
+    if options.json:
+        print(json.dumps({**to_plain(report), "ok": report.ok}))
+        return 0 if report.ok else 2
+    print(f"{report.root}: {report.layout}")
+    for folder in report.folders:
+        size = "nothing to decode"
+        if folder.width is not None and folder.height is not None:
+            size = (
+                f"width {folder.width.min}-{folder.width.max} (median {folder.width.median}), "
+                f"height {folder.height.min}-{folder.height.max} (median {folder.height.median})"
+            )
+        kinds = ", ".join(
+            f"{count} x {channels} channel{'s' if channels > 1 else ''}"
+            for channels, count in folder.channels.items()
+        )
+        grey = f", {folder.grey_in_colour} grey in colour" if folder.grey_in_colour else ""
+        print(f"  {folder.folder:<10} {folder.num_images:>6} images  {size}; {kinds}{grey}")
+        for broken in folder.broken:
+            print(f"    broken: {broken.reason}")
+    for group in report.duplicates:
+        print(f"  same content: {', '.join(group)}")
+    for warning in report.warnings:
+        print(f"  warning: {warning}")
+    for error in report.errors:
+        print(f"patchkin: error: {error}", file=sys.stderr)
+    return 0 if report.ok else 2
+
+
+def _toy(options: ToyOptions) -> int:
+    from patchkin.data.toy import write_toy
+
+    if options.root.exists() and any(options.root.iterdir()):
+        raise ConfigError(f"`{options.root}` is not empty; choose another folder.")
+    write_toy(
+        options.root,
+        size=options.size,
+        train=options.train,
+        test=options.test,
+        seed=options.seed,
+    )
+    print(f"wrote {options.root}", file=sys.stderr)
+    return 0
+
+
+def _download(options: DownloadOptions) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from patchkin.data.catalogue import CATALOGUE
+    from patchkin.data.download import fetch_dataset
+
+    if not options.name:
+        for name, entry in CATALOGUE.items():
+            print(f"{name:<24} {entry.about}")
+        return 0
+    with Progress(
+        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
+        task = bar.add_task(options.name, total=None)
+        fetched = fetch_dataset(
+            options.name,
+            options.output,
+            mirrors=options.mirror,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "root": str(fetched.root),
+                    "sha256": fetched.sha256,
+                    "was_known": fetched.was_known,
+                }
+            )
+        )
+        return 0
+    trust = "as expected" if fetched.was_known else "not known before; recorded beside the data"
+    print(f"{fetched.root}  sha256 {fetched.sha256} ({trust})", file=sys.stderr)
+    return 0

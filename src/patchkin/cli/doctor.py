@@ -1,0 +1,63 @@
+"""`patchkin doctor`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from patchkin import __version__
+from patchkin.cli.parsing import parse
+from patchkin.method import Method
+
+LIBRARIES = ("torch", "torchvision", "lightning-fabric", "pillow", "safetensors")
+OPTIONAL = {"tifffile": "TIFF files: pip install 'patchkin[tiff]'"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """Options of `doctor`."""
+
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(arguments: Sequence[str], _: Mapping[str, type[Method]]) -> int:
+    """Report versions, devices and what is missing."""
+    options = parse(
+        DoctorOptions, arguments, prog="patchkin doctor", about="What this machine can do."
+    )
+    facts = examine()
+    if options.json:
+        print(json.dumps(facts))
+        return 0
+    for name, value in facts.items():
+        print(f"{name:<18} {value}")
+    return 0
+
+
+def examine() -> dict[str, Any]:
+    """Versions and devices, name -> value."""
+    facts: dict[str, Any] = {
+        "patchkin": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpu cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "cpu instructions": torch.backends.cpu.get_cpu_capability(),
+        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or "none",
+        "mps": torch.backends.mps.is_available(),
+    }
+    for library in (*LIBRARIES, *OPTIONAL):
+        try:
+            facts[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            facts[library] = f"not installed ({OPTIONAL.get(library, 'needed')})"
+    return facts

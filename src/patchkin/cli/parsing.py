@@ -1,0 +1,68 @@
+"""Options from dataclasses, by tyro; its boxes of errors become one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from patchkin.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def parse(
+    kind: type[T], arguments: Sequence[str], *, prog: str, default: T | None = None, about: str = ""
+) -> T:
+    """The options of a verb.
+
+    Raises:
+        ConfigError: an option is unknown (the nearest is offered) or its value cannot be read.
+        SystemExit: `--help` was asked for and printed.
+    """
+    extra: dict[str, Any] = {} if default is None else {"default": default}
+    if {"-h", "--help"} & set(arguments):
+        return tyro.cli(kind, args=arguments, prog=prog, description=about, **extra)
+    box = io.StringIO()
+    try:
+        # A wide terminal keeps every message of the box on one line.
+        with (
+            _columns("4000"),
+            contextlib.redirect_stderr(box),
+            contextlib.redirect_stdout(box),
+        ):
+            return tyro.cli(kind, args=arguments, prog=prog, description=about, **extra)
+    except SystemExit:
+        raise ConfigError(one_line(box.getvalue(), prog)) from None
+
+
+@contextlib.contextmanager
+def _columns(width: str) -> Iterator[None]:
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = width
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def one_line(box: str, prog: str) -> str:
+    """The message of a tyro error box, with the nearest option it knows."""
+    box = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip(" │╭╮╰╯─") for line in box.splitlines()]
+    lines = [line for line in lines if line and set(line) != {"-"}]
+    message = lines[1] if len(lines) > 1 else "the options could not be read"
+    hint = f"See `{prog} --help`."
+    for place, line in enumerate(lines):
+        if line.startswith("Perhaps you meant"):
+            names = re.findall(r"--?[\w.-]+", lines[place + 1].split("  ")[0])
+            hint = f"Did you mean `{names[0]}`?" if names else hint
+    return f"{message.rstrip('.')}. {hint}"

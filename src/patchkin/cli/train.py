@@ -1,0 +1,187 @@
+"""`patchkin train METHOD --data ROOT`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from patchkin.cli.parsing import parse
+from patchkin.config import read_yaml, to_yaml
+from patchkin.data.config import DataConfig
+from patchkin.data.layouts import TOY
+from patchkin.errors import ConfigError, nearest
+from patchkin.method import Method
+from patchkin.recipes import (
+    RunConfig,
+    choose_preset,
+    config_from_plain,
+    config_to_plain,
+    preset_config,
+    train,
+)
+from patchkin.report import read_log
+from patchkin.schedules import ScheduleConfig
+from patchkin.training import TrainingConfig
+
+C = TypeVar("C")
+DEFAULT_METHOD = "semantic-relation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Generic[C]):
+    """Options of `train`; the dotted ones are the fields of the configuration."""
+
+    method: C
+    data: DataConfig = field(default_factory=DataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    run_dir: Path | None = None
+    """Folder of the run. By default runs/METHOD_DATA."""
+    preset: str | None = None
+    """Where the settings start from; see `patchkin methods`."""
+    config: Path | None = None
+    """YAML file with settings, complete or partial, laid over the preset."""
+    resume: bool = False
+    """Continue the run in --run-dir (or --resume DIR) exactly."""
+    overwrite: bool = False
+    """Replace the run in --run-dir."""
+    print_config: bool = False
+    """Print the resolved settings as YAML and stop."""
+    json: bool = False
+    """Print one JSON object at the end."""
+
+
+def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
+    """Train as the arguments say."""
+    arguments = _with_resume_folder(list(arguments))
+    kind, arguments = _method(arguments, methods)
+    default = _default_options(kind, arguments)
+    options = parse(
+        TrainOptions[kind.config_type],  # type: ignore[name-defined]
+        arguments,
+        prog=f"patchkin train {kind.name}",
+        default=default,
+        about=f"Train {kind.name}: {kind.paper}.",
+    )
+    config = RunConfig(
+        method=options.method,
+        data=options.data,
+        schedule=options.schedule,
+        training=options.training,
+    )
+    if options.print_config:
+        print(to_yaml(config_to_plain(kind, config)), end="")
+        return 0
+    run_dir = options.run_dir or Path("runs", f"{kind.name}_{Path(config.data.root).name}")
+    report = train(kind, config, run_dir, resume=options.resume, overwrite=options.overwrite)
+    _tell(run_dir, report, as_json=options.json)
+    return 0
+
+
+def _with_resume_folder(arguments: list[str]) -> list[str]:
+    """`--resume DIR` is `--resume --run-dir DIR`."""
+    expanded = []
+    for place, argument in enumerate(arguments):
+        if argument.startswith("--resume="):
+            expanded += ["--resume", "--run-dir", argument.removeprefix("--resume=")]
+        elif place > 0 and arguments[place - 1] == "--resume" and not argument.startswith("-"):
+            expanded += ["--run-dir", argument]
+        else:
+            expanded.append(argument)
+    return expanded
+
+
+def _option(arguments: Sequence[str], *names: str) -> str | None:
+    """The value of an option that decides what the others default to."""
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name in names:
+            if equals:
+                return value
+            return arguments[place + 1] if place + 1 < len(arguments) else None
+    return None
+
+
+def _saved_config(arguments: Sequence[str]) -> dict[str, Any] | None:
+    if "--resume" not in arguments:
+        return None
+    run_dir = _option(arguments, "--run-dir")
+    if run_dir is None:
+        raise ConfigError("--resume needs the run: --resume DIR.")
+    path = Path(run_dir, "config.yaml")
+    if not path.is_file():
+        raise ConfigError(f"`{run_dir}` holds no run to resume: it has no config.yaml.")
+    return read_yaml(path)
+
+
+def _method(
+    arguments: list[str], methods: Mapping[str, type[Method]]
+) -> tuple[type[Method], list[str]]:
+    """The method named first, or in the configuration, and the other arguments."""
+    name = None
+    if arguments and not arguments[0].startswith("-"):
+        name, *arguments = arguments
+    if name is None:
+        saved = _saved_config(arguments)
+        file = _option(arguments, "--config")
+        named_in = saved or (read_yaml(Path(file)) if file else {})
+        name = named_in.get("name")
+    if name is None:
+        name = DEFAULT_METHOD if DEFAULT_METHOD in methods else next(iter(methods))
+    if name not in methods:
+        raise ConfigError(f"Unknown method `{name}`. {nearest(name, methods)}")
+    return methods[name], arguments
+
+
+def _default_options(kind: type[Method], arguments: Sequence[str]) -> TrainOptions[Any]:
+    """What the options start from: the preset, then the file or the run to resume."""
+    file = _option(arguments, "--config")
+    layered = []
+    if file is not None:
+        layered.append((f"`{file}`", read_yaml(Path(file))))
+    saved = _saved_config(arguments)
+    if saved is not None:
+        layered.append(("the run to resume", saved))
+    root = _option(arguments, "--data", "--data.root")
+    for _, plain in layered:
+        root = root or (plain.get("data") or {}).get("root")
+    elsewhere = _option(arguments, "--data.source") is not None
+    preset = choose_preset(
+        kind, _option(arguments, "--preset"), toy=not elsewhere and root in (None, TOY)
+    )
+    config = preset_config(preset)
+    for where, plain in layered:
+        config = config_from_plain(kind, config, plain, where=where)
+    return TrainOptions(
+        method=config.method,
+        data=config.data,
+        schedule=config.schedule,
+        training=config.training,
+    )
+
+
+def _tell(run_dir: Path, report: Path, *, as_json: bool) -> None:
+    records = read_log(run_dir)
+    scored = [record for record in records if "scores" in record]
+    if as_json:
+        last = next((r for r in reversed(records) if "terms" in r), {})
+        summary = {
+            "run_dir": str(run_dir),
+            "steps": last.get("step"),
+            "terms": last.get("terms"),
+            "scores": {str(record["step"]): record["scores"] for record in scored},
+            "report": str(report),
+        }
+        print(json.dumps(summary))
+        return
+    if len(scored) > 1:
+        first, last = scored[0], scored[-1]
+        print(f"\nvalidation scores       untrained   step {last['step']}", file=sys.stderr)
+        for name, value in last["scores"].items():
+            print(f"  {name:<20} {first['scores'][name]:>10.4g} {value:>10.4g}", file=sys.stderr)
+    print(f"model:  {run_dir}", file=sys.stderr)
+    print(f"report: {report}", file=sys.stderr)

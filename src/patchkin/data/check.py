@@ -1,0 +1,255 @@
+"""What is in a folder of images, and what is wrong with it (`patchkin data check`)."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from patchkin.data.layouts import (
+    MIN_UNPAIRED_IMAGES,
+    DomainFolders,
+    Layout,
+    PairedImages,
+    SingleImages,
+    detect_layout,
+    image_files,
+)
+from patchkin.data.verify import MAX_BROKEN_FRACTION, default_threads
+from patchkin.errors import DataError
+from patchkin.images import Encoding, Picture, read_image
+
+_FEW_IMAGES = 100
+_SMALL_PIXELS = 256
+_SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Smallest, middle and largest value."""
+
+    min: int
+    median: int
+    max: int
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenFile:
+    """A file that cannot be decoded."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderReport:
+    """One folder of images."""
+
+    folder: str
+    """Relative to the root."""
+    num_images: int
+    """Broken ones included."""
+    width: Spread | None
+    """None where no image can be decoded."""
+    height: Spread | None
+    channels: dict[int, int]
+    """Number of channels -> number of files."""
+    bits: dict[int, int]
+    """Bits per channel -> number of files."""
+    grey_in_colour: int
+    """Colour files whose channels are equal, to one level of 255 (lossy codecs round)."""
+    broken: list[BrokenFile]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckReport:
+    """All folders under a root."""
+
+    root: str
+    layout: str
+    folders: list[FolderReport]
+    duplicates: list[list[str]] = field(default_factory=list)
+    """Files with the same bytes in training and held-out folders: scores on them mean little."""
+    warnings: list[str] = field(default_factory=list)
+    """What may lower the quality."""
+    errors: list[str] = field(default_factory=list)
+    """What training would refuse."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether training would start."""
+        return not self.errors
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one file turned out to be."""
+
+    path: Path
+    sha256: str = ""
+    size: tuple[int, int] = (0, 0)
+    encoding: Encoding | None = None
+    grey_in_colour: bool = False
+    reason: str = ""
+
+
+def check_data(root: str | Path, *, threads: int | None = None) -> CheckReport:
+    """Decode every image below a root and report.
+
+    Raises:
+        DataError: if there is no such folder, or its layout is unknown.
+    """
+    root = Path(root)
+    layout = detect_layout(root)
+    folders: list[FolderReport] = []
+    seen: dict[str, list[_Seen]] = {}
+    with ThreadPoolExecutor(threads or default_threads()) as pool:
+        for folder in _folders(root, layout):
+            try:
+                files = image_files(folder)
+            except DataError:
+                files = ()
+            name = folder.relative_to(root).as_posix()
+            seen[name] = list(pool.map(_look, files))
+            folders.append(_summary(root, name, seen[name]))
+    duplicates = _duplicates(root, seen)
+    return CheckReport(
+        root=str(root),
+        layout=type(layout).__name__,
+        folders=folders,
+        duplicates=duplicates,
+        warnings=_warnings(folders, duplicates, layout),
+        errors=_errors(folders, layout),
+    )
+
+
+def _folders(root: Path, layout: Layout) -> list[Path]:
+    if isinstance(layout, DomainFolders):
+        names = [f"{split}/{name}" for split in _SPLITS for name in layout.names]
+    elif isinstance(layout, PairedImages):
+        names = list(_SPLITS)
+    else:
+        names = [f"{split}{domain}" for split in _SPLITS for domain in "AB"]
+    return [root / name for name in names if (root / name).is_dir()]
+
+
+def _look(path: Path) -> _Seen:
+    try:
+        picture = read_image(path)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    except (DataError, OSError) as error:
+        return _Seen(path, reason=str(error))
+    return _Seen(path, digest, picture.size, picture.encoding, _is_grey_in_colour(picture))
+
+
+def _is_grey_in_colour(picture: Picture) -> bool:
+    if not isinstance(picture.pixels, Image.Image) or picture.pixels.mode != "RGB":
+        return False
+    array_HWC = np.asarray(picture.pixels).astype(np.int16)
+    return bool(np.ptp(array_HWC, axis=2).max() <= 1)
+
+
+def _summary(root: Path, name: str, seen: Sequence[_Seen]) -> FolderReport:
+    good = [file for file in seen if file.encoding is not None]
+    encodings = [file.encoding for file in good if file.encoding is not None]
+    return FolderReport(
+        folder=name,
+        num_images=len(seen),
+        width=_spread([file.size[0] for file in good]),
+        height=_spread([file.size[1] for file in good]),
+        channels=dict(sorted(Counter(encoding.channels for encoding in encodings).items())),
+        bits=dict(sorted(Counter(int(encoding.bits) for encoding in encodings).items())),
+        grey_in_colour=sum(file.grey_in_colour for file in good),
+        broken=[
+            BrokenFile(file.path.relative_to(root).as_posix(), file.reason)
+            for file in seen
+            if file.encoding is None
+        ],
+    )
+
+
+def _spread(values: Sequence[int]) -> Spread | None:
+    if not values:
+        return None
+    return Spread(min(values), statistics.median_low(values), max(values))
+
+
+def _duplicates(root: Path, seen: dict[str, list[_Seen]]) -> list[list[str]]:
+    groups: dict[str, list[tuple[bool, str]]] = {}
+    for folder, files in seen.items():
+        for file in files:
+            if file.sha256:
+                name = file.path.relative_to(root).as_posix()
+                groups.setdefault(file.sha256, []).append((folder.startswith("train"), name))
+    return [
+        sorted(name for _, name in group)
+        for group in groups.values()
+        if len({is_training for is_training, _ in group}) == 2
+    ]
+
+
+def _warnings(
+    folders: Sequence[FolderReport], duplicates: Sequence[Sequence[str]], layout: Layout
+) -> list[str]:
+    warnings = []
+    for report in folders:
+        few = report.folder.startswith("train") and report.num_images < _FEW_IMAGES
+        if few and not isinstance(layout, SingleImages):
+            warnings.append(
+                f"{report.folder} has {report.num_images} images; unpaired methods were published "
+                "with several hundred or more."
+            )
+        if (
+            report.width
+            and report.height
+            and min(report.width.min, report.height.min) < _SMALL_PIXELS
+        ):
+            smallest = min(report.width.min, report.height.min)
+            warnings.append(
+                f"{report.folder} has images with a side of {smallest} pixels; they are enlarged "
+                f"for training at {_SMALL_PIXELS}. Set --size to what they have."
+            )
+        if report.grey_in_colour and report.grey_in_colour < report.num_images:
+            warnings.append(
+                f"{report.folder} mixes {report.grey_in_colour} grey images (stored in colour) "
+                "with colour."
+            )
+        for what, counts in (("channels", report.channels), ("bits per channel", report.bits)):
+            if len(counts) > 1:
+                mix = ", ".join(f"{value} ({number} files)" for value, number in counts.items())
+                warnings.append(f"{report.folder} mixes files with different {what}: {mix}.")
+        if report.broken:
+            warnings.append(f"{report.folder} has {len(report.broken)} files that cannot be used.")
+    if duplicates:
+        warnings.append(
+            f"{len(duplicates)} files are in a training and in a held-out folder, "
+            f"for example {' and '.join(duplicates[0][:2])}."
+        )
+    held_out = {report.folder[:-1] for report in folders if not report.folder.startswith("train")}
+    if not held_out and not isinstance(layout, SingleImages):
+        warnings.append("There are no held-out images (testA, testB); scores need some.")
+    return warnings
+
+
+def _errors(folders: Sequence[FolderReport], layout: Layout) -> list[str]:
+    errors = []
+    least = 1 if isinstance(layout, SingleImages) else MIN_UNPAIRED_IMAGES
+    for report in folders:
+        if not report.folder.startswith("train"):
+            continue
+        usable = report.num_images - len(report.broken)
+        if usable < least:
+            errors.append(f"{report.folder} has {usable} usable images; at least {least} needed.")
+        if len(report.broken) > MAX_BROKEN_FRACTION * report.num_images:
+            errors.append(
+                f"{len(report.broken)} of {report.num_images} images in {report.folder} cannot be "
+                f"used, more than {MAX_BROKEN_FRACTION:.0%}."
+            )
+    return errors

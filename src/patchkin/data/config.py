@@ -1,0 +1,87 @@
+"""Settings of the data: where it is, and how a picture becomes a training view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
+
+from patchkin.config import flag
+from patchkin.errors import ConfigError
+
+Preprocess: TypeAlias = Literal[
+    "resize_and_crop",
+    "crop",
+    "scale_width",
+    "scale_width_and_crop",
+    "scale_shortside_and_crop",
+    "zoom_and_crop",
+    "none",
+]
+SIDE_MULTIPLE = 4
+"""Sides of every view are multiples of this: generators halve the size twice and double it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Two unpaired domains. Defaults are those of CycleGAN and CUT."""
+
+    root: Annotated[str, flag("--data")] = "toy"
+    """Folder with trainA and trainB, or `toy`: the built-in set (`./toy` is a folder of yours)."""
+    source: str | None = None
+    """Folder of the images to translate; with `target` it replaces `root`."""
+    target: str | None = None
+    """Folder of the images to resemble."""
+    direction: Annotated[Literal["AtoB", "BtoA"], flag("--direction")] = "AtoB"
+    """Which domain is translated into which. A batch's `a` is always the source."""
+    size: Annotated[int, flag("--size")] = 256
+    """Side of a training view in pixels (CUT: `crop_size` 256), a multiple of 4."""
+    load_size: int | None = None
+    """Size before the crop; by default size * 286 / 256, CUT's ratio."""
+    preprocess: Preprocess = "resize_and_crop"
+    """Steps from picture to view (CUT's names). `crop` alone keeps the pixels as they are."""
+    flip: bool = True
+    """Mirror left and right with probability one half."""
+    jitter_in_decay: bool = False
+    """Go on scaling and cropping once the learning rate falls. CUT's code does not: `load_size`
+    becomes `size` there."""
+    pairing: Literal["random", "serial"] = "random"
+    """`random` draws a target image for every source image; `serial` takes both in order."""
+    batch_size: Annotated[int, flag("--batch-size")] = 1
+    """Images per step and process (CUT: 1, its authors' advice)."""
+    workers: Annotated[int, flag("--workers")] = 2
+    """Processes that decode images; 0 decodes in the training process. No effect on the images."""
+    value_range: tuple[float, float] | None = None
+    """Values that become -1 and 1 in 16-bit and float files (12 bits: 0 4095). By default 0 and
+    65535, and 0 and 1."""
+    max_images: int | None = None
+    """Use only the first so many training images of a domain, in the order of their names."""
+
+    def __post_init__(self) -> None:
+        if (self.source is None) != (self.target is None):
+            raise ConfigError("`source` and `target` go together; give both folders, or `root`.")
+        if self.size < SIDE_MULTIPLE or self.size % SIDE_MULTIPLE:
+            raise ConfigError(f"`size` must be a multiple of {SIDE_MULTIPLE}; got {self.size}.")
+        crops_after = self.preprocess in ("resize_and_crop", "scale_shortside_and_crop")
+        if crops_after and self.resolved_load_size < self.size:
+            raise ConfigError(
+                f"`load_size` ({self.load_size}) must be at least `size` ({self.size}): "
+                "views are cropped from the loaded image."
+            )
+        for name, least in (("batch_size", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"`{name}` must be at least {least}; got {getattr(self, name)}.")
+        for name in ("load_size", "max_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"`{name}` must be at least 1; got {value}.")
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise ConfigError(f"`value_range` must be low, then high; got {self.value_range}.")
+
+    @property
+    def resolved_load_size(self) -> int:
+        """`load_size`, or its default.
+
+        >>> DataConfig().resolved_load_size, DataConfig(size=128).resolved_load_size
+        (286, 143)
+        """
+        return round(self.size * 286 / 256) if self.load_size is None else self.load_size

@@ -1,0 +1,343 @@
+"""Fetching archives: resumed where they stopped, checked by hash, unpacked safely."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import shutil
+import stat
+import tarfile
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from patchkin.data.catalogue import CATALOGUE, PublicSet
+from patchkin.errors import ConfigError, DownloadError, StorageError, nearest
+
+ProgressBar: TypeAlias = Callable[[int, "int | None"], None]
+"""Called with bytes so far and in total (None if the server does not say)."""
+
+_CHUNK_BYTES = 1 << 18
+_ATTEMPTS_PER_URL = 3
+_TIMEOUT_SECONDS = 30
+_ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
+
+
+class _FetchError(Exception):
+    """One attempt failed; `again` says whether the same address is worth another."""
+
+    def __init__(self, reason: str, *, again: bool = False) -> None:
+        super().__init__(reason)
+        self.again = again
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A data set on this machine."""
+
+    root: Path
+    """For `--data`."""
+    sha256: str
+    """Of the archive."""
+    was_known: bool
+    """Whether the hash was known before; otherwise this download was trusted (first use)."""
+
+
+# One file
+
+
+def download(
+    urls: Sequence[str],
+    target: Path,
+    *,
+    sha256: str | None = None,
+    progress: ProgressBar | None = None,
+) -> str:
+    """Fetch a file into `target`, which appears whole and checked or not at all.
+
+    What has come of an interrupted download stays in `target` + `.part` and is continued, provided
+    that the server still has the same content (by its ETag or date, or because `sha256` is known).
+
+    Args:
+        urls: mirrors, tried in order.
+        target: file to write; if it exists, it is only checked.
+        sha256: expected hash in hexadecimal; None accepts any content.
+        progress: for a progress bar.
+
+    Returns:
+        The hash of the file.
+
+    Raises:
+        DownloadError: if no mirror gives the file, or an existing file has another hash.
+        StorageError: if the file cannot be written.
+    """
+    if target.exists():
+        found = file_sha256(target)
+        if sha256 not in (None, found):
+            raise DownloadError(
+                f"`{target}` has sha256 {found}, expected {sha256}; remove it to fetch it again."
+            )
+        return found
+    reasons = []
+    for url in urls:
+        try:
+            return _from_one(url, target, sha256, progress)
+        except _FetchError as failure:
+            reasons.append(str(failure))
+        except OSError as error:
+            raise StorageError(f"Cannot write `{target}`: {error.strerror or error}.") from error
+    raise DownloadError(
+        f"Cannot download `{target.name}`: {'; '.join(reasons)}. "
+        f"Put the file at `{target}`, or use --mirror URL."
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _from_one(url: str, target: Path, sha256: str | None, progress: ProgressBar | None) -> str:
+    part = _beside(target, ".part")
+    for attempt in range(1, _ATTEMPTS_PER_URL + 1):
+        resumed = part.exists()
+        try:
+            _fetch(url, target, trust_part=sha256 is not None, progress=progress)
+            found = file_sha256(part)
+            if sha256 not in (None, found):
+                _forget_part(target)
+                # after a resume the old half may be the bad one: worth a fresh attempt
+                raise _FetchError(f"{url} has sha256 {found}, expected {sha256}", again=resumed)
+        except _FetchError as failure:
+            if not failure.again or attempt == _ATTEMPTS_PER_URL:
+                raise
+            continue
+        part.replace(target)
+        _forget_part(target)
+        return found
+    raise AssertionError("unreachable")
+
+
+def _beside(target: Path, ending: str) -> Path:
+    return target.with_name(target.name + ending)
+
+
+def _forget_part(target: Path) -> None:
+    for ending in (".part", ".part.version"):
+        _beside(target, ending).unlink(missing_ok=True)
+
+
+def _fetch(url: str, target: Path, *, trust_part: bool, progress: ProgressBar | None) -> None:
+    """Complete `target.part`, or raise `_FetchError` with what has come so far kept."""
+    part, version_file = _beside(target, ".part"), _beside(target, ".part.version")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    version = version_file.read_text("utf-8") if version_file.exists() else ""
+    if part.exists() and not version and not trust_part:
+        _forget_part(target)  # nothing says that the rest would belong to this half
+    done = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "patchkin", "Accept-Encoding": "identity"}
+    if done:
+        headers["Range"] = f"bytes={done}-"
+        if version:
+            headers["If-Range"] = version
+    try:
+        response = urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS
+        )
+    except urllib.error.HTTPError as error:
+        with error:
+            _answer_http_error(error, url, target, done)
+        return
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+        raise _FetchError(_unreachable(url, error)) from error
+    with response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT or not _starts_at(response, done):
+            done = 0  # the server sends the file from its beginning
+        version_file.write_text(_version(response), "utf-8")
+        length = response.headers.get("Content-Length")
+        total = done + int(length) if length else None
+        with part.open("r+b" if done else "wb") as file:
+            file.seek(done)
+            for chunk in _chunks(response, url):
+                file.write(chunk)
+                done += len(chunk)
+                if progress is not None:
+                    progress(done, total)
+    if total is not None and done < total:
+        raise _FetchError(f"{url} broke off after {done} of {total} bytes", again=True)
+
+
+def _answer_http_error(error: urllib.error.HTTPError, url: str, target: Path, done: int) -> None:
+    if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        raise _FetchError(f"{url} answers {error.code} {error.reason}") from error
+    if error.headers.get("Content-Range") == f"bytes */{done}":
+        return  # the part is the whole file already
+    _forget_part(target)
+    raise _FetchError(f"{url} refuses to continue at byte {done}", again=True) from error
+
+
+def _starts_at(response: http.client.HTTPResponse, done: int) -> bool:
+    return response.headers.get("Content-Range", "").startswith(f"bytes {done}-")
+
+
+def _version(response: http.client.HTTPResponse) -> str:
+    """What `If-Range` takes: a strong ETag, else the date, else nothing."""
+    etag = response.headers.get("ETag", "")
+    if etag and not etag.startswith("W/"):
+        return etag
+    return response.headers.get("Last-Modified", "")
+
+
+def _chunks(response: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
+    while True:
+        try:
+            chunk = response.read(_CHUNK_BYTES)
+        except (http.client.HTTPException, OSError) as error:
+            raise _FetchError(f"{url} broke off", again=True) from error
+        if not chunk:
+            return
+        yield chunk
+
+
+def _unreachable(url: str, error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    text = getattr(reason, "strerror", None) or str(reason) or type(error).__name__
+    return f"cannot reach {urllib.parse.urlsplit(url).netloc or url} ({text})"
+
+
+# One data set
+
+
+def fetch_dataset(
+    name: str,
+    folder: Path,
+    *,
+    mirrors: Sequence[str] = (),
+    catalogue: dict[str, PublicSet] = CATALOGUE,
+    progress: ProgressBar | None = None,
+) -> Fetched:
+    """Download and unpack a public data set into `folder/name`.
+
+    The hash of the archive is kept in `folder/<archive>.sha256` (as `sha256sum` writes it), also
+    when the archive itself is removed after unpacking. If the catalogue has no hash, the first
+    download is trusted and other content is refused from then on.
+
+    Args:
+        name: of the catalogue.
+        folder: where data sets live.
+        mirrors: tried before the addresses of the catalogue.
+        catalogue: for tests.
+        progress: for a progress bar.
+
+    Raises:
+        ConfigError: if the name is unknown.
+        DownloadError: if the archive cannot be fetched, has changed, or is not safe to unpack.
+    """
+    if name not in catalogue:
+        raise ConfigError(f"Unknown data set `{name}`. {nearest(name, catalogue)}")
+    entry = catalogue[name]
+    archive = folder / Path(urllib.parse.urlsplit(entry.urls[0]).path).name
+    record = _beside(archive, ".sha256")
+    recorded = record.read_text("utf-8").split()[0] if record.exists() else None
+    expected = entry.sha256 or recorded
+    root = folder / name
+    if root.exists() and recorded:
+        return Fetched(root, recorded, was_known=True)
+    if root.exists():
+        raise DownloadError(f"`{root}` exists and did not come from here; move it away first.")
+    urls = [*mirrors, *entry.urls]
+    try:
+        found = download(urls, archive, sha256=expected, progress=progress)
+    except DownloadError as error:
+        if recorded and not entry.sha256:
+            raise DownloadError(
+                f"{error} The expected hash is that of the first download, in `{record}`; "
+                "remove it to accept changed content."
+            ) from error
+        raise
+    extract_archive(archive, root)
+    record.write_text(f"{found}  {archive.name}\n", "utf-8")
+    archive.unlink()
+    return Fetched(root, found, was_known=expected is not None)
+
+
+def extract_archive(archive: Path, root: Path) -> None:
+    """Unpack a .zip or .tar into `root`, which appears whole or not at all.
+
+    If everything is in one folder, `root` becomes that folder. Entries that would land outside,
+    links and devices are refused.
+
+    Raises:
+        DownloadError: if the archive is damaged, of an unknown kind, or unsafe.
+        StorageError: if the files cannot be written.
+    """
+    if not archive.name.lower().endswith(_ARCHIVE_SUFFIXES):
+        raise DownloadError(f"`{archive}` is no archive ({', '.join(_ARCHIVE_SUFFIXES)}).")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
+        try:
+            if archive.name.lower().endswith(".zip"):
+                _extract_zip(archive, Path(temporary))
+            else:
+                _extract_tar(archive, Path(temporary))
+        except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError) as error:
+            raise DownloadError(f"`{archive}` cannot be unpacked: {error}.") from error
+        except DownloadError:
+            raise
+        except OSError as error:  # gzip reports damage as OSError as well
+            reason = error.strerror or error
+            raise StorageError(f"Cannot unpack `{archive}` to `{root}`: {reason}.") from error
+        shutil.rmtree(Path(temporary, "__MACOSX"), ignore_errors=True)
+        entries = list(Path(temporary).iterdir())
+        only_folder = len(entries) == 1 and entries[0].is_dir() and entries[0].name not in _SPLITS
+        (entries[0] if only_folder else _moved_together(Path(temporary), entries)).rename(root)
+
+
+_SPLITS = ("train", "test", "val", "trainA", "trainB")
+
+
+def _moved_together(temporary: Path, entries: Sequence[Path]) -> Path:
+    """The entries in a folder of their own: the temporary one itself must stay for its manager."""
+    together = Path(tempfile.mkdtemp(dir=temporary))
+    together.chmod(0o755)
+    for entry in entries:
+        entry.rename(together / entry.name)
+    return together
+
+
+def _check_inside(name: str, folder: Path, archive: Path) -> None:
+    landing = (folder / name.replace("\\", "/")).resolve()
+    if not landing.is_relative_to(folder.resolve()):
+        raise DownloadError(f"`{archive}` is unsafe: its entry `{name}` would land outside.")
+
+
+def _extract_zip(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as file:
+        for entry in file.infolist():
+            _check_inside(entry.filename, folder, archive)
+            if stat.S_ISLNK(entry.external_attr >> 16):
+                raise DownloadError(f"`{archive}` is unsafe: `{entry.filename}` is a link.")
+        file.extractall(folder)
+
+
+def _extract_tar(archive: Path, folder: Path) -> None:
+    with tarfile.open(archive) as file:
+        members = file.getmembers()
+        for entry in members:
+            _check_inside(entry.name, folder, archive)
+            if not (entry.isfile() or entry.isdir()):
+                raise DownloadError(f"`{archive}` is unsafe: `{entry.name}` is a link or device.")
+        if hasattr(tarfile, "data_filter"):
+            file.extractall(folder, members, filter="data")
+        else:  # Python 3.10 before .12; the checks above are what the filter does
+            file.extractall(folder, members)

@@ -1,0 +1,218 @@
+"""Which files belong to which domain and split.
+
+Layouts that are read, under one root unless said otherwise:
+
+    UnpairedFolders   trainA trainB [valA valB] [testA testB]
+    TwoFolders        any two folders, one per domain, for training only
+    SingleImages      trainA and trainB with one image each
+    PairedImages      train/*: files that show A and B side by side
+    DomainFolders     train/<domain>/: any number of domains
+
+Folders are read recursively and sorted by path; hidden files and folders are left out.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from patchkin.data.config import DataConfig
+from patchkin.errors import DataError, nearest
+from patchkin.images import IMAGE_SUFFIXES, is_image_file
+
+MIN_UNPAIRED_IMAGES = 2
+TOY = "toy"
+
+
+@dataclass(frozen=True, slots=True)
+class UnpairedFolders:
+    """CycleGAN's layout."""
+
+    root: Path
+
+
+@dataclass(frozen=True, slots=True)
+class TwoFolders:
+    """One folder per domain, anywhere."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True, slots=True)
+class SingleImages:
+    """One source and one target image (SinCUT)."""
+
+    root: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PairedImages:
+    """Side-by-side pairs (pix2pix)."""
+
+    root: Path
+
+
+@dataclass(frozen=True, slots=True)
+class DomainFolders:
+    """Several domains (StarGAN v2)."""
+
+    root: Path
+    names: tuple[str, ...]
+
+
+Layout: TypeAlias = UnpairedFolders | TwoFolders | SingleImages | PairedImages | DomainFolders
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Domains:
+    """Files of a source domain a and a target domain b, in order; a split may be empty."""
+
+    train_a: tuple[Path, ...]
+    train_b: tuple[Path, ...]
+    val_a: tuple[Path, ...] = ()
+    val_b: tuple[Path, ...] = ()
+    test_a: tuple[Path, ...] = ()
+    test_b: tuple[Path, ...] = ()
+
+    def reversed(self) -> Domains:
+        """Source and target exchanged."""
+        return Domains(
+            train_a=self.train_b,
+            train_b=self.train_a,
+            val_a=self.val_b,
+            val_b=self.val_a,
+            test_a=self.test_b,
+            test_b=self.test_a,
+        )
+
+
+def image_files(folder: Path) -> tuple[Path, ...]:
+    """All images below a folder, sorted by path.
+
+    Raises:
+        DataError: if the folder is missing (an existing name like it is offered) or has no image.
+    """
+    check_folder(folder)
+    found = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        found += [path for name in files if is_image_file(path := Path(parent, name))]
+    if not found:
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"`{folder}` holds no image (looked for {suffixes}).")
+    return tuple(sorted(found, key=lambda path: path.relative_to(folder).as_posix()))
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `DataError` unless this is a folder."""
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise DataError(f"`{folder}` is a file; expected a folder of images.")
+    parent = folder.parent
+    if not parent.is_dir():
+        raise DataError(f"`{folder}` does not exist, nor does `{parent}`.")
+    names = _folder_names(parent)
+    hint = nearest(folder.name, names) if names else f"`{parent}` has no folders."
+    raise DataError(f"`{folder}` does not exist. {hint}")
+
+
+def _folder_names(parent: Path) -> list[str]:
+    return sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def detect_layout(root: Path) -> Layout:
+    """The layout of a folder, from the names in it.
+
+    Raises:
+        DataError: if there is no such folder or it has no known layout; says what is missing.
+    """
+    check_folder(root)
+    names = _folder_names(root)
+    if "trainA" in names and "trainB" in names:
+        counts = [len(image_files(root / name)) for name in ("trainA", "trainB")]
+        return SingleImages(root) if counts == [1, 1] else UnpairedFolders(root)
+    for present, missing in (("trainA", "trainB"), ("trainB", "trainA")):
+        if present in names:
+            others = [name for name in names if name != present]
+            hint = f" {nearest(missing, others)}" if others else ""
+            raise DataError(f"`{root / missing}` is missing beside `{present}`.{hint}")
+    if "train" in names:
+        domains = tuple(_folder_names(root / "train"))
+        return DomainFolders(root, domains) if domains else PairedImages(root)
+    found = f"It has {', '.join(names[:8])}." if names else "It has no folders."
+    raise DataError(
+        f"`{root}` needs the folders trainA and trainB (and testA, testB for scores). {found} "
+        "Two folders elsewhere: --data.source DIR --data.target DIR."
+    )
+
+
+def find_domains(config: DataConfig) -> Domains:
+    """The files of both domains, source first.
+
+    A missing test split is the validation split. `max_images` cuts the training files after
+    sorting (the published code cuts before, which leaves the choice to the file system).
+
+    Raises:
+        DataError: if a folder is missing or empty, a domain has one image, or the layout is one
+            that unpaired methods do not take.
+    """
+    layout = _layout(config)
+    domains = _domains_of(layout)
+    if config.direction == "BtoA":
+        domains = domains.reversed()
+    if config.max_images is not None:
+        limit = config.max_images
+        domains = replace(domains, train_a=domains.train_a[:limit], train_b=domains.train_b[:limit])
+    for files in (domains.train_a, domains.train_b):
+        if len(files) < MIN_UNPAIRED_IMAGES:
+            raise DataError(
+                f"`{files[0].parent}` gives {len(files)} image; unpaired training needs at least "
+                f"{MIN_UNPAIRED_IMAGES} per domain. One image per domain is the single-image "
+                "layout: exactly one in trainA and one in trainB."
+            )
+    return domains
+
+
+def _layout(config: DataConfig) -> Layout:
+    if config.source is not None and config.target is not None:
+        return TwoFolders(Path(config.source), Path(config.target))
+    if config.root == TOY:
+        from patchkin.data.toy import cached_toy
+
+        return UnpairedFolders(cached_toy(config.size))
+    return detect_layout(Path(config.root))
+
+
+def _domains_of(layout: Layout) -> Domains:
+    if isinstance(layout, TwoFolders):
+        return Domains(train_a=image_files(layout.source), train_b=image_files(layout.target))
+    if isinstance(layout, UnpairedFolders):
+        root = layout.root
+        val = _optional_split(root, "val")
+        test = _optional_split(root, "test")
+        return Domains(
+            train_a=image_files(root / "trainA"),
+            train_b=image_files(root / "trainB"),
+            val_a=val[0],
+            val_b=val[1],
+            test_a=test[0] or val[0],
+            test_b=test[1] or val[1],
+        )
+    kinds = {
+        SingleImages: "one image per domain (single-image layout)",
+        PairedImages: "side-by-side pairs in train/ (paired layout)",
+        DomainFolders: "several domains in train/ (domains layout)",
+    }
+    raise DataError(
+        f"`{layout.root}` holds {kinds[type(layout)]}, not supported yet for this method; "
+        "it needs trainA and trainB with at least 2 images each."
+    )
+
+
+def _optional_split(root: Path, split: str) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    a, b = root / f"{split}A", root / f"{split}B"
+    return (image_files(a) if a.is_dir() else (), image_files(b) if b.is_dir() else ())

@@ -1,0 +1,66 @@
+"""Broken files: found before training, named, counted and left out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from patchkin.errors import DataError
+from patchkin.images import ValueRange, read_image, to_tensor
+
+MAX_BROKEN_FRACTION = 0.01
+"""Training refuses to start above this share: then something is wrong with the folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A file that cannot be used."""
+
+    path: Path
+    reason: str
+
+
+def verify_images(
+    paths: Sequence[Path],
+    *,
+    channels: int | None = None,
+    value_range: ValueRange | None = None,
+    threads: int | None = None,
+) -> list[Broken]:
+    """Decode every file completely, the way training will; returns those that fail, in order."""
+
+    def attempt(path: Path) -> Broken | None:
+        try:
+            to_tensor(read_image(path, channels), value_range)
+        except DataError as error:
+            return Broken(path, str(error))
+        return None
+
+    with ThreadPoolExecutor(threads or default_threads()) as pool:  # decoding releases the GIL
+        return [broken for broken in pool.map(attempt, paths) if broken is not None]
+
+
+def default_threads() -> int:
+    """Threads for decoding on this machine."""
+    return min(8, os.cpu_count() or 1)
+
+
+def without_broken(paths: Sequence[Path], broken: Collection[Broken]) -> tuple[Path, ...]:
+    """The files that can be used.
+
+    Raises:
+        DataError: if more than 1 % of `paths` are broken; gives the number and the first three.
+    """
+    bad = {entry.path: entry for entry in broken}
+    hit = [bad[path] for path in paths if path in bad]
+    if len(hit) > MAX_BROKEN_FRACTION * len(paths):
+        first = "; ".join(entry.reason.rstrip(".") for entry in hit[:3])
+        raise DataError(
+            f"{len(hit)} of {len(paths)} images cannot be used, more than "
+            f"{MAX_BROKEN_FRACTION:.0%}: {first}{'; ...' if len(hit) > 3 else ''}. "
+            "Repair or remove them; `patchkin data check` lists all."
+        )
+    return tuple(path for path in paths if path not in bad)

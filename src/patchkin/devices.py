@@ -1,0 +1,45 @@
+"""Where to compute, and in which precision."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from patchkin.errors import ConfigError
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+"""Of the networks. Weights, losses and optimizers are float32 always."""
+
+
+def choose_device(device: Device) -> torch.device:
+    """The device of a name; `auto` takes an accelerator if there is one.
+
+    Raises:
+        ConfigError: the machine does not have it.
+
+    >>> choose_device("cpu")
+    device(type='cpu')
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if device == "auto":
+        return torch.device(next(name for name, there in available.items() if there))
+    if not available[device]:
+        raise ConfigError(f"--device {device}: this machine has none. Use --device cpu.")
+    return torch.device(device)
+
+
+def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """The type that networks compute in; None for that of the weights.
+
+    Raises:
+        ConfigError: the device cannot compute in it.
+    """
+    if precision == "16-mixed" and device.type == "cpu":
+        raise ConfigError("--precision 16-mixed needs a GPU. Use bf16-mixed or 32-true.")
+    return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)

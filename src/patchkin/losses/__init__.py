@@ -1,0 +1,25 @@
+"""Losses are functions of tensors: adversarial, contrastive, relational."""
+
+from patchkin.losses.adversarial import AdversarialMode, fake_loss, generator_loss, real_loss
+from patchkin.losses.contrastive import (
+    decoupled,
+    hard_negative_weights,
+    info_nce,
+    log_importance,
+    log_negative_importance,
+)
+from patchkin.losses.relation import relation_consistency, relation_divergence
+
+__all__ = [
+    "AdversarialMode",
+    "decoupled",
+    "fake_loss",
+    "generator_loss",
+    "hard_negative_weights",
+    "info_nce",
+    "log_importance",
+    "log_negative_importance",
+    "real_loss",
+    "relation_consistency",
+    "relation_divergence",
+]

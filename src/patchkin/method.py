@@ -1,0 +1,176 @@
+"""The contract between a method and everything that runs one.
+
+A method owns its networks and the order of its updates. The training loop owns devices, precision,
+processes, files and time, and knows nothing of losses. They meet in `Method.train_step`, which is
+handed a batch, an `Update` to call, and a `Progress` to read.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from patchkin.data.config import DataConfig
+from patchkin.data.datasets import UnpairedBatch
+from patchkin.randomness import Draws, SeededDraws
+from patchkin.schedules import AdamConfig, ScheduleConfig
+
+Terms = dict[str, Tensor]
+"""Name -> scalar, weights included. Their sum is what is differentiated."""
+
+
+class Update(Protocol):
+    """Everything mechanical about one optimisation step of some networks."""
+
+    def __call__(self, *networks: str, loss: Callable[[], Terms]) -> None:
+        """Step the named networks down the gradient of the sum of the terms.
+
+        Gradients are on for these networks only while `loss` is evaluated, so a discriminator that
+        judges inside a generator's loss costs no gradients of its own. What was computed before
+        the call keeps its graph.
+        """
+        ...
+
+    def report(self, **values: Tensor) -> None:
+        """Log values that are worth seeing but are not differentiated."""
+        ...
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all processes, one after another along the first axis."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Where in the run a step stands, and its random choices."""
+
+    step: int
+    """Steps done before this one: 0, 1, ..."""
+    total_steps: int
+    epoch: int
+    """1, 2, ..."""
+    total_epochs: int | None
+    """None for a run that is counted in steps."""
+    draws: Draws
+
+    @property
+    def unit(self) -> int:
+        """The epoch, or in a run counted in steps the step, from 1."""
+        return self.step + 1 if self.total_epochs is None else self.epoch
+
+    @property
+    def total_units(self) -> int:
+        """How many of them the run has."""
+        return self.total_steps if self.total_epochs is None else self.total_epochs
+
+    @property
+    def fraction(self) -> float:
+        """Share of the run done at the end of this unit, in (0, 1].
+
+        >>> Progress.of_step(99, total_steps=400).fraction
+        0.25
+        """
+        return self.unit / self.total_units
+
+    @classmethod
+    def of_step(
+        cls,
+        step: int,
+        *,
+        total_steps: int,
+        steps_per_epoch: int | None = None,
+        counts_epochs: bool = False,
+        seed: int = 0,
+        draws: Draws | None = None,
+    ) -> Progress:
+        """Progress at a step, with the draws that its seed gives unless others are passed."""
+        steps_per_epoch = steps_per_epoch or total_steps
+        return cls(
+            step=step,
+            total_steps=total_steps,
+            epoch=1 + step // steps_per_epoch,
+            total_epochs=total_steps // steps_per_epoch if counts_epochs else None,
+            draws=draws or SeededDraws(seed, step),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preset:
+    """A named set of numbers: what was published, or what was measured to work."""
+
+    summary: str
+    method: Any
+    """An instance of the method's `config_type`."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+class Method(nn.Module, ABC):
+    """A system of networks and the order in which they learn.
+
+    Final classes derive from it and set the class attributes. Networks are attributes with the
+    field's letters (`self.G`); everything in `state_dict()` is saved and resumed.
+    """
+
+    name: ClassVar[str]
+    """On the command line and in checkpoints."""
+    paper: ClassVar[str]
+    """Authors, place, year, identifier."""
+    config_type: ClassVar[type]
+    """A frozen dataclass; `Method(config)` builds the networks from it alone."""
+    presets: ClassVar[Mapping[str, Preset]]
+    """By name; the first is the default."""
+    batch_type: ClassVar[type] = UnpairedBatch
+    translating: ClassVar[tuple[str, ...]] = ("G",)
+    """The networks that `translate` uses. Only these are averaged (EMA) and needed to translate."""
+
+    config: Any
+    channels: tuple[int, int] = (3, 3)
+    """Of source and target images."""
+    multiple_of: int = 1
+    """`translate` takes heights and widths that are multiples of this."""
+    min_size: int = 1
+    """Smallest height or width that `translate` takes."""
+    min_training_size: int = 1
+    """Smallest height or width that `train_step` takes."""
+
+    @abstractmethod
+    def adam(self) -> dict[str, AdamConfig]:
+        """One Adam for each network that learns, by attribute name."""
+
+    @abstractmethod
+    def train_step(self, batch: Any, update: Update, progress: Progress) -> None:
+        """The method's algorithm for one batch: calls `update` in its own order."""
+
+    @abstractmethod
+    def translate(self, x_BCHW: Tensor) -> Tensor:
+        """Images of the source domain in [-1, 1] -> images of the target domain."""
+
+    def prepare(self, batches: Iterable[Any], draws: Draws) -> None:
+        """Called once before the first step of a fresh run, for methods that start from data."""
+
+    def previews(self, batch: Any) -> dict[str, Tensor]:
+        """Caption -> images [B, C, H, W] of a held-out batch, one column each."""
+        return {"input": batch.a_BCHW, "translated": self.translate(batch.a_BCHW)}
+
+    def networks(self, names: Iterable[str]) -> list[nn.Module]:
+        """The networks of these names."""
+        return [self.get_submodule(name) for name in names]
+
+
+@contextmanager
+def translating_mode(method: Method) -> Iterator[None]:
+    """Evaluation mode without gradients; the training mode is restored afterwards."""
+    was_training = method.training
+    method.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        method.train(was_training)

@@ -1,0 +1,13 @@
+"""The methods, one file each."""
+
+from patchkin.method import Method
+from patchkin.methods.cut import Cut
+from patchkin.methods.semantic_relation import SemanticRelation
+
+METHODS: dict[str, type[Method]] = {
+    Cut.name: Cut,
+    SemanticRelation.name: SemanticRelation,
+}
+"""Name on the command line -> class. A new method is one file and one row here."""
+
+__all__ = ["METHODS", "Cut", "SemanticRelation"]

@@ -1,0 +1,297 @@
+"""Patch-wise semantic relation: Jung, Kwon and Ye, CVPR 2022 (arXiv 2203.01532).
+
+CUT's one-sided adversary; PatchNCE is replaced by
+
+    L_semantic = lambda_SRC L_SRC (Eq. 3) + lambda_hDCE L_hDCE(gamma, tau) (Eq. 4 and 5).
+
+SRC makes the similarities among the output's patches equal to those among the input's. hDCE is a
+patch contrast whose denominator holds no positive and whose negatives count the more, the more the
+input itself holds them for similar.
+
+Differs from the paper: the released code weights the negatives inside the exponent and divides by
+gamma where Eq. 5 multiplies outside of it; `weights` chooses, and gamma is given as the divisor
+(the paper's gamma is its inverse). SRC is a sum over patches, so `relation_weight` goes with
+`num_patches`. The identity branch has hDCE and no SRC, as released. The released code fails for
+batches beyond 1 and for maps with fewer places than patches; here both are per-image definitions.
+
+Shape suffixes: B images, C channels, H and W pixels, K patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, final
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from patchkin.data.config import DataConfig
+from patchkin.data.datasets import UnpairedBatch
+from patchkin.errors import ConfigError
+from patchkin.losses import (
+    AdversarialMode,
+    decoupled,
+    fake_loss,
+    generator_loss,
+    hard_negative_weights,
+    info_nce,
+    log_negative_importance,
+    real_loss,
+    relation_consistency,
+)
+from patchkin.method import Method, Preset, Progress, Terms, Update
+from patchkin.networks import (
+    InitConfig,
+    PatchGANConfig,
+    ProjectionHead,
+    ResNetConfig,
+    ResNetGenerator,
+    check_channels,
+    discriminator,
+    draw_places,
+    initialize,
+    judge_together,
+    match_channels,
+)
+from patchkin.randomness import Draws
+from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SemanticRelationConfig:
+    """Defaults are the published horse-to-zebra values."""
+
+    generator: ResNetConfig = field(default_factory=ResNetConfig)
+    discriminator: PatchGANConfig = field(default_factory=PatchGANConfig)
+    initialization: InitConfig = field(default_factory=InitConfig)
+    generator_adam: AdamConfig = field(default_factory=AdamConfig)
+    """For the generator and the projection head."""
+    discriminator_adam: AdamConfig = field(default_factory=AdamConfig)
+    adversarial: AdversarialMode = "lsgan"
+    adversarial_weight: float = 1.0
+    """lambda_GAN."""
+    taps: tuple[int, ...] = (0, 4, 8, 12, 16)
+    """Modules of the generator whose output is compared."""
+    head_width: int = 256
+    """Length of an embedded patch."""
+    num_patches: int = 256
+    """K: places drawn per tap, shared by the images of a batch; fewer if the map has fewer."""
+    relation_weight: float = 0.05
+    """lambda_SRC. The loss is a sum over patches, so it goes with `num_patches`. 0 switches SRC
+    off (Table 3)."""
+    contrast: Literal["nce", "dce"] = "dce"
+    """InfoNCE, or the decoupled form without the positive in the denominator (Eq. 6; Table 3)."""
+    contrast_weight: float = 0.1
+    """lambda_hDCE."""
+    temperature: float = 0.07
+    """tau of the contrast. SRC has no temperature."""
+    identity: bool = True
+    """Contrast B with G(B) too; both contrasts then count half (released: dce_idt)."""
+    hard_negatives: bool = True
+    """Weight the negatives by the input's own similarities (Table 3)."""
+    weights: Literal["released", "paper"] = "released"
+    """Inside the exponent and scaled to a maximum of 1, or outside it with a mean of 1 (Eq. 5)."""
+    gamma_divisor_start: float = 50.0
+    """Divides similarities: large is gentle. The paper's gamma is 1 / divisor."""
+    gamma_divisor_end: float = 10.0
+    """At the end of the run; linear in between."""
+    gamma_divisor_late: float | None = None
+    """If set, replaces the line late in the run (released: step_gamma)."""
+    gamma_late_from: float = 0.5
+    """Share of the run after which `gamma_divisor_late` holds (released: epoch 200 of 400)."""
+    all_negatives: bool = False
+    """Contrast with the patches of the whole batch rather than of the same image."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ConfigError(f"`temperature` must be positive; got {self.temperature}.")
+        for name in ("gamma_divisor_start", "gamma_divisor_end", "gamma_divisor_late"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"`{name}` must be positive; got {value}.")
+        if not self.taps:
+            raise ConfigError("`taps` must name at least one module of the generator.")
+        if self.num_patches < 1:
+            raise ConfigError(f"`num_patches` must be at least 1; got {self.num_patches}.")
+        check_channels(self.generator, self.discriminator, identity=self.identity)
+
+
+PRESETS: Mapping[str, Preset] = {
+    "horse2zebra": Preset(
+        summary="published: lambda_hDCE 0.1, lambda_SRC 0.05, gamma divisor 50 to 10",
+        method=SemanticRelationConfig(),
+    ),
+    "cityscapes": Preset(
+        summary="published, labels to photos: lambda_SRC 0.1, gamma divisor 1 in the second half",
+        method=SemanticRelationConfig(relation_weight=0.1, gamma_divisor_late=1.0),
+        data=DataConfig(direction="BtoA"),
+    ),
+    "toy": Preset(
+        summary="a small model for the built-in toy set, minutes on a CPU",
+        method=SemanticRelationConfig(
+            generator=ResNetConfig(ngf=16, blocks=6, antialias_down=False, antialias_up=False),
+            discriminator=PatchGANConfig(ndf=16, antialias=False),
+            initialization=InitConfig(gain=1.0),
+            generator_adam=AdamConfig(learning_rate=5e-4),
+            discriminator_adam=AdamConfig(learning_rate=2.5e-4),
+            taps=(0, 4, 8, 12, 14),
+            head_width=64,
+            num_patches=64,
+            relation_weight=0.5,
+            contrast_weight=1.0,
+        ),
+        schedule=ScheduleConfig(steps=2000),
+        data=DataConfig(size=64, load_size=64),
+    ),
+}
+
+
+@final
+class SemanticRelation(Method):
+    """Semantic relation consistency and hard-negative decoupled contrast (SRC + hDCE)."""
+
+    name: ClassVar[str] = "semantic-relation"
+    paper: ClassVar[str] = "Jung, Kwon, Ye, CVPR 2022 (arXiv 2203.01532)"
+    config_type: ClassVar[type] = SemanticRelationConfig
+    presets: ClassVar[Mapping[str, Preset]] = PRESETS
+
+    config: SemanticRelationConfig
+
+    def __init__(self, config: SemanticRelationConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or SemanticRelationConfig()
+        self.G = ResNetGenerator(config.generator)
+        self.D = discriminator(config.discriminator)
+        self.F = ProjectionHead(self.G.tap_channels(config.taps), config.head_width)
+        for network in (self.G, self.D, self.F):
+            initialize(network, config.initialization)
+        self.channels = (config.generator.in_channels, config.generator.out_channels)
+        self.multiple_of = self.G.multiple_of
+        self.min_size = self.G.min_size
+        self.min_training_size = max(self.G.min_size, self.D.min_size)
+
+    def adam(self) -> dict[str, AdamConfig]:
+        """One optimizer per network; the head learns at the generator's rate."""
+        generator, judge = self.config.generator_adam, self.config.discriminator_adam
+        return {"G": generator, "F": generator, "D": judge}
+
+    def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
+        """Forward once; D on the detached output; then G and F together."""
+        parts = [batch.a_BCHW]
+        if self.config.identity:
+            parts.append(match_channels(batch.b_BCHW, self.channels[0]))
+        outputs_BCHW, features = self.G.forward_with_taps(torch.cat(parts), self.config.taps)
+        keys = [feature.detach() for feature in features]
+        fake_BCHW = outputs_BCHW[: len(batch)]
+
+        def generator_terms() -> Terms:
+            adversarial = generator_loss(self.config.adversarial, self.D(fake_BCHW))
+            queries = self.G.encode(
+                match_channels(outputs_BCHW, self.channels[0]), self.config.taps
+            )
+            return {
+                "adversarial": self.config.adversarial_weight * adversarial,
+                **self._semantic_terms(queries, keys, len(batch), update, progress),
+            }
+
+        update("D", loss=lambda: self._discriminator_terms(fake_BCHW.detach(), batch.b_BCHW))
+        update("G", "F", loss=generator_terms)
+
+    def translate(self, x_BCHW: Tensor) -> Tensor:
+        """G(x)."""
+        return self.G(x_BCHW)
+
+    def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
+        """Input, output, and with the identity term a target image and its reconstruction."""
+        columns = {"input": batch.a_BCHW, "translated": self.G(batch.a_BCHW)}
+        if self.config.identity:
+            again = self.G(match_channels(batch.b_BCHW, self.channels[0]))
+            columns |= {"target": batch.b_BCHW, "identity": again}
+        return columns
+
+    def gamma_divisor(self, progress: Progress) -> float:
+        """The hardness of the negatives at this point of the curriculum."""
+        return gamma_curriculum(
+            progress.fraction,
+            self.config.gamma_divisor_start,
+            self.config.gamma_divisor_end,
+            late=self.config.gamma_divisor_late,
+            late_from=self.config.gamma_late_from,
+        )
+
+    def _discriminator_terms(self, fake_BCHW: Tensor, real_BCHW: Tensor) -> Terms:
+        fake_logits, real_logits = judge_together(self.D, fake_BCHW, real_BCHW)
+        mode = self.config.adversarial
+        return {
+            "fake": 0.5 * fake_loss(mode, fake_logits),
+            "real": 0.5 * real_loss(mode, real_logits),
+        }
+
+    def _semantic_terms(
+        self,
+        queries: list[Tensor],
+        keys: list[Tensor],
+        num_images: int,
+        update: Update,
+        progress: Progress,
+    ) -> Terms:
+        """SRC and the contrast of A with G(A), and the contrast of B with G(B)."""
+        config, terms = self.config, {}
+        pairs = self._embedded(queries, keys, progress.draws)
+        source, target = slice(0, num_images), slice(num_images, None)
+        if config.relation_weight:
+            relations = [relation_consistency(query[source], key[source]) for query, key in pairs]
+            terms["relation"] = config.relation_weight * torch.stack(relations).mean()
+        if config.contrast_weight:
+            branches = {"contrast": source}
+            if config.identity:
+                branches["identity_contrast"] = target
+            gamma_divisor = self.gamma_divisor(progress)
+            for name, branch in branches.items():
+                rows = [self._contrast(q[branch], k[branch], gamma_divisor) for q, k in pairs]
+                terms[name] = config.contrast_weight * _mean_over_taps(rows) / len(branches)
+                if (
+                    config.contrast == "dce"
+                ):  # the released log shows the InfoNCE that DCE came from
+                    as_nce = _mean_over_taps([nnf.softplus(loss.detach()) for loss in rows])
+                    update.report(**{f"{name}_as_nce": config.contrast_weight * as_nce})
+        return terms
+
+    def _embedded(
+        self, queries: list[Tensor], keys: list[Tensor], draws: Draws
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Embedded patches of outputs (Eq. 2's w) and inputs (z) at the same places, per tap.
+
+        The places are those of all images of the step, in both branches, as released.
+        """
+        places = draw_places(keys, self.config.num_patches, draws)
+        with torch.no_grad():
+            key_rows = self.F(keys, places)
+        return list(zip(self.F(queries, places), key_rows, strict=True))
+
+    def _contrast(self, query_BKC: Tensor, key_BKC: Tensor, gamma_divisor: float) -> Tensor:
+        """InfoNCE or DCE per patch, with or without hard negatives (Eq. 4 to 7)."""
+        config = self.config
+        weights_BKK, log_importance_BKK = None, None
+        if config.hard_negatives:
+            grouped = key_BKC.flatten(0, 1).unsqueeze(0) if config.all_negatives else key_BKC
+            if config.weights == "released":
+                weights_BKK = hard_negative_weights(grouped, gamma_divisor)
+            else:
+                log_importance_BKK = log_negative_importance(grouped, 1 / gamma_divisor)
+        contrast = decoupled if config.contrast == "dce" else info_nce
+        return contrast(
+            query_BKC,
+            key_BKC,
+            temperature=config.temperature,
+            weights_BKK=weights_BKK,
+            log_importance_BKK=log_importance_BKK,
+            include_all_negatives=config.all_negatives,
+        )
+
+
+def _mean_over_taps(rows: list[Tensor]) -> Tensor:
+    """Mean over places and images of each tap, then over taps."""
+    return torch.stack([loss_BK.mean() for loss_BK in rows]).mean()

@@ -1,0 +1,179 @@
+"""Discriminators that judge patches: PatchGAN (Isola et al. 2017) and its one-pixel form.
+
+Layer names are those of the released networks, so their weights load by name.
+
+Shape suffixes: B images, C channels, H and W pixels, h and w patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from patchkin.config import flag
+from patchkin.errors import ConfigError
+from patchkin.networks.normalization import NormKind, norm_layer, uses_bias
+from patchkin.networks.resampling import BlurDownsample
+from patchkin.networks.resnet import ResNetConfig
+
+_KERNEL = 4
+_SLOPE = 0.2
+_WIDEST = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PatchGANConfig:
+    """Defaults are CUT's discriminator: 2,764,737 parameters."""
+
+    in_channels: int = 3
+    """Channels of the images it judges."""
+    ndf: Annotated[int, flag("--ndf")] = 64
+    """Channels of the first layer; each stage doubles them, up to eight times."""
+    layers: int = 3
+    """Halving stages ("basic" only). 3 stages see 70 x 70 pixels without antialiasing."""
+    norm: NormKind = "instance"
+    """After every convolution but the first and the last."""
+    antialias: bool = True
+    """Blur before subsampling (CUT); CycleGAN strides the convolution instead ("basic" only)."""
+    kind: Literal["basic", "pixel"] = "basic"
+    """Judge overlapping patches, or each pixel alone."""
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "ndf", "layers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+
+
+class PatchGAN(nn.Module):
+    """One logit per overlapping patch, from 4 x 4 convolutions with zero padding 1.
+
+    >>> network = PatchGAN(PatchGANConfig(ndf=2))
+    >>> network(torch.zeros(1, 3, 64, 32)).shape
+    torch.Size([1, 1, 6, 2])
+    >>> network.min_size
+    24
+    """
+
+    min_size: int
+    """Shortest side that yields a logit: 3 pixels must be left after the halving stages."""
+
+    def __init__(self, config: PatchGANConfig | None = None) -> None:
+        super().__init__()
+        config = config or PatchGANConfig()
+        self.min_size = 3 * 2**config.layers
+        stages = [min(2**stage, _WIDEST) * config.ndf for stage in range(config.layers + 1)]
+        model: list[nn.Module] = []
+        width_in = config.in_channels
+        for stage, width in enumerate(stages):
+            halve = stage < config.layers
+            first = stage == 0
+            stride = 2 if halve and not config.antialias else 1
+            bias = first or uses_bias(config.norm)
+            model.append(nn.Conv2d(width_in, width, _KERNEL, stride=stride, padding=1, bias=bias))
+            if not first:
+                model.append(norm_layer(config.norm, width))
+            model.append(nn.LeakyReLU(_SLOPE))
+            if halve and config.antialias:
+                model.append(BlurDownsample(width))
+            width_in = width
+        model.append(nn.Conv2d(width_in, 1, _KERNEL, padding=1))
+        self.model = nn.Sequential(*model)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Logits [B, 1, h, w], one per patch."""
+        logits_B1hw: Tensor = self.model(x_BCHW)
+        return logits_B1hw
+
+
+class PixelDiscriminator(nn.Module):
+    """One logit per pixel, from 1 x 1 convolutions.
+
+    >>> PixelDiscriminator(PatchGANConfig(ndf=2, kind="pixel"))(torch.zeros(1, 3, 5, 4)).shape
+    torch.Size([1, 1, 5, 4])
+    """
+
+    min_size: int
+    """Shortest side: instance norm needs more than one pixel."""
+
+    def __init__(self, config: PatchGANConfig | None = None) -> None:
+        super().__init__()
+        config = config or PatchGANConfig(kind="pixel")
+        self.min_size = 2 if config.norm == "instance" else 1
+        bias = uses_bias(config.norm)
+        self.net = nn.Sequential(
+            nn.Conv2d(config.in_channels, config.ndf, 1),
+            nn.LeakyReLU(_SLOPE),
+            nn.Conv2d(config.ndf, 2 * config.ndf, 1, bias=bias),
+            norm_layer(config.norm, 2 * config.ndf),
+            nn.LeakyReLU(_SLOPE),
+            nn.Conv2d(2 * config.ndf, 1, 1, bias=bias),
+        )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Logits [B, 1, H, W], one per pixel."""
+        logits_B1HW: Tensor = self.net(x_BCHW)
+        return logits_B1HW
+
+
+def discriminator(config: PatchGANConfig | None = None) -> PatchGAN | PixelDiscriminator:
+    """The discriminator that `config.kind` names.
+
+    >>> type(discriminator(PatchGANConfig(kind="pixel"))).__name__
+    'PixelDiscriminator'
+    """
+    config = config or PatchGANConfig()
+    return PixelDiscriminator(config) if config.kind == "pixel" else PatchGAN(config)
+
+
+def judge_together(
+    network: nn.Module, fake_BCHW: Tensor, real_BCHW: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The logits of generated and of real images, in one pass where that changes nothing.
+
+    Instance norm is per image, so one stacked pass gives the same numbers as two. Batch norm in
+    training mode would mix both kinds of images, and unequal sizes cannot be stacked: two passes.
+
+    >>> network = PatchGAN(PatchGANConfig(ndf=2))
+    >>> fake, real = judge_together(network, torch.zeros(2, 3, 32, 32), torch.ones(1, 3, 32, 32))
+    >>> fake.shape[0], real.shape[0]
+    (2, 1)
+    """
+    mixes = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+    if fake_BCHW.shape[1:] != real_BCHW.shape[1:] or (mixes and network.training):
+        return network(fake_BCHW), network(real_BCHW)
+    fake_logits, real_logits = network(torch.cat([fake_BCHW, real_BCHW])).split(
+        [len(fake_BCHW), len(real_BCHW)]
+    )
+    return fake_logits, real_logits
+
+
+def check_channels(
+    generator: ResNetConfig, discriminator: PatchGANConfig, *, identity: bool
+) -> None:
+    """Refuse a generator and a discriminator whose channels do not fit each other.
+
+    Raises:
+        ConfigError: if the discriminator does not take what the generator makes, or if an identity
+            term, which feeds target images to the generator, meets unequal domains.
+
+    >>> check_channels(ResNetConfig(in_channels=1), PatchGANConfig(), identity=True)
+    Traceback (most recent call last):
+    patchkin.errors.ConfigError: The identity term feeds target images to the generator, so
+    `in_channels` and `out_channels` must be equal; got 1 and 3. Switch `identity` off.
+    """
+    if generator.out_channels != discriminator.in_channels:
+        raise ConfigError(
+            "The discriminator's `in_channels` must be the generator's `out_channels`; got "
+            f"{discriminator.in_channels} and {generator.out_channels}."
+        )
+    if 1 not in (generator.in_channels, generator.out_channels) and (
+        generator.in_channels != generator.out_channels
+    ):
+        raise ConfigError(
+            "The identity term feeds target images to the generator, so `in_channels` and "
+            f"`out_channels` must be equal; got {generator.in_channels} and "
+            f"{generator.out_channels}. Switch `identity` off."
+        )

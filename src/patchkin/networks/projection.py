@@ -1,0 +1,128 @@
+"""The projection head F: patches of feature maps become unit vectors that losses compare.
+
+A place is a position y * W + x on the map of its tap.
+
+Shape suffixes: B images, C channels, H and W pixels, K patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from patchkin.errors import ShapeError
+from patchkin.numerics import unit_rows, without_autocast
+from patchkin.randomness import Draws
+
+
+def gather_places(feature_BCHW: Tensor, places_K: Tensor) -> Tensor:
+    """The feature vectors at `places_K`, the same places in every image.
+
+    Args:
+        feature_BCHW: a map; receives the gradient, laid out as the map itself.
+        places_K: int64 positions y * W + x.
+
+    Returns:
+        [B, K, C].
+
+    Raises:
+        ShapeError: if a place is outside the map. Places on an accelerator are not checked here,
+            since that would wait for it; they fail in the kernel.
+
+    >>> import torch
+    >>> gather_places(torch.arange(6.0).reshape(1, 1, 2, 3), torch.tensor([5, 0]))
+    tensor([[[5.],
+             [0.]]])
+    """
+    height, width = feature_BCHW.shape[2:]
+    if places_K.device.type == "cpu" and len(places_K):
+        low, high = int(places_K.min()), int(places_K.max())
+        if low < 0 or high >= height * width:
+            raise ShapeError(
+                f"`places_K` must be positions on a map of {height} x {width}, that is 0 to "
+                f"{height * width - 1}; got {low} to {high}. Were they drawn for another tap?"
+            )
+    # Index the last axis: permuting first would hand channels-last gradients to the layer below.
+    return feature_BCHW.flatten(2).index_select(2, places_K.to(feature_BCHW.device)).mT
+
+
+def draw_places(features: Sequence[Tensor], num_patches: int, draws: Draws) -> list[Tensor]:
+    """Places for each map, min(num_patches, H * W) of them, on the maps' device.
+
+    >>> import torch
+    >>> from patchkin.randomness import SeededDraws
+    >>> maps = [torch.zeros(2, 3, 4, 5), torch.zeros(2, 8, 2, 1)]
+    >>> [len(places_K) for places_K in draw_places(maps, 6, SeededDraws(seed=0, step=0))]
+    [6, 2]
+    """
+    return [
+        draws.places(feature.shape[2] * feature.shape[3], num_patches).to(feature.device)
+        for feature in features
+    ]
+
+
+class ProjectionHead(nn.Module):
+    """A two-layer perceptron per tap, then unit length (CUT's `mlp_sample`).
+
+    The head runs in float32 under autocast: with the released initialisation its outputs have
+    lengths from 3e-5 on, below the normal numbers of float16, before they are scaled to 1.
+
+    Args:
+        channels: of the map at each tap.
+        width: length of an embedded patch.
+
+    >>> import torch
+    >>> head = ProjectionHead([3, 8], width=16)
+    >>> maps = [torch.randn(2, 3, 5, 4), torch.randn(2, 8, 2, 2)]
+    >>> rows = head(maps, [torch.tensor([19, 0, 7]), torch.tensor([3])])
+    >>> [tuple(rows_BKC.shape) for rows_BKC in rows]
+    [(2, 3, 16), (2, 1, 16)]
+    """
+
+    def __init__(self, channels: Sequence[int], width: int = 256) -> None:
+        super().__init__()
+        self.mlps = nn.ModuleList(
+            nn.Sequential(nn.Linear(count, width), nn.ReLU(), nn.Linear(width, width))
+            for count in channels
+        )
+
+    def forward(self, features: Sequence[Tensor], places: Sequence[Tensor]) -> list[Tensor]:
+        """Embed the patches at `places`.
+
+        Args:
+            features: a map [B, C, H, W] per tap; receive the gradient.
+            places: int64 positions [K] per tap, shared by the images.
+
+        Returns:
+            Rows x / (||x|| + 1e-7), [B, K, width] per tap.
+
+        Raises:
+            ShapeError: if the numbers of maps, places and taps differ, a map has other channels
+                than its tap, or a place is outside its map.
+        """
+        if not len(features) == len(places) == len(self.mlps):
+            raise ShapeError(
+                f"The head has {len(self.mlps)} taps and needs a map and places for each; got "
+                f"{len(features)} maps and {len(places)} sets of places."
+            )
+        return [
+            self._embed(mlp, feature, places_K, tap)
+            for tap, (mlp, feature, places_K) in enumerate(
+                zip(self.mlps, features, places, strict=True)
+            )
+        ]
+
+    def _embed(self, mlp: nn.Module, feature_BCHW: Tensor, places_K: Tensor, tap: int) -> Tensor:
+        weight = mlp.get_parameter("0.weight")
+        if feature_BCHW.shape[1] != weight.shape[1]:
+            raise ShapeError(
+                f"Map {tap} must have {weight.shape[1]} channels for this head; got "
+                f"{feature_BCHW.shape[1]}. Was the head made for other taps?"
+            )
+        with without_autocast(feature_BCHW):
+            rows_BKC = gather_places(feature_BCHW, places_K).to(weight.dtype)
+            return unit_rows(mlp(rows_BKC))
+
+
+__all__ = ["ProjectionHead", "draw_places", "gather_places", "unit_rows"]

@@ -1,0 +1,297 @@
+"""Whole runs: a configuration becomes data, a method, and a trained model in a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from patchkin.checkpoint import CheckpointStore, ModelHeader
+from patchkin.config import from_plain, merge, read_yaml, to_plain, to_yaml
+from patchkin.data.config import DataConfig
+from patchkin.data.datasets import UnpairedBatch
+from patchkin.data.layouts import TOY
+from patchkin.data.loading import (
+    evaluation_images,
+    open_training_data,
+    steps_per_epoch,
+    training_loader,
+)
+from patchkin.data.toy import mask_file, truth_file
+from patchkin.data.verify import Broken
+from patchkin.errors import CheckpointError, ConfigError, StorageError, nearest
+from patchkin.method import Method, Preset
+from patchkin.metrics import mean_scores, score_against_counterpart
+from patchkin.randomness import derive_seed
+from patchkin.report import write_report
+from patchkin.schedules import ScheduleConfig
+from patchkin.training import Scorer, TrainingConfig, fit
+from patchkin.training.launch import launch
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig(Generic[C]):
+    """Everything a run depends on; `config.yaml` of a run folder."""
+
+    method: C
+    """Of the method's own type."""
+    data: DataConfig = field(default_factory=DataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def choose_preset(kind: type[Method], name: str | None, *, toy: bool) -> Preset:
+    """A preset by name; unless named, `toy` for toy data, else the method's first.
+
+    Raises:
+        ConfigError: the method has no preset of this name; the nearest is offered.
+    """
+    if name is None:
+        name = TOY if toy and TOY in kind.presets else next(iter(kind.presets))
+    if name not in kind.presets:
+        raise ConfigError(f"`{kind.name}` has no preset `{name}`. {nearest(name, kind.presets)}")
+    return kind.presets[name]
+
+
+def preset_config(preset: Preset) -> RunConfig[Any]:
+    """The run that a preset stands for."""
+    return RunConfig(method=preset.method, data=preset.data, schedule=preset.schedule)
+
+
+def config_to_plain(kind: type[Method], config: RunConfig[Any]) -> dict[str, Any]:
+    """As written to `config.yaml`: the method's name, then the four parts."""
+    parts = {
+        part: to_plain(getattr(config, part)) for part in ("method", "data", "schedule", "training")
+    }
+    return {"name": kind.name, **parts}
+
+
+def config_from_plain(
+    kind: type[Method], default: RunConfig[Any], plain: Mapping[str, Any], *, where: str
+) -> RunConfig[Any]:
+    """A configuration with the settings of a (partial) mapping laid over a default.
+
+    Raises:
+        ConfigError: a key or value that does not belong; the nearest key is offered.
+    """
+    parts = {
+        "method": kind.config_type,
+        "data": DataConfig,
+        "schedule": ScheduleConfig,
+        "training": TrainingConfig,
+    }
+    for key in plain:
+        if key not in (*parts, "name"):
+            raise ConfigError(f"Unknown key `{key}` in {where}. {nearest(key, (*parts, 'name'))}")
+    named = plain.get("name", kind.name)
+    if named != kind.name:
+        raise ConfigError(f"{where} configures `{named}`, not `{kind.name}`.")
+    built = {
+        part: from_plain(
+            part_kind,
+            merge(to_plain(getattr(default, part)), plain.get(part) or {}),
+            where=f"`{part}` of {where}",
+        )
+        for part, part_kind in parts.items()
+    }
+    return RunConfig(**built)
+
+
+def train(
+    kind: type[Method],
+    config: RunConfig[Any],
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Train a method as configured; returns the path of the report.
+
+    Args:
+        kind: the method.
+        config: everything else.
+        run_dir: folder of the run, made if it is not there.
+        resume: continue the run that the folder holds.
+        overwrite: replace the run that the folder holds.
+
+    Raises:
+        PatchkinError: the data, the folder or the machine does not allow it, or the run failed
+            for a reason that the user can mend.
+    """
+    fabric = launch(config.training)
+    if fabric.is_global_zero:
+        _claim_folder(run_dir, resume=resume, overwrite=overwrite)
+    fabric.barrier()
+    torch.manual_seed(derive_seed(config.training.seed, "weights"))
+    method = kind(config.method)
+    if config.data.size < method.min_training_size:
+        raise ConfigError(
+            f"--size {config.data.size} is smaller than the networks can take; "
+            f"use at least {method.min_training_size}."
+        )
+    data = UnpairedRun(
+        config,
+        channels=method.channels,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        pin_memory=fabric.device.type == "cuda",
+        known_broken=_read_manifest(run_dir) if resume else None,
+    )
+    if not resume and fabric.is_global_zero:
+        for broken in data.opened.broken:
+            print(f"patchkin: left out: {broken.reason}", file=sys.stderr)
+    if fabric.is_global_zero:
+        _write_text(run_dir / "config.yaml", to_yaml(config_to_plain(kind, config)))
+        _write_manifest(run_dir, data.opened.broken)
+    header = ModelHeader(
+        method=kind.name,
+        config=to_plain(config.method),
+        size=config.data.size,
+        encoding={"value_range": config.data.value_range},
+    )
+    fit(
+        method,
+        data,
+        run_dir,
+        fabric=fabric,
+        schedule=config.schedule,
+        training=config.training,
+        header=header,
+        scorer=data.scorer(),
+        resume=resume,
+        ema_decay=config.schedule.ema_decay,
+    )
+    return write_report(run_dir) if fabric.is_global_zero else run_dir / "report.html"
+
+
+class UnpairedRun:
+    """Two unpaired domains as a `BatchSource` of the training loop, and their scores."""
+
+    def __init__(
+        self,
+        config: RunConfig[Any],
+        *,
+        channels: tuple[int, int],
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+        known_broken: Sequence[Broken] | None = None,
+    ) -> None:
+        self.opened = open_training_data(
+            config.data, seed=config.training.seed, channels=channels, known_broken=known_broken
+        )
+        self.steps_per_epoch = steps_per_epoch(
+            len(self.opened.dataset), config.data.batch_size, world_size
+        )
+        self._config = config
+        self._channels = channels
+        self._processes = {"rank": rank, "world_size": world_size}
+        self._pin_memory = pin_memory
+
+    def batches(self, start_step: int, total_steps: int) -> Iterable[UnpairedBatch]:
+        """See `patchkin.training.BatchSource`."""
+        schedule = self._config.schedule
+        units = schedule.steps or schedule.epochs
+        constant_units = units - round(units * schedule.decay_fraction)
+        return training_loader(
+            self.opened.dataset,
+            batch_size=self._config.data.batch_size,
+            start_step=start_step,
+            total_steps=total_steps,
+            workers=self._config.data.workers,
+            pin_memory=self._pin_memory,
+            jitter_steps=constant_units * (1 if schedule.steps else self.steps_per_epoch),
+            **self._processes,
+        )
+
+    def preview_batch(self) -> UnpairedBatch | None:
+        """The first held-out images of both domains; training images if nothing is held out."""
+        domains = self.opened.domains
+        a = self._images(domains.val_a or domains.test_a or domains.train_a, self._channels[0])
+        b = self._images(domains.val_b or domains.test_b or domains.train_b, self._channels[1])
+        num_images = min(len(a), len(b))
+        return UnpairedBatch(a[:num_images], b[:num_images])
+
+    def _images(self, files: Sequence[Path], channels: int, limit: int = 6) -> Tensor:
+        batches = evaluation_images(
+            files[:limit],
+            size=self._config.data.size,
+            channels=channels,
+            value_range=self._config.data.value_range,
+        )
+        return torch.cat([batch.images_BCHW for batch in batches])
+
+    def scorer(self) -> Scorer | None:
+        """Scores against the hidden counterparts of the validation images, where there are any."""
+        files = self.opened.domains.val_a
+        if not files or not all(truth_file(path).is_file() for path in files):
+            return None
+        inputs = self._images(files, self._channels[0], limit=len(files))
+        truths = self._images(
+            [truth_file(path) for path in files], self._channels[1], limit=len(files)
+        )
+        masks = self._images([mask_file(path) for path in files], 1, limit=len(files))[:, 0] > 0
+
+        def score(method: Method) -> dict[str, float]:
+            device = next(method.parameters()).device
+            outputs = [method.translate(x[None].to(device))[0].float().cpu() for x in inputs]
+            return mean_scores(
+                [
+                    score_against_counterpart(*images)
+                    for images in zip(outputs, inputs, truths, masks, strict=True)
+                ]
+            )
+
+        return Scorer(score=score, primary="psnr")
+
+
+def _claim_folder(run_dir: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make the folder of a run, unless it holds one that must not be touched."""
+    if resume:
+        return
+    if CheckpointStore(run_dir).steps():
+        if not overwrite:
+            raise CheckpointError(
+                f"`{run_dir}` holds a run. Continue it with --resume, replace it with "
+                "--overwrite, or choose another --run-dir."
+            )
+        for name in ("checkpoints", "previews"):
+            shutil.rmtree(run_dir / name, ignore_errors=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "log.jsonl").write_text("", encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"Cannot write into `{run_dir}`: {error.strerror}.") from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"Cannot write `{path}`: {error.strerror}.") from error
+
+
+def _write_manifest(run_dir: Path, broken: Sequence[Broken]) -> None:
+    """The files that were left out; a resumed run must leave out the same."""
+    listed = [{"path": str(entry.path), "reason": entry.reason} for entry in broken]
+    _write_text(run_dir / "data.json", json.dumps({"broken": listed}, indent=1))
+
+
+def _read_manifest(run_dir: Path) -> list[Broken] | None:
+    path = run_dir / "data.json"
+    if not path.is_file():
+        return None
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))["broken"]
+        return [Broken(Path(entry["path"]), entry["reason"]) for entry in listed]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"`{path}` is damaged: {error}.") from error

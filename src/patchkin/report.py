@@ -1,0 +1,123 @@
+"""One self-contained HTML page about a run, made from its folder alone."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from patchkin.config import read_yaml
+from patchkin.errors import StorageError
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.html` into a run folder: scores, previews, curves, how to reproduce.
+
+    Raises:
+        ConfigError: the folder holds no run.
+        StorageError: the page cannot be written.
+    """
+    import jinja2
+
+    config = read_yaml(run_dir / "config.yaml")
+    records = read_log(run_dir)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("patchkin"), autoescape=True, trim_blocks=True
+    )
+    last_step = records[-1]["step"] if records else 0
+    page = environment.get_template("report.html").render(
+        title=f"{config['name']} on {_data_name(config)}",
+        subtitle=f"{run_dir.name}, {last_step} steps",
+        scores=_score_table(records),
+        previews=_previews(run_dir / "previews"),
+        curves=_curves(records),
+        command=f"patchkin train {config['name']} --config config.yaml",
+        configuration=(run_dir / "config.yaml").read_text(encoding="utf-8"),
+    )
+    target = run_dir / "report.html"
+    try:
+        target.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"Cannot write `{target}`: {error.strerror}.") from error
+    return target
+
+
+def read_log(run_dir: Path) -> list[dict[str, Any]]:
+    """The records of `log.jsonl`; a torn last line is left out."""
+    path = run_dir / "log.jsonl"
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def _data_name(config: dict[str, Any]) -> str:
+    data = config["data"]
+    if data.get("source"):
+        return f"{Path(data['source']).name} to {Path(data['target']).name}"
+    return Path(data["root"]).name
+
+
+def _score_table(records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """First, best and last scores side by side."""
+    scored = [record for record in records if "scores" in record]
+    if not scored:
+        return None
+    columns = [("untrained", scored[0])] if scored[0]["step"] == 0 else []
+    later = [record for record in scored if record["step"] > 0]
+    best = next((record for record in reversed(later) if record.get("best")), None)
+    if best is not None:
+        columns.append((f"best, step {best['step']}", best))
+    if later:
+        columns.append((f"last, step {later[-1]['step']}", later[-1]))
+    return {
+        "columns": [name for name, _ in columns],
+        "rows": [
+            (name, [f"{record['scores'][name]:.4g}" for _, record in columns])
+            for name in scored[0]["scores"]
+        ],
+        "note": "Means over validation images, none of them seen in training.",
+    }
+
+
+def _previews(folder: Path) -> list[tuple[str, str]]:
+    files = sorted(folder.glob("step_*.png"))
+    chosen = files if len(files) <= 2 else [files[0], files[-1]]
+    return [
+        (f"step {int(file.stem.removeprefix('step_'))}", _base64(file.read_bytes()))
+        for file in reversed(chosen)
+    ]
+
+
+def _curves(records: list[dict[str, Any]]) -> str | None:
+    """All terms over the steps, one small plot each, as a base64 PNG."""
+    logged = [record for record in records if "terms" in record]
+    if not logged:
+        return None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(logged[-1]["terms"])
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        points = [(r["step"], r["terms"][name]) for r in logged if name in r["terms"]]
+        axes.plot(*zip(*points, strict=True), linewidth=1)
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110)
+    return _base64(buffer.getvalue())
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()

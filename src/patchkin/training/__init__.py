@@ -1,0 +1,7 @@
+"""The training loop. It knows the contract of `patchkin.method` and no method."""
+
+from patchkin.training.config import TrainingConfig
+from patchkin.training.loop import BatchSource, Scorer, fit
+from patchkin.training.updater import Updater
+
+__all__ = ["BatchSource", "Scorer", "TrainingConfig", "Updater", "fit"]

@@ -1,0 +1,48 @@
+"""How a run is carried out. Nothing here changes what is computed, but for precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from patchkin.config import flag
+from patchkin.devices import Device, Precision
+from patchkin.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingConfig:
+    """Machine, intervals and files of a run."""
+
+    seed: Annotated[int, flag("--seed")] = 0
+    """Same seed, same device: the same run, bit for bit."""
+    precision: Annotated[Precision, flag("--precision")] = "32-true"
+    """Of the networks. Losses are computed in float32 always."""
+    device: Annotated[Device, flag("--device")] = "auto"
+    """Where to compute; `auto` takes the accelerator if there is one."""
+    devices: Annotated[int, flag("--devices")] = 1
+    """Processes on this machine. `torchrun` and Slurm are recognised and need no number here."""
+    nodes: int = 1
+    """Machines, when a launcher started one process each."""
+    clip_norm: float | None = None
+    """Largest gradient norm of a network in one update. No published setting clips."""
+    log_every: int = 50
+    """Steps between lines of `log.jsonl`; a line holds means over them."""
+    save_every: Annotated[int, flag("--save-every")] = 5000
+    """Steps between checkpoints. The end of the run and Ctrl-C always save."""
+    keep: int = 3
+    """Checkpoints kept beside the best one; older ones are removed. 0 keeps all."""
+    preview_every: int = 1000
+    """Steps between preview images. 0: only at the start and the end."""
+    score_every: Annotated[int, flag("--score-every")] = 0
+    """Steps between scores on validation images. 0: only at the start and the end."""
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "nodes", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        for name in ("keep", "preview_every", "score_every"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"`{name}` must not be negative; got {getattr(self, name)}.")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ConfigError(f"`clip_norm` must be positive; got {self.clip_norm}.")

@@ -1,0 +1,132 @@
+"""What a run tells: `log.jsonl` for programs, progress for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+
+class RunLog:
+    """Appends to `log.jsonl` and shows progress on standard error."""
+
+    def __init__(self, path: Path, *, total_steps: int, quiet: bool = False) -> None:
+        self._path = path
+        self._total_steps = total_steps
+        self._quiet = quiet
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+
+    @contextmanager
+    def shown(self, start_step: int) -> Iterator[None]:
+        """A progress bar on a terminal; plain lines anywhere else."""
+        if self._quiet or not sys.stderr.isatty():
+            yield
+            return
+        columns = (
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[terms]}"),
+        )
+        with Progress(*columns, console=self._console, transient=True) as self._bar:
+            self._task = self._bar.add_task(
+                "", total=self._total_steps, completed=start_step, rate="", terms=""
+            )
+            yield
+        self._bar = None
+
+    def truncate_after(self, step: int) -> None:
+        """Drop the lines of steps that a resumed run will do again."""
+        if self._quiet or not self._path.is_file():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # the torn last line of a killed run
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        temporary.replace(self._path)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """One line of `log.jsonl`."""
+        if self._quiet:
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def say(self, message: str) -> None:
+        """A line for people, on standard error."""
+        if not self._quiet:
+            self._console.print(message, markup=False)
+
+    def advance(self, step: int) -> None:
+        """Move the bar."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=step)
+
+    def show_terms(self, record: Mapping[str, Any]) -> None:
+        """The terms of a log record, in the bar or as a line."""
+        terms = "  ".join(f"{name} {value:.4g}" for name, value in record["terms"].items())
+        rate = f"{record['images_per_second']:.2f} img/s"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, rate=rate, terms=terms)
+            return
+        left = (self._total_steps - record["step"]) * record["seconds_per_step"]
+        self.say(
+            f"step {record['step']}/{self._total_steps}  {rate}  {_duration(left)} left  {terms}"
+        )
+
+
+class Window:
+    """Means of the terms since the last line of the log, and the time they took."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._images = 0
+        self._waited = 0.0
+        self._began = time.perf_counter()
+        self.steps = 0
+
+    def add(self, terms: Mapping[str, float], *, images: int, waited: float) -> None:
+        """One step: its terms, its images, and the seconds the loader let it wait."""
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._images += images
+        self._waited += waited
+        self.steps += 1
+
+    def summary(self) -> dict[str, Any]:
+        """The record of a log line, without its step."""
+        seconds = max(time.perf_counter() - self._began, 1e-9)
+        return {
+            "terms": {name: total / self.steps for name, total in self._sums.items()},
+            "images_per_second": self._images / seconds,
+            "seconds_per_step": seconds / self.steps,
+            "loader_wait": self._waited / seconds,
+        }
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,361 @@
+"""The training loop: steps, files, interruptions. It runs any `Method` and knows none."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+
+from patchkin.checkpoint import (
+    EMA_PREFIX,
+    CheckpointStore,
+    ModelHeader,
+    Snapshot,
+    load_optimizer_tensors,
+    load_strictly,
+    optimizer_tensors,
+)
+from patchkin.errors import CheckpointError, DivergenceError, StorageError
+from patchkin.images import image_grid
+from patchkin.method import Method, Progress, translating_mode
+from patchkin.randomness import SeededDraws, derive_seed
+from patchkin.schedules import ScheduleConfig
+from patchkin.training.averaging import WeightAverage
+from patchkin.training.config import TrainingConfig
+from patchkin.training.log import RunLog, Window
+from patchkin.training.updater import Updater
+
+
+class BatchSource(Protocol):
+    """Where the batches of a run come from."""
+
+    steps_per_epoch: int
+
+    def batches(self, start_step: int, total_steps: int) -> Iterable[Any]:
+        """This process's batches of steps `start_step` to `total_steps - 1`, in order."""
+        ...
+
+    def preview_batch(self) -> Any | None:
+        """Held-out images to watch, always the same; None if there are none."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """Scores of a method on validation images."""
+
+    score: Callable[[Method], dict[str, float]]
+    primary: str
+    """The score that decides which checkpoint is the best."""
+    higher_is_better: bool = True
+
+
+@dataclass
+class _Best:
+    """The best validation score so far."""
+
+    step: int | None = None
+    value: float | None = None
+
+
+def fit(
+    method: Method,
+    data: BatchSource,
+    run_dir: Path,
+    *,
+    fabric: Fabric,
+    schedule: ScheduleConfig,
+    training: TrainingConfig,
+    header: ModelHeader,
+    scorer: Scorer | None = None,
+    resume: bool = False,
+    ema_decay: float = 0.0,
+) -> None:
+    """Train a method to the end of its schedule.
+
+    The run folder receives `log.jsonl`, `previews/` and `checkpoints/`. With `resume`, the newest
+    undamaged checkpoint is continued; the result is the same, bit for bit, as without the stop.
+
+    Raises:
+        DivergenceError: a term became NaN or infinite; the message names it, the step, and the
+            last good checkpoint.
+        KeyboardInterrupt: after Ctrl-C or a termination signal, once a checkpoint is saved.
+        StorageError: the disk is full or not writable; earlier checkpoints are untouched.
+        CheckpointError: `resume` finds no checkpoint that fits.
+    """
+    run = _Run(
+        method, data, run_dir,
+        fabric=fabric, schedule=schedule, training=training, header=header, scorer=scorer,
+        ema_decay=ema_decay,
+    )  # fmt: skip
+    run.start(resume=resume)
+    with run.log.shown(run.step), _stop_signals() as stop:
+        run.go_on(stop)
+
+
+class _Run:
+    """The moving parts of `fit`."""
+
+    def __init__(
+        self,
+        method: Method,
+        data: BatchSource,
+        run_dir: Path,
+        *,
+        fabric: Fabric,
+        schedule: ScheduleConfig,
+        training: TrainingConfig,
+        header: ModelHeader,
+        scorer: Scorer | None,
+        ema_decay: float,
+    ) -> None:
+        self.method = method.to(fabric.device)
+        self.data = data
+        self.run_dir = run_dir
+        self.fabric = fabric
+        self.schedule = schedule
+        self.training = training
+        self.header = header
+        self.scorer = scorer
+        self.counts_epochs = schedule.steps is None
+        self.total_steps = schedule.steps or schedule.epochs * data.steps_per_epoch
+        self.step = 0
+        self.best = _Best()
+        self.updater = Updater(method, fabric, clip_norm=training.clip_norm)
+        self.average = WeightAverage(method, ema_decay) if ema_decay else None
+        self.store = CheckpointStore(run_dir, keep=training.keep)
+        self.log = RunLog(
+            run_dir / "log.jsonl", total_steps=self.total_steps, quiet=not fabric.is_global_zero
+        )
+        self.window = Window()
+        self._preview_batch = data.preview_batch() if fabric.is_global_zero else None
+
+    def start(self, *, resume: bool) -> None:
+        """From a checkpoint, or from the beginning."""
+        if resume:
+            self._restore()
+            return
+        self.method.train()
+        self.method.prepare(
+            (batch.to(self.fabric.device) for batch in self.data.batches(0, self.total_steps)),
+            SeededDraws(self.training.seed, -1),
+        )
+        if self.fabric.world_size > 1:  # each process prepared from its own images
+            self.method.load_state_dict(self.fabric.broadcast(self.method.state_dict()))
+        self._look(final=False)
+
+    def go_on(self, stop: threading.Event) -> None:
+        """Step after step to the end."""
+        if self.step >= self.total_steps:
+            self.log.say(f"The run in {self.run_dir} is complete: {self.step} steps.")
+            return
+        batches = iter(self.data.batches(self.step, self.total_steps))
+        self.method.train()
+        while self.step < self.total_steps:
+            waiting = time.perf_counter()
+            batch = next(batches).to(self.fabric.device)
+            waited = time.perf_counter() - waiting
+            self._train_step(batch)
+            self.window.add(self._mean_terms(), images=self._images(batch), waited=waited)
+            final = self.step == self.total_steps
+            stopped = self._anywhere(stop.is_set())
+            saving = final or stopped or self.step % self.training.save_every == 0
+            if saving or self.step % self.training.log_every == 0:
+                self._write_log()
+            scored = self._look(final=final) if not stopped else False
+            if saving or scored:
+                self._save()
+            self.log.advance(self.step)
+            if stopped and not final:
+                raise KeyboardInterrupt
+
+    def _train_step(self, batch: Any) -> None:
+        progress = Progress.of_step(
+            self.step,
+            total_steps=self.total_steps,
+            steps_per_epoch=self.data.steps_per_epoch,
+            counts_epochs=self.counts_epochs,
+            seed=self.training.seed,
+        )
+        # Dropout and noise, unlike `Draws`, differ between processes.
+        torch.manual_seed(derive_seed(self.training.seed, self.step, self.fabric.global_rank))
+        factor = self.schedule.learning_rate_factor(progress.unit, progress.total_units)
+        self.updater.begin_step(factor)
+        try:
+            with self.fabric.autocast():
+                self.method.train_step(batch, self.updater, progress)
+        except DivergenceError as error:
+            saved = self.store.steps()
+            last = f"`{self.store.path(saved[-1])}`" if saved else "none was saved yet"
+            raise DivergenceError(
+                f"{error} at step {self.step + 1}. Last good checkpoint: {last}. "
+                "Lower the learning rate, or use --precision 32-true."
+            ) from error
+        if self.average is not None:
+            self.average.update()
+        self.step += 1
+
+    def _look(self, *, final: bool) -> bool:
+        """Previews and scores, where they are due. True if there is a new score."""
+        self._preview(final=final)
+        every = self.training.score_every
+        due = final or self.step == 0 or (every and self.step % every == 0)
+        if self.scorer is None or not due:
+            return False
+        with self._averaged(), translating_mode(self.method):
+            scores = self.scorer.score(self.method)
+        value = scores[self.scorer.primary]
+        better = self.best.value is None or (
+            value > self.best.value if self.scorer.higher_is_better else value < self.best.value
+        )
+        if better and self.step > 0:  # there is no checkpoint of step 0
+            self.best = _Best(self.step, value)
+        is_best = self.best.step == self.step
+        self.log.write({"step": self.step, "scores": scores, "best": is_best})
+        listed = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        self.log.say(f"step {self.step}/{self.total_steps}  validation: {listed}")
+        return self.step > 0
+
+    def _preview(self, *, final: bool) -> None:
+        every = self.training.preview_every
+        due = final or self.step == 0 or (every and self.step % every == 0)
+        if self._preview_batch is None or not due:
+            return
+        folder = self.run_dir / "previews"
+        with self._averaged(), translating_mode(self.method), self.fabric.autocast():
+            columns = self.method.previews(self._preview_batch.to(self.fabric.device))
+        rows = list(zip(*(images.float().cpu() for images in columns.values()), strict=True))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            image_grid(rows, captions=list(columns)).save(folder / f"step_{self.step:08d}.png")
+        except OSError as error:
+            raise StorageError(f"Cannot write into `{folder}`: {error.strerror}.") from error
+
+    def _averaged(self) -> Any:
+        return self.average.in_place() if self.average is not None else nullcontext()
+
+    def _mean_terms(self) -> dict[str, float]:
+        names = list(self.updater.terms)
+        values = torch.stack([self.updater.terms[name].float() for name in names])
+        values = self.fabric.all_reduce(values, reduce_op="mean")
+        return dict(zip(names, values.tolist(), strict=True))
+
+    def _images(self, batch: Any) -> int:
+        return len(batch) * self.fabric.world_size
+
+    def _anywhere(self, flag: bool) -> bool:
+        """True on every process if it is true on one."""
+        if self.fabric.world_size == 1:
+            return flag
+        return bool(self.fabric.all_reduce(torch.tensor(float(flag)), reduce_op="sum") > 0)
+
+    def _write_log(self) -> None:
+        if self.window.steps == 0:
+            return
+        record = {
+            "step": self.step,
+            "epoch": 1 + (self.step - 1) // self.data.steps_per_epoch,
+            **self.window.summary(),
+            "learning_rates": {
+                name: optimizer.param_groups[0]["lr"]
+                for name, optimizer in self.updater.optimizers.items()
+            },
+            "memory_mib": _peak_memory_mib(self.fabric.device),
+        }
+        self.log.write(record)
+        self.log.show_terms(record)
+        self.window = Window()
+
+    def _save(self) -> None:
+        """A checkpoint by the first process; the others learn whether it went well."""
+        problem = ""
+        if self.fabric.is_global_zero:
+            try:
+                self.store.save(self._snapshot())
+                if self.best.step == self.step:
+                    self.store.point("best", self.step)
+            except StorageError as error:
+                problem = str(error)
+        if self.fabric.world_size > 1:
+            problem = self.fabric.broadcast(problem)
+        if problem:
+            raise StorageError(problem)
+
+    def _snapshot(self) -> Snapshot:
+        model = dict(self.method.state_dict())
+        if self.average is not None:
+            model |= self.average.tensors()
+        scaler = self.updater.scaler
+        header = ModelHeader(**{**self.header.__dict__, "step": self.step})
+        return Snapshot(
+            step=self.step,
+            header=header,
+            model=model,
+            optimizers=optimizer_tensors(self.updater.optimizers, self._trained()),
+            state={
+                "total_steps": self.total_steps,
+                "best": self.best.__dict__,
+                "scaler": scaler.state_dict() if scaler is not None else None,
+            },
+        )
+
+    def _restore(self) -> None:
+        snapshot, damaged = self.store.load_newest()
+        for line in damaged:
+            self.log.say(f"{line} Falling back to the checkpoint before.")
+        if snapshot.header.method != self.header.method:
+            raise CheckpointError(
+                f"`{self.run_dir}` holds a run of `{snapshot.header.method}`, "
+                f"not of `{self.header.method}`."
+            )
+        live = {n: t for n, t in snapshot.model.items() if not n.startswith(EMA_PREFIX)}
+        load_strictly(self.method, live, source=f"The checkpoint of step {snapshot.step}")
+        load_optimizer_tensors(snapshot.optimizers, self.updater.optimizers, self._trained())
+        if self.average is not None:
+            self.average.load(snapshot.model)
+        if self.updater.scaler is not None and snapshot.state["scaler"] is not None:
+            self.updater.scaler.load_state_dict(snapshot.state["scaler"])
+        self.best = _Best(**snapshot.state["best"])
+        self.step = snapshot.step
+        self.log.truncate_after(self.step)
+        self.log.say(f"Resuming {self.run_dir} after step {self.step}/{self.total_steps}.")
+
+    def _trained(self) -> dict[str, torch.nn.Module]:
+        return {name: self.method.get_submodule(name) for name in self.updater.optimizers}
+
+
+def _peak_memory_mib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or a termination signal sets; a second one ends at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request_stop(number: int, _: object) -> None:
+        stop.set()
+        signal.signal(number, previous[number])
+
+    previous = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    for number in previous:
+        signal.signal(number, request_stop)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,154 @@
+"""The mechanical half of an optimisation step: `Update` of the method contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from patchkin.errors import DivergenceError
+from patchkin.method import Method, Terms
+from patchkin.schedules import AdamConfig
+
+
+class Updater:
+    """Steps networks down the gradient of their loss, in any precision, on any number of processes.
+
+    Gradients are averaged over processes here rather than by a wrapper around each network: a
+    method calls its networks in more ways than `forward`, and each update concerns only some.
+    """
+
+    def __init__(self, method: Method, fabric: Fabric, *, clip_norm: float | None = None) -> None:
+        self._fabric = fabric
+        self._clip_norm = clip_norm
+        self._networks: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Adam] = {}
+        self.terms: dict[str, Tensor] = {}
+        """Terms of every update of the step so far, as `networks.term`, and reported values."""
+        method.requires_grad_(False)
+        for name, config in method.adam().items():
+            network = method.get_submodule(name)
+            network.requires_grad_(True)
+            self._networks[name] = network
+            self.optimizers[name] = _adam(network, config)
+        self._base_rates = {name: c.learning_rate for name, c in method.adam().items()}
+
+    @property
+    def scaler(self) -> Any:
+        """The gradient scaler of 16-bit precision; None in any other."""
+        return getattr(self._fabric.strategy.precision, "scaler", None)
+
+    def begin_step(self, learning_rate_factor: float) -> None:
+        """Forget the terms of the step before and set this step's learning rates."""
+        self.terms.clear()
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self._base_rates[name] * learning_rate_factor
+
+    def __call__(self, *networks: str, loss: Callable[[], Terms]) -> None:
+        """See `patchkin.method.Update`.
+
+        Raises:
+            DivergenceError: a term is NaN or infinite; nothing was stepped.
+        """
+        optimizers = [self.optimizers[name] for name in networks]
+        parameters = [list(self._networks[name].parameters()) for name in networks]
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        with self._only_these_learn(networks):
+            terms = loss()
+        total = torch.stack(list(terms.values())).sum()
+        self._remember("+".join(networks), terms, total)
+        # Leaving autocast: backward must not cast anew, and the cast copies of weights that the
+        # forward pass left in autocast's cache are stale once the optimizer has stepped.
+        with torch.autocast(total.device.type, enabled=False):
+            self._fabric.backward(total)
+        for group in parameters:
+            self._average(group)
+        self._step(optimizers, parameters)
+        torch.clear_autocast_cache()
+
+    def report(self, **values: Tensor) -> None:
+        """See `patchkin.method.Update`."""
+        self.terms.update({name: value.detach() for name, value in values.items()})
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """See `patchkin.method.Update`."""
+        if self._fabric.world_size == 1:
+            return tensor
+        gathered = self._fabric.all_gather(tensor)
+        return gathered.flatten(0, 1)
+
+    def _remember(self, updated: str, terms: Terms, total: Tensor) -> None:
+        for name, term in terms.items():
+            self.terms[f"{updated}.{name}"] = term.detach()
+        # The mean over processes, so that all of them stop where one of them has to.
+        everywhere = self._fabric.all_reduce(total.detach().clone(), reduce_op="mean")
+        if not torch.isfinite(everywhere):
+            culprit, value = next(
+                ((n, float(t.detach())) for n, t in terms.items() if not t.detach().isfinite()),
+                ("sum", float(everywhere)),
+            )
+            raise DivergenceError(f"The term `{culprit}` of the update of {updated} became {value}")
+
+    @contextmanager
+    def _only_these_learn(self, names: Iterable[str]) -> Iterator[None]:
+        others = [network for name, network in self._networks.items() if name not in set(names)]
+        for network in others:
+            network.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for network in others:
+                network.requires_grad_(True)
+
+    def _average(self, parameters: list[nn.Parameter]) -> None:
+        if self._fabric.world_size == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        flat = self._fabric.all_reduce(flat, reduce_op="mean")
+        torch._foreach_copy_(
+            gradients,
+            [
+                piece.view_as(gradient)
+                for piece, gradient in zip(
+                    flat.split([gradient.numel() for gradient in gradients]), gradients, strict=True
+                )
+            ],
+        )
+
+    def _step(
+        self, optimizers: list[torch.optim.Adam], parameters: list[list[nn.Parameter]]
+    ) -> None:
+        if self.scaler is None:
+            for optimizer, group in zip(optimizers, parameters, strict=True):
+                self._clip(group)
+                optimizer.step()
+            return
+        # The scale may change only after every optimizer of this backward pass has stepped, which
+        # is why the optimizers are not wrapped one by one.
+        for optimizer, group in zip(optimizers, parameters, strict=True):
+            self.scaler.unscale_(optimizer)
+            self._clip(group)
+            self.scaler.step(optimizer)
+        self.scaler.update()
+
+    def _clip(self, parameters: list[nn.Parameter]) -> None:
+        if self._clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, self._clip_norm)
+
+
+def _adam(network: nn.Module, config: AdamConfig) -> torch.optim.Adam:
+    parameters = list(network.parameters())
+    return torch.optim.Adam(
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+        fused=all(p.device.type in ("cpu", "cuda") for p in parameters),
+    )

@@ -1,0 +1,250 @@
+"""Translate images with a trained model. Imports no training code."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from patchkin.checkpoint import EMA_PREFIX, ModelHeader, find_model, load_strictly, read_model
+from patchkin.config import from_plain
+from patchkin.devices import Device, Precision, autocast_dtype, choose_device
+from patchkin.errors import CheckpointError, DataError, PatchkinError, nearest
+from patchkin.images import Encoding, is_image_file, read_image, to_tensor, write_image
+from patchkin.method import Method, translating_mode
+from patchkin.methods import METHODS
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file to translate and where its translation goes."""
+
+    source: Path
+    target: Path
+
+
+@dataclass
+class Outcome:
+    """What became of a list of files."""
+
+    written: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    """Already there."""
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    """With the reason, one line each."""
+
+
+class Translator:
+    """A trained model that takes images of any size.
+
+    >>> from patchkin.methods.cut import Cut, CutConfig
+    >>> from patchkin.networks import ResNetConfig
+    >>> small = Cut(CutConfig(generator=ResNetConfig(ngf=4, blocks=6)))
+    >>> translator = Translator(small)
+    >>> translator(torch.zeros(1, 3, 33, 50)).shape
+    torch.Size([1, 3, 33, 50])
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        header: ModelHeader | None = None,
+        device: Device = "auto",
+        precision: Precision = "32-true",
+    ) -> None:
+        self.method = method
+        self.header = header
+        self.device = choose_device(device)
+        self._dtype = autocast_dtype(precision, self.device)
+        self.method.to(self.device)
+
+    @classmethod
+    def load(
+        cls,
+        model: Path | str,
+        *,
+        methods: Mapping[str, type[Method]] | None = None,
+        which: Literal["last", "best"] = "last",
+        weights: Literal["averaged", "live"] = "averaged",
+        device: Device = "auto",
+        precision: Precision = "32-true",
+    ) -> Translator:
+        """A translator from a run folder, a checkpoint folder or a model file.
+
+        Args:
+            model: where it is.
+            methods: known methods by name; those of patchkin unless given.
+            which: the checkpoint of a run folder to take.
+            weights: averaged weights where there are any, or the live ones.
+            device: where to compute.
+            precision: of the networks.
+
+        Raises:
+            CheckpointError: nothing is there, or it does not fit its own header.
+        """
+        path = find_model(Path(model), which=which)
+        header, tensors = read_model(path)
+        known = methods or METHODS
+        if header.method not in known:
+            raise CheckpointError(
+                f"`{path}` is a model of the method `{header.method}`, which is not known here. "
+                f"{nearest(header.method, known)} A method of your own runs from its own file."
+            )
+        kind = known[header.method]
+        method = kind(from_plain(kind.config_type, header.config, where=f"`{path}`"))
+        for name in kind.translating:
+            live = _under(tensors, f"{name}.")
+            averaged = _under(tensors, f"{EMA_PREFIX}{name}.")
+            chosen = averaged if averaged and weights == "averaged" else live
+            load_strictly(method.get_submodule(name), chosen, source=f"`{path}`, network {name},")
+        return cls(method, header=header, device=device, precision=precision)
+
+    @torch.no_grad()
+    def __call__(self, x_BCHW: Tensor) -> Tensor:
+        """Translate images of any height and width, values in [-1, 1].
+
+        They are padded by reflection to what the network takes and cropped back.
+        """
+        height, width = x_BCHW.shape[-2:]
+        padded = pad_to(
+            x_BCHW.to(self.device), self.method.multiple_of, minimum=self.method.min_size
+        )
+        autocast = torch.autocast(
+            self.device.type, dtype=self._dtype or torch.bfloat16, enabled=self._dtype is not None
+        )
+        with translating_mode(self.method), autocast:
+            y_BCHW = self.method.translate(padded)
+        return y_BCHW.float()[..., :height, :width]
+
+    def files(
+        self,
+        jobs: Sequence[Job],
+        *,
+        overwrite: bool = False,
+        batch_size: int = 1,
+        on_file: Callable[[Path], None] = lambda _: None,
+    ) -> Outcome:
+        """Translate files; one that cannot be read or written does not stop the others."""
+        outcome = Outcome()
+        todo = []
+        for job in jobs:
+            if job.target.exists() and not overwrite:
+                outcome.skipped.append(job.target)
+                on_file(job.source)
+            else:
+                todo.append(job)
+        for batch in self._batches(todo, batch_size, outcome, on_file):
+            y_BCHW = self(torch.stack([image for _, image, _ in batch]))
+            for (job, _, encoding), y_CHW in zip(batch, y_BCHW, strict=True):
+                try:
+                    job.target.parent.mkdir(parents=True, exist_ok=True)
+                    write_image(job.target, y_CHW, encoding)
+                    outcome.written.append(job.target)
+                except (PatchkinError, OSError) as error:
+                    outcome.failed.append((job.source, str(error)))
+                on_file(job.source)
+        return outcome
+
+    def _batches(
+        self,
+        jobs: Iterable[Job],
+        batch_size: int,
+        outcome: Outcome,
+        on_file: Callable[[Path], None],
+    ) -> Iterator[list[tuple[Job, Tensor, Encoding]]]:
+        """Neighbouring images of one size, up to `batch_size` at once."""
+        batch: list[tuple[Job, Tensor, Encoding]] = []
+        for job in jobs:
+            try:
+                picture = read_image(job.source, self.method.channels[0])
+                image = to_tensor(picture, self._value_range())
+            except (DataError, OSError) as error:
+                outcome.failed.append((job.source, str(error)))
+                on_file(job.source)
+                continue
+            if batch and (len(batch) == batch_size or batch[0][1].shape != image.shape):
+                yield batch
+                batch = []
+            batch.append((job, image, picture.encoding))
+        if batch:
+            yield batch
+
+    def _value_range(self) -> tuple[float, float] | None:
+        declared = self.header.encoding.get("value_range") if self.header else None
+        return tuple(declared) if declared else None
+
+
+def pad_to(x_BCHW: Tensor, multiple: int, *, minimum: int = 1) -> Tensor:
+    """Images padded at the bottom and right to multiples of `multiple`, at least `minimum`.
+
+    By reflection; a side too short to reflect that far repeats its border instead.
+
+    >>> pad_to(torch.arange(5.0).view(1, 1, 1, 5), 4)[0, 0, 0]
+    tensor([0., 1., 2., 3., 4., 3., 2., 1.])
+    """
+    for axis in (-1, -2):
+        length = x_BCHW.shape[axis]
+        target = max(-(-length // multiple), -(-minimum // multiple)) * multiple
+        extra = target - length
+        if extra == 0:
+            continue
+        padding = (0, extra, 0, 0) if axis == -1 else (0, 0, 0, extra)
+        x_BCHW = nnf.pad(x_BCHW, padding, mode="reflect" if extra < length else "replicate")
+    return x_BCHW
+
+
+def plan(inputs: Sequence[str], output: Path) -> list[Job]:
+    """Files, folders (searched recursively) and glob patterns as jobs.
+
+    Names and the structure below each folder are kept.
+
+    Raises:
+        DataError: an input matches nothing, holds no image, would be overwritten by its own
+            translation, or two inputs would be written to one file.
+    """
+    jobs: dict[Path, Job] = {}
+    for source, name in _named_files(inputs):
+        target = output / name
+        if target.resolve() == source.resolve():
+            raise DataError(f"`{source}` would be overwritten; choose another --output.")
+        other = jobs.get(target)
+        if other is not None and other.source.resolve() != source.resolve():
+            raise DataError(
+                f"`{other.source}` and `{source}` would both be written to `{target}`. "
+                "Translate their folders one at a time, or give the folder above both."
+            )
+        jobs[target] = Job(source, target)
+    return list(jobs.values())
+
+
+def _named_files(inputs: Sequence[str]) -> Iterator[tuple[Path, Path]]:
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if is_image_file(file))
+            if not files:
+                raise DataError(f"`{path}` holds no image.")
+            yield from ((file, file.relative_to(path)) for file in files)
+        elif path.is_file():
+            yield path, Path(path.name)
+        else:
+            matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
+            files = [match for match in matches if is_image_file(match)]
+            if not files:
+                raise DataError(f"`{text}`: no such file or folder, and no image matches it.")
+            yield from ((file, Path(file.name)) for file in files)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

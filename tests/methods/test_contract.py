@@ -1,0 +1,278 @@
+"""What every method must do, on a CPU with tiny networks."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from support import FixedDraws, ListData, cpu_fabric, random_batch
+
+from patchkin.checkpoint import CheckpointStore, ModelHeader
+from patchkin.config import from_plain, to_plain
+from patchkin.method import Method, Progress
+from patchkin.methods import METHODS
+from patchkin.methods.cut import CutConfig
+from patchkin.methods.semantic_relation import SemanticRelationConfig
+from patchkin.networks import InitConfig, PatchGANConfig, ResNetConfig
+from patchkin.randomness import SeededDraws
+from patchkin.schedules import ScheduleConfig
+from patchkin.training import TrainingConfig, Updater, fit
+from patchkin.translator import Translator
+
+SMALL = {
+    "generator": ResNetConfig(ngf=4, blocks=5),
+    "discriminator": PatchGANConfig(ndf=4),
+    "initialization": InitConfig(gain=1.0),
+    "head_width": 8,
+    "num_patches": 12,
+}
+CUT, RELATION = CutConfig(**SMALL), SemanticRelationConfig(**SMALL)
+"""Every switch of every method, small."""
+VARIANTS: dict[str, tuple[str, object]] = {
+    "cut": ("cut", CUT),
+    "fastcut": (
+        "cut",
+        replace(CUT, identity=False, flip_equivariance=True, contrast_weight=10.0),
+    ),
+    "cut-paper": ("cut", replace(CUT, contrast_sum="paper")),
+    "cut-hinge-pixel": (
+        "cut",
+        replace(CUT, adversarial="hinge", discriminator=PatchGANConfig(ndf=4, kind="pixel")),
+    ),
+    "cut-gray-to-colour": (
+        "cut",
+        replace(CUT, generator=ResNetConfig(ngf=4, blocks=5, in_channels=1)),
+    ),
+    "cut-bank": ("cut", replace(CUT, negatives="both", bank_size=40)),
+    "cut-bank-only": ("cut", replace(CUT, negatives="external", bank_size=40)),
+    "relation": ("semantic-relation", RELATION),
+    "relation-paper": ("semantic-relation", replace(RELATION, weights="paper")),
+    "relation-nce": ("semantic-relation", replace(RELATION, contrast="nce")),
+    "relation-no-src": ("semantic-relation", replace(RELATION, relation_weight=0.0)),
+    "relation-no-hard": ("semantic-relation", replace(RELATION, hard_negatives=False)),
+    "relation-no-identity": ("semantic-relation", replace(RELATION, identity=False)),
+    "relation-src-only": ("semantic-relation", replace(RELATION, contrast_weight=0.0)),
+    "relation-plain-generator": (
+        "semantic-relation",
+        replace(
+            RELATION,
+            generator=ResNetConfig(ngf=4, blocks=5, antialias_down=False, antialias_up=False),
+            taps=(0, 4, 8, 12, 14),
+        ),
+    ),
+    "relation-few-places": ("semantic-relation", replace(RELATION, num_patches=500)),
+}
+PER_IMAGE = [name for name in VARIANTS if "bank" not in name]
+
+
+def test_every_method_has_a_variant_here():
+    assert {name for name, _ in VARIANTS.values()} == set(METHODS)
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request):
+    return request.param
+
+
+def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Method:
+    method_name, config = VARIANTS[name]
+    torch.manual_seed(seed)
+    return METHODS[method_name](config).to(dtype)
+
+
+def batch_for(method: Method, num_images: int = 1, **options):
+    return random_batch(num_images, channels=method.channels, **options)
+
+
+def progress(step: int = 0, draws=None) -> Progress:
+    return Progress.of_step(step, total_steps=10, draws=draws or SeededDraws(7, step))
+
+
+def prepared(method: Method) -> Method:
+    method.prepare((batch_for(method, seed=i) for i in range(20)), SeededDraws(0, -1))
+    return method
+
+
+class Recorder(Updater):
+    """An updater that remembers who was stepped, and does or does not step."""
+
+    def __init__(self, method, *, stepping=True):
+        super().__init__(method, cpu_fabric())
+        self.updated, self.sums, self._stepping = [], [], stepping
+
+    def __call__(self, *networks, loss):
+        def remembered():
+            terms = loss()
+            self.sums.append(float(sum(term.detach() for term in terms.values())))
+            return terms
+
+        self.updated.append(networks)
+        super().__call__(*networks, loss=remembered)
+
+    def _step(self, optimizers, parameters):
+        if self._stepping:
+            super()._step(optimizers, parameters)
+
+
+def test_a_step_moves_the_named_networks_and_no_others(variant):
+    method = prepared(build(variant))
+    update = Recorder(method)
+    trained = {name for names in [*method.adam()] for name in [names]}
+    for turn in range(2):
+        before = copy.deepcopy(method.state_dict())
+        method.train_step(batch_for(method, seed=turn), update, progress(turn))
+        moved = {
+            name.split(".")[0]
+            for name, parameter in method.named_parameters()
+            if parameter.requires_grad and not torch.equal(parameter, before[name])
+        }
+        assert moved == trained
+    assert {name for names in update.updated for name in names} == trained
+
+
+def test_terms_are_finite_and_add_up_to_the_loss(variant):
+    method = prepared(build(variant))
+    update = Recorder(method)
+    update.begin_step(1.0)
+    method.train_step(batch_for(method, 2, size=(36, 28)), update, progress())
+    assert len(update.sums) == len(update.updated) > 0
+    for names, total in zip(update.updated, update.sums, strict=True):
+        prefix = "+".join(names) + "."
+        logged = [float(t) for name, t in update.terms.items() if name.startswith(prefix)]
+        assert sum(logged) == pytest.approx(total, rel=1e-5)
+    assert all(torch.isfinite(value) for value in update.terms.values())
+
+
+@pytest.mark.parametrize("name", PER_IMAGE)
+def test_batch_4_gives_the_mean_of_four_batch_1_gradients(name):
+    """With the same places: every term is a mean over images."""
+    method = build(name, dtype=torch.float64)
+    batch = batch_for(method, 4, size=(32, 40), dtype=torch.float64)
+
+    def gradients(part):
+        update = Recorder(method, stepping=False)
+        method.train_step(part, update, progress())
+        return {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
+
+    whole = gradients(batch)
+    singles = [
+        gradients(type(batch)(batch.a_BCHW[i : i + 1], batch.b_BCHW[i : i + 1])) for i in range(4)
+    ]
+    for parameter, gradient in whole.items():
+        mean = torch.stack([single[parameter] for single in singles]).mean(dim=0)
+        scale = max(1.0, float(mean.abs().max()))
+        torch.testing.assert_close(gradient, mean, rtol=1e-9, atol=1e-9 * scale)
+
+
+@pytest.mark.parametrize("name", PER_IMAGE)
+def test_the_order_of_the_batch_does_not_matter(name):
+    method = build(name, dtype=torch.float64)
+    batch = batch_for(method, 3, dtype=torch.float64)
+    mixed = type(batch)(batch.a_BCHW[[2, 0, 1]], batch.b_BCHW[[1, 2, 0]])
+    terms = []
+    for part in (batch, mixed):
+        update = Recorder(method, stepping=False)
+        update.begin_step(1.0)
+        method.train_step(part, update, progress())
+        terms.append(dict(update.terms))
+    torch.testing.assert_close(terms[0], terms[1], rtol=1e-9, atol=1e-12)
+
+
+def test_draws_come_from_one_place(variant):
+    """Two steps with the same draws are the same step, whatever the global generator does."""
+    outcomes = []
+    for seed in (1, 2):
+        method = prepared(build(variant))
+        torch.manual_seed(seed)
+        method.train_step(batch_for(method), Recorder(method), progress())
+        outcomes.append(method.state_dict())
+    for name, tensor in outcomes[0].items():
+        assert torch.equal(tensor, outcomes[1][name]), name
+
+
+def test_fixed_draws_that_run_out_are_noticed():
+    method = build("cut")
+    with pytest.raises(StopIteration):
+        method.train_step(batch_for(method), Recorder(method), progress(draws=FixedDraws()))
+
+
+def run(run_dir, method, *, steps, resume=False, save_every=100):
+    fit(
+        method,
+        ListData([batch_for(method, seed=i) for i in range(3)]),
+        run_dir,
+        fabric=cpu_fabric(),
+        schedule=ScheduleConfig(steps=steps),
+        training=TrainingConfig(save_every=save_every),
+        header=ModelHeader(method=method.name, config=to_plain(method.config)),
+        resume=resume,
+    )
+
+
+def test_saving_and_resuming_equals_not_stopping(variant, tmp_path):
+    class Stop(Exception):
+        pass
+
+    whole, stopped, resumed = build(variant), build(variant), build(variant, seed=3)
+    run(tmp_path / "whole", whole, steps=4)
+    train_step = stopped.train_step
+
+    def stopping(batch, update, progress):
+        if progress.step == 3:
+            raise Stop
+        train_step(batch, update, progress)
+
+    stopped.train_step = stopping
+    with pytest.raises(Stop):
+        run(tmp_path / "stopped", stopped, steps=4, save_every=2)
+    run(tmp_path / "stopped", resumed, steps=4, resume=True)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_a_saved_model_translates_as_the_method_does(variant, tmp_path):
+    method = build(variant)
+    run(tmp_path, method, steps=1)
+    translator = Translator.load(tmp_path, device="cpu")
+    x_BCHW = batch_for(method, 2, size=(32, 36)).a_BCHW
+    method.eval()
+    with torch.no_grad():
+        expected = method.translate(x_BCHW)
+    assert torch.equal(translator(x_BCHW), expected)
+    assert CheckpointStore(tmp_path).steps() == [1]
+
+
+@pytest.mark.parametrize("size", [(33, 50), (64, 20), (7, 31)])
+def test_translation_keeps_any_size_and_the_batch_changes_nothing(variant, size):
+    method = build(variant)
+    translator = Translator(method, device="cpu")
+    x_BCHW = batch_for(method, 3, size=size).a_BCHW
+    y_BCHW = translator(x_BCHW)
+    assert y_BCHW.shape == (3, method.channels[1], *size)
+    singles = torch.cat([translator(x_BCHW[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(y_BCHW, singles, rtol=1e-4, atol=1e-4)
+
+
+def test_the_configuration_survives_plain_data(variant):
+    method_name, config = VARIANTS[variant]
+    assert from_plain(METHODS[method_name].config_type, to_plain(config)) == config
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_presets_are_configurations_of_their_method(name):
+    kind = METHODS[name]
+    for preset in kind.presets.values():
+        assert type(preset.method) is kind.config_type
+        assert from_plain(kind.config_type, to_plain(preset.method)) == preset.method
+
+
+def test_previews_are_columns_of_the_batch(variant):
+    method = build(variant).eval()
+    batch = batch_for(method, 2)
+    with torch.no_grad():
+        columns = method.previews(batch)
+        torch.testing.assert_close(columns["translated"], method.translate(batch.a_BCHW))
+    assert torch.equal(columns["input"], batch.a_BCHW)
+    assert {len(images) for images in columns.values()} == {2}

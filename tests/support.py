@@ -1,0 +1,70 @@
+"""What several tests need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from patchkin.data.datasets import UnpairedBatch
+
+
+class FixedDraws:
+    """`Draws` that hands out what a test wrote down, in order."""
+
+    def __init__(self, places: Sequence[Tensor] = (), coins: Sequence[bool] = ()) -> None:
+        self._places = iter(places)
+        self._coins = iter(coins)
+
+    def places(self, num_positions: int, num_patches: int) -> Tensor:
+        """The next places; they must fit the map."""
+        places_K = next(self._places)
+        assert len(places_K) == min(num_positions, num_patches)
+        assert int(places_K.max()) < num_positions
+        return places_K
+
+    def coin(self) -> bool:
+        """The next coin."""
+        return next(self._coins)
+
+
+def cpu_fabric(precision: str = "32-true") -> Fabric:
+    """One process on the CPU."""
+    return Fabric(accelerator="cpu", devices=1, precision=precision)
+
+
+def random_batch(
+    num_images: int = 1,
+    *,
+    size: tuple[int, int] = (32, 32),
+    channels: tuple[int, int] = (3, 3),
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> UnpairedBatch:
+    """Smooth random images in [-1, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def images(number: int) -> Tensor:
+        noise = torch.rand(num_images, number, *size, generator=generator, dtype=torch.float64)
+        return (noise * 2 - 1).to(dtype)
+
+    return UnpairedBatch(images(channels[0]), images(channels[1]))
+
+
+class ListData:
+    """A `BatchSource` of batches that a test made."""
+
+    def __init__(self, batches: Sequence[UnpairedBatch], *, steps_per_epoch: int = 2) -> None:
+        self._batches = list(batches)
+        self.steps_per_epoch = steps_per_epoch
+
+    def batches(self, start_step: int, total_steps: int) -> Iterator[UnpairedBatch]:
+        """Round and round."""
+        for step in range(start_step, total_steps):
+            yield self._batches[step % len(self._batches)]
+
+    def preview_batch(self) -> UnpairedBatch | None:
+        """The first one."""
+        return self._batches[0]

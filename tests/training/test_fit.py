@@ -1,0 +1,287 @@
+"""The loop and its files, with a toy method that learns to copy b from a."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from dataclasses import dataclass
+
+import pytest
+import torch
+from PIL import Image
+from support import ListData, cpu_fabric, random_batch
+from torch import nn
+
+from patchkin import checkpoint as checkpoint_module
+from patchkin.checkpoint import CheckpointStore, ModelHeader, read_model
+from patchkin.data.datasets import UnpairedBatch
+from patchkin.errors import CheckpointError, DivergenceError, StorageError
+from patchkin.method import Method
+from patchkin.schedules import AdamConfig, ScheduleConfig
+from patchkin.training import Scorer, TrainingConfig, fit
+
+
+@dataclass(frozen=True)
+class CopyConfig:
+    width: int = 3
+
+
+class Copy(Method):
+    name = "copy"
+    paper = "none"
+    config_type = CopyConfig
+    presets = {}
+
+    def __init__(self, config=None, *, at_step=None, action=None):
+        super().__init__()
+        self.G = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Dropout(0.1))
+        self.at_step, self.action = at_step, action
+        self.seen = []
+
+    def adam(self):
+        return {"G": AdamConfig(learning_rate=0.01)}
+
+    def train_step(self, batch, update, progress):
+        self.seen.append((progress.step, progress.epoch, round(progress.fraction, 6)))
+        if progress.step == self.at_step:
+            self.action()
+        weight = 1 + float(progress.draws.coin())
+        update(
+            "G", loss=lambda: {"copy": weight * (self.G(batch.a_BCHW) - batch.b_BCHW).abs().mean()}
+        )
+
+    def translate(self, x_BCHW):
+        return self.G(x_BCHW)
+
+
+def make(seed=0, **options):
+    torch.manual_seed(seed)
+    return Copy(**options)
+
+
+def train(
+    run_dir, method, *, steps=12, resume=False, ema_decay=0.0, scorer=None, data=None, **training
+):
+    settings = {"log_every": 4, "save_every": 4, "preview_every": 6, **training}
+    fit(
+        method,
+        data or ListData([random_batch(2, size=(8, 12), seed=i) for i in range(5)]),
+        run_dir,
+        fabric=cpu_fabric(),
+        schedule=ScheduleConfig(steps=steps),
+        training=TrainingConfig(**settings),
+        header=ModelHeader(method="copy", config={"width": 3}),
+        resume=resume,
+        ema_decay=ema_decay,
+        scorer=scorer,
+    )
+    return method
+
+
+def final_bytes(run_dir, step=12):
+    folder = CheckpointStore(run_dir).path(step)
+    names = ("model.safetensors", "optimizers.safetensors")
+    return [(folder / name).read_bytes() for name in names]
+
+
+def stop_hard():
+    raise RuntimeError("killed")
+
+
+def records(run_dir):
+    return [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_term_falls_and_the_files_are_there(tmp_path):
+    x_BCHW = random_batch(2, size=(8, 12)).a_BCHW
+    train(
+        tmp_path, make(), steps=120, data=ListData([UnpairedBatch(x_BCHW, -x_BCHW)]), log_every=40
+    )
+    log = [r for r in records(tmp_path) if "terms" in r]
+    assert log[-1]["terms"]["G.copy"] < 0.8 * log[0]["terms"]["G.copy"]
+    assert [r["step"] for r in log if r["step"] % 40 == 0] == [40, 80, 120]
+    assert log[-1]["learning_rates"]["G"] == pytest.approx(0.01 / 61)
+    with Image.open(tmp_path / "previews" / "step_00000006.png") as preview:
+        assert preview.size[0] >= 2 * 12
+    assert CheckpointStore(tmp_path).pointed("last").name == "step_00000120"
+
+
+def test_progress_counts_steps_or_epochs(tmp_path):
+    method = train(tmp_path / "steps", make(), steps=4)
+    assert method.seen == [(0, 1, 0.25), (1, 1, 0.5), (2, 2, 0.75), (3, 2, 1.0)]
+    method = make()
+    fit(
+        method,
+        ListData([random_batch(1, size=(8, 8))], steps_per_epoch=2),
+        tmp_path / "epochs",
+        fabric=cpu_fabric(),
+        schedule=ScheduleConfig(epochs=2),
+        training=TrainingConfig(),
+        header=ModelHeader(method="copy", config={}),
+    )
+    assert method.seen == [(0, 1, 0.5), (1, 1, 0.5), (2, 2, 1.0), (3, 2, 1.0)]
+
+
+@pytest.mark.parametrize("killed_at", [1, 4, 7, 11])
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_killed_and_resumed_run_equals_one_that_was_not(tmp_path, killed_at, ema_decay):
+    whole = train(tmp_path / "whole", make(), ema_decay=ema_decay)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(
+            tmp_path / "killed",
+            make(at_step=killed_at, action=stop_hard),
+            ema_decay=ema_decay,
+            save_every=1,
+        )
+    resumed = train(tmp_path / "killed", make(seed=99), resume=True, ema_decay=ema_decay)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert final_bytes(tmp_path / "whole") == final_bytes(tmp_path / "killed")
+
+
+def test_a_resumed_log_has_every_step_once(tmp_path):
+    with pytest.raises(RuntimeError):
+        train(tmp_path, make(at_step=10, action=stop_hard), log_every=1)
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 11, "ter')  # torn by the kill
+    train(tmp_path, make(), resume=True, log_every=1)
+    assert [r["step"] for r in records(tmp_path)] == list(range(1, 13))
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys):
+    train(tmp_path / "whole", make())
+    train(tmp_path / "cut", make(), steps=12)
+    store = CheckpointStore(tmp_path / "cut")
+    damaged = store.path(12) / "model.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    (store.path(8) / "state.json").unlink()
+    train(tmp_path / "cut", make(seed=5), resume=True)
+    said = capsys.readouterr().err
+    assert "checksum differs" in said
+    assert "Resuming" in said and "after step 4/12" in said
+    assert final_bytes(tmp_path / "cut") == final_bytes(tmp_path / "whole")
+
+
+def test_all_damaged_is_an_error(tmp_path):
+    train(tmp_path, make(), steps=4)
+    (CheckpointStore(tmp_path).path(4) / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="Every checkpoint in .* is damaged"):
+        train(tmp_path, make(), resume=True)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_intact(tmp_path, monkeypatch):
+    train(tmp_path, make(), steps=4)
+    before = final_bytes(tmp_path, 4)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint_module, "save_file", full)
+    with pytest.raises(StorageError, match="No space left on device. What was saved before"):
+        train(tmp_path, make(), steps=12, resume=True)
+    assert final_bytes(tmp_path, 4) == before
+    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert left == ["last", "step_00000004"]
+
+
+def test_only_the_newest_and_the_best_are_kept(tmp_path):
+    scores = iter([0.0, 1.0, 5.0, 2.0, 3.0, 4.0, 4.5])
+    scorer = Scorer(score=lambda _: {"psnr": next(scores)}, primary="psnr")
+    train(tmp_path, make(), scorer=scorer, score_every=2, save_every=2, keep=2)
+    store = CheckpointStore(tmp_path)
+    assert store.steps() == [4, 10, 12]
+    assert store.pointed("best").name == "step_00000004"
+    scored = [r for r in records(tmp_path) if "scores" in r]
+    assert [r["step"] for r in scored if r["best"]] == [2, 4]
+
+
+def test_the_best_score_survives_a_stop(tmp_path):
+    first = iter([0.0, 5.0, 1.0])
+    with pytest.raises(RuntimeError):
+        train(
+            tmp_path,
+            make(at_step=4, action=stop_hard),
+            scorer=Scorer(score=lambda _: {"psnr": next(first)}, primary="psnr"),
+            score_every=2,
+            save_every=2,
+        )
+    train(
+        tmp_path,
+        make(),
+        resume=True,
+        scorer=Scorer(score=lambda _: {"psnr": 2.0}, primary="psnr"),
+        score_every=2,
+        save_every=2,
+        keep=0,
+    )
+    assert CheckpointStore(tmp_path).pointed("best").name == "step_00000002"
+
+
+def test_a_term_that_is_not_finite_names_the_last_good_checkpoint(tmp_path):
+    class Exploding(Copy):
+        def train_step(self, batch, update, progress):
+            factor = float("nan") if progress.step == 9 else 1.0
+            update("G", loss=lambda: {"copy": factor * self.G(batch.a_BCHW).mean()})
+
+    with pytest.raises(DivergenceError) as caught:
+        train(tmp_path, Exploding())
+    assert "`copy`" in str(caught.value)
+    assert "at step 10" in str(caught.value)
+    assert "step_00000008" in str(caught.value)
+    assert CheckpointStore(tmp_path).steps() == [4, 8]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_signal_saves_and_then_interrupts(tmp_path, number):
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "a", make(at_step=5, action=lambda: os.kill(os.getpid(), number)))
+    assert CheckpointStore(tmp_path / "a").steps() == [4, 6]
+    assert signal.getsignal(number) is before
+    train(tmp_path / "a", make(), resume=True)
+    train(tmp_path / "b", make())
+    assert final_bytes(tmp_path / "a") == final_bytes(tmp_path / "b")
+
+
+def test_averaged_weights_stand_beside_the_live_ones(tmp_path):
+    averages = []
+
+    class Watched(Copy):
+        def train_step(self, batch, update, progress):
+            super().train_step(batch, update, progress)
+            averages.append(self.G[0].weight.detach().clone())
+
+    torch.manual_seed(0)
+    method = Watched()
+    expected = method.G[0].weight.detach().clone()
+    train(tmp_path, method, steps=5, ema_decay=0.8)
+    for weight in averages:
+        expected = 0.8 * expected + 0.2 * weight
+    _, tensors = read_model(CheckpointStore(tmp_path).path(5) / "model.safetensors")
+    torch.testing.assert_close(tensors["ema.G.0.weight"], expected)
+    assert torch.equal(tensors["G.0.weight"], method.G[0].weight)
+
+
+def test_a_run_of_another_method_is_refused(tmp_path):
+    train(tmp_path, make(), steps=4)
+    with pytest.raises(CheckpointError, match="holds a run of `copy`, not of `paste`"):
+        fit(
+            make(),
+            ListData([random_batch(1, size=(8, 8))]),
+            tmp_path,
+            fabric=cpu_fabric(),
+            schedule=ScheduleConfig(steps=5),
+            training=TrainingConfig(),
+            header=ModelHeader(method="paste", config={}),
+            resume=True,
+        )
+
+
+def test_no_file_of_a_run_is_a_pickle(tmp_path):
+    train(tmp_path, make(), steps=4)
+    suffixes = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
+    assert suffixes == {".safetensors", ".json", ".jsonl", ".png", ""}
