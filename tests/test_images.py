@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from patchkin.errors import ConfigError, DataError, StorageError
 from patchkin.images import (
@@ -57,6 +57,8 @@ def test_lossless_colour_formats_give_the_pixels_back(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".avif", ".gif"])
 def test_lossy_formats_come_close(tmp_path, suffix):
+    if suffix == ".avif" and not features.check("avif"):
+        pytest.skip("this Pillow was built without AVIF")
     Image.fromarray(RAMP_HWC).save(tmp_path / f"a{suffix}", quality=95)
     difference = _array(read_image(tmp_path / f"a{suffix}").pixels).astype(int) - RAMP_HWC
     assert np.abs(difference).mean() < 8
@@ -253,7 +255,7 @@ def test_tiff_stack_is_refused(tmp_path):
     tifffile = pytest.importorskip("tifffile")
     stack = np.zeros((4, 7, 9), np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, metadata={"axes": "ZYX"})
-    with pytest.raises(DataError, match="stack with axes ZYX .* save every plane as a file"):
+    with pytest.raises(DataError, match=r"stack with axes ZYX .* save every plane as a file"):
         read_image(tmp_path / "a.tif")
 
 
@@ -265,7 +267,7 @@ def test_without_tifffile_8_bit_tiff_still_works(tmp_path, monkeypatch):
     assert np.array_equal(_array(read_image(tmp_path / "8.tif").pixels), RAMP_HWC)
     with pytest.raises(DataError, match=r"need tifffile; run `pip install patchkin\[tiff\]`"):
         read_image(tmp_path / "16.tif")
-    with pytest.raises(ConfigError, match="or write .npy"):
+    with pytest.raises(ConfigError, match=r"or write \.npy"):
         write_image(tmp_path / "b.tif", torch.zeros(1, 2, 2), Encoding(16, 1))
 
 

@@ -1,3 +1,45 @@
-"""Contrastive unpaired image-to-image translation."""
+"""Contrastive unpaired image-to-image translation: two folders of images in, a translator out.
+
+The names below are imported on first use, so that `import patchkin` and the command line start at
+once.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from patchkin.method import Method, Preset, Progress, Terms, Update
+    from patchkin.translator import Translator
 
 __version__ = "0.1.0.dev0"
+__all__ = ["Method", "Preset", "Progress", "Terms", "Translator", "Update", "run"]
+
+_HOMES = {
+    "Method": "patchkin.method",
+    "Preset": "patchkin.method",
+    "Progress": "patchkin.method",
+    "Terms": "patchkin.method",
+    "Translator": "patchkin.translator",
+    "Update": "patchkin.method",
+}
+
+
+def run(method: type[Method]) -> NoReturn:
+    """The whole command line for a method of your own; the last line of its file.
+
+    `python my_method.py train --data ROOT`, `python my_method.py translate RUN IMAGE ...` and so
+    on. The methods of patchkin stay available beside it.
+    """
+    from patchkin.cli import main
+    from patchkin.methods import METHODS
+
+    sys.exit(main(methods={method.name: method, **METHODS}, default_method=method.name))
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module `patchkin` has no attribute `{name}`")

@@ -32,6 +32,7 @@ def main(
     arguments: Sequence[str] | None = None,
     *,
     methods: Mapping[str, type[Method]] | None = None,
+    default_method: str = "semantic-relation",
 ) -> int:
     """Run the command line and return its exit code.
 
@@ -40,11 +41,12 @@ def main(
 
     Args:
         arguments: those of the process unless given.
-        methods: the methods to offer; those of patchkin unless given. The first is the default.
+        methods: the methods to offer; those of patchkin unless given.
+        default_method: the one that `train` takes where none is named.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(arguments, methods)
+        return _run(arguments, methods, default_method)
     except PatchkinError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
@@ -59,7 +61,9 @@ def main(
         return _complain(f"`{error.filename}`: {error.strerror}.")
 
 
-def _run(arguments: list[str], methods: Mapping[str, type[Method]] | None) -> int:
+def _run(
+    arguments: list[str], methods: Mapping[str, type[Method]] | None, default_method: str
+) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return DONE
@@ -72,12 +76,15 @@ def _run(arguments: list[str], methods: Mapping[str, type[Method]] | None) -> in
         hint = f"Did you mean `{near[0]}`?" if near else f"Verbs: {', '.join(VERBS)}."
         return _complain(f"Unknown verb `{verb}`. {hint}")
     module = importlib.import_module(f"patchkin.cli.{verb}")
-    if methods is None and verb != "data":
+    if verb == "data":  # needs no method, and none of their imports
+        methods = {}
+    elif methods is None:
         from patchkin.methods import METHODS
 
         methods = METHODS
-    code: int = module.run(rest, methods)
-    return code
+    if verb == "train":
+        return int(module.run(rest, methods, default_method))
+    return int(module.run(rest, methods))
 
 
 def _help() -> str:

@@ -56,7 +56,7 @@ class DownloadOptions:
     """Print one JSON object."""
 
 
-def run(arguments: Sequence[str], _: Mapping[str, Any] | None) -> int:
+def run(arguments: Sequence[str], _: Mapping[str, Any]) -> int:
     """Find the part of `data` that was asked for."""
     parts: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
         "check": (CheckOptions, _check, "Decode every image of a data set and report."),

@@ -28,7 +28,6 @@ from patchkin.schedules import ScheduleConfig
 from patchkin.training import TrainingConfig
 
 C = TypeVar("C")
-DEFAULT_METHOD = "semantic-relation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +54,10 @@ class TrainOptions(Generic[C]):
     """Print one JSON object at the end."""
 
 
-def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
+def run(arguments: Sequence[str], methods: Mapping[str, type[Method]], default_method: str) -> int:
     """Train as the arguments say."""
     arguments = _with_resume_folder(list(arguments))
-    kind, arguments = _method(arguments, methods)
+    kind, arguments = _method(arguments, methods, default_method)
     default = _default_options(kind, arguments)
     options = parse(
         TrainOptions[kind.config_type],  # type: ignore[name-defined]
@@ -119,7 +118,7 @@ def _saved_config(arguments: Sequence[str]) -> dict[str, Any] | None:
 
 
 def _method(
-    arguments: list[str], methods: Mapping[str, type[Method]]
+    arguments: list[str], methods: Mapping[str, type[Method]], default_method: str
 ) -> tuple[type[Method], list[str]]:
     """The method named first, or in the configuration, and the other arguments."""
     name = None
@@ -129,9 +128,7 @@ def _method(
         saved = _saved_config(arguments)
         file = _option(arguments, "--config")
         named_in = saved or (read_yaml(Path(file)) if file else {})
-        name = named_in.get("name")
-    if name is None:
-        name = DEFAULT_METHOD if DEFAULT_METHOD in methods else next(iter(methods))
+        name = named_in.get("name", default_method)
     if name not in methods:
         raise ConfigError(f"Unknown method `{name}`. {nearest(name, methods)}")
     return methods[name], arguments

@@ -152,8 +152,9 @@ def _look(path: Path) -> _Seen:
 def _is_grey_in_colour(picture: Picture) -> bool:
     if not isinstance(picture.pixels, Image.Image) or picture.pixels.mode != "RGB":
         return False
-    array_HWC = np.asarray(picture.pixels).astype(np.int16)
-    return bool(np.ptp(array_HWC, axis=2).max() <= 1)
+    red, green, blue = (np.asarray(band).astype(np.int16) for band in picture.pixels.split())
+    pairs = ((red, green), (green, blue), (red, blue))
+    return all(np.abs(one - other).max() <= 1 for one, other in pairs)
 
 
 def _summary(root: Path, name: str, seen: Sequence[_Seen]) -> FolderReport:

@@ -155,25 +155,28 @@ def check_channels(
 ) -> None:
     """Refuse a generator and a discriminator whose channels do not fit each other.
 
+    The generator's encoder reads translations too, and target images for an identity term. Where
+    the domains differ in channels, `match_channels` converts, which it can only from or to grey.
+
     Raises:
-        ConfigError: if the discriminator does not take what the generator makes, or if an identity
-            term, which feeds target images to the generator, meets unequal domains.
+        ConfigError: if the discriminator does not take what the generator makes, or if the domains
+            differ in channels and neither is grey.
 
     >>> check_channels(ResNetConfig(in_channels=1), PatchGANConfig(), identity=True)
+    >>> check_channels(ResNetConfig(in_channels=4), PatchGANConfig(), identity=False)
     Traceback (most recent call last):
-    patchkin.errors.ConfigError: The identity term feeds target images to the generator, so
-    `in_channels` and `out_channels` must be equal; got 1 and 3. Switch `identity` off.
+    patchkin.errors.ConfigError: The generator's encoder also reads translations, so `in_channels`
+    and `out_channels` must be equal, or one of them 1; got 4 and 3.
     """
     if generator.out_channels != discriminator.in_channels:
         raise ConfigError(
             "The discriminator's `in_channels` must be the generator's `out_channels`; got "
             f"{discriminator.in_channels} and {generator.out_channels}."
         )
-    if 1 not in (generator.in_channels, generator.out_channels) and (
-        generator.in_channels != generator.out_channels
-    ):
+    channels = (generator.in_channels, generator.out_channels)
+    if channels[0] != channels[1] and 1 not in channels:
+        also = " and target images" if identity else ""
         raise ConfigError(
-            "The identity term feeds target images to the generator, so `in_channels` and "
-            f"`out_channels` must be equal; got {generator.in_channels} and "
-            f"{generator.out_channels}. Switch `identity` off."
+            f"The generator's encoder also reads translations{also}, so `in_channels` and "
+            f"`out_channels` must be equal, or one of them 1; got {channels[0]} and {channels[1]}."
         )

@@ -1,0 +1,378 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import stat
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from patchkin.data.catalogue import CATALOGUE, PublicSet
+from patchkin.data.download import download, extract_archive, fetch_dataset, file_sha256
+from patchkin.errors import ConfigError, DownloadError, StorageError
+
+CONTENT = bytes(range(256)) * 4000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class _Server(ThreadingHTTPServer):
+    """Serves `content` at every path; behaves as its attributes say and remembers requests."""
+
+    content = CONTENT
+    etag: str | None = '"v1"'
+    ranges = True
+    break_after: int | None = None
+    """Bytes of the first answer before the connection drops."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.requests: list[dict[str, str]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/set.zip"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_GET(self) -> None:
+        server, content = self.server, self.server.content
+        server.requests.append(dict(self.headers))
+        if "missing" in self.path:
+            self.send_error(404)
+            return
+        wanted = self.headers.get("Range", "") if server.ranges else ""
+        same = self.headers.get("If-Range", server.etag) == server.etag
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and same else 0
+        if wanted and same and start >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if wanted and same else 200)
+        if wanted and same:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        if server.etag:
+            self.send_header("ETag", server.etag)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        end = len(content)
+        if server.break_after is not None:
+            end, server.break_after = start + server.break_after, None
+        self.wfile.write(content[start:end])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[_Server]:
+    with _Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def other() -> Iterator[_Server]:
+    with _Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def _left(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _interrupted(folder, number: int, version: str | None = '"v1"', content: bytes = CONTENT):
+    (folder / "set.zip.part").write_bytes(content[:number])
+    if version is not None:
+        (folder / "set.zip.part.version").write_text(version)
+
+
+# One file
+
+
+def test_whole_file_with_progress(server, tmp_path):
+    seen = []
+    target = tmp_path / "new" / "set.zip"
+    found = download(
+        [server.url], target, sha256=SHA256, progress=lambda *numbers: seen.append(numbers)
+    )
+    assert found == SHA256 == file_sha256(target)
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert _left(target.parent) == ["set.zip"]
+
+
+def test_interrupted_download_continues(server, tmp_path):
+    _interrupted(tmp_path, 1000)
+    seen = []
+    download([server.url], tmp_path / "set.zip", progress=lambda done, _: seen.append(done))
+    assert server.requests[0]["Range"] == "bytes=1000-"
+    assert server.requests[0]["If-Range"] == '"v1"'
+    assert seen[0] > 1000
+    assert (tmp_path / "set.zip").read_bytes() == CONTENT
+    assert _left(tmp_path) == ["set.zip"]
+
+
+def test_dropped_connection_is_continued_at_once(server, tmp_path):
+    server.break_after = 70000
+    assert download([server.url], tmp_path / "set.zip") == SHA256
+    assert [request.get("Range") for request in server.requests] == [None, "bytes=70000-"]
+
+
+def test_server_without_ranges_starts_over(server, tmp_path):
+    server.ranges = False
+    _interrupted(tmp_path, 1000)
+    assert download([server.url], tmp_path / "set.zip") == SHA256
+
+
+def test_content_that_changed_since_starts_over(server, tmp_path):
+    _interrupted(tmp_path, 1000, version='"v0"', content=b"x" * 5000)
+    assert download([server.url], tmp_path / "set.zip") == SHA256
+
+
+def test_half_of_unknown_origin_is_used_only_if_a_hash_will_tell(server, tmp_path):
+    _interrupted(tmp_path, 1000, version=None)
+    download([server.url], tmp_path / "set.zip")
+    assert "Range" not in server.requests[0]
+    (tmp_path / "set.zip").unlink()
+    _interrupted(tmp_path, 1000, version=None)
+    download([server.url], tmp_path / "set.zip", sha256=SHA256)
+    assert server.requests[1]["Range"] == "bytes=1000-"
+
+
+def test_wrong_half_is_thrown_away_and_fetched_afresh(server, tmp_path):
+    _interrupted(tmp_path, 1000, content=b"x" * 5000)
+    assert download([server.url], tmp_path / "set.zip", sha256=SHA256) == SHA256
+    assert [request.get("Range") for request in server.requests] == ["bytes=1000-", None]
+
+
+def test_complete_half_is_recognised_by_416(server, tmp_path):
+    _interrupted(tmp_path, len(CONTENT))
+    assert download([server.url], tmp_path / "set.zip") == SHA256
+    assert len(server.requests) == 1
+
+
+def test_too_long_half_is_thrown_away_after_416(server, tmp_path):
+    _interrupted(tmp_path, len(CONTENT) + 7, content=CONTENT + b"y" * 7)
+    assert download([server.url], tmp_path / "set.zip") == SHA256
+
+
+def test_wrong_hash_names_both_and_leaves_nothing(server, tmp_path):
+    with pytest.raises(DownloadError) as caught:
+        download([server.url], tmp_path / "set.zip", sha256="0" * 64)
+    assert f"has sha256 {SHA256}, expected {'0' * 64}" in str(caught.value)
+    assert _left(tmp_path) == []
+
+
+def test_mirrors_are_tried_in_order(server, other, tmp_path):
+    server.content = b"not this"
+    urls = [server.url.replace("set.zip", "missing.zip"), server.url, other.url]
+    assert download(urls, tmp_path / "set.zip", sha256=SHA256) == SHA256
+    assert (len(server.requests), len(other.requests)) == (2, 1)
+
+
+def test_offline_says_which_host_and_what_to_do(tmp_path):
+    with _Server() as closed:
+        url = closed.url
+    with pytest.raises(DownloadError) as caught:
+        download([url], tmp_path / "set.zip")
+    message = str(caught.value)
+    host = url.removeprefix("http://").removesuffix("/set.zip")
+    assert f"cannot reach {host} (Connection refused)" in message
+    assert f"Put the file at `{tmp_path / 'set.zip'}`, or use --mirror URL." in message
+    assert "\n" not in message
+
+
+def test_not_found_is_told(server, tmp_path):
+    with pytest.raises(DownloadError, match=r"missing\.zip answers 404 Not Found"):
+        download([server.url.replace("set", "missing")], tmp_path / "set.zip")
+
+
+def test_existing_file_is_checked_not_fetched(tmp_path):
+    (tmp_path / "set.zip").write_bytes(CONTENT)
+    assert download([], tmp_path / "set.zip", sha256=SHA256) == SHA256
+    with pytest.raises(DownloadError, match="remove it to fetch it again"):
+        download([], tmp_path / "set.zip", sha256="0" * 64)
+
+
+def test_unwritable_target(server, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="Cannot write"):
+        download([server.url], tmp_path / "file" / "set.zip")
+
+
+# Archives
+
+
+def _zip(*entries: tuple[str, bytes], link: str | None = None) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in entries:
+            archive.writestr(name, content)
+        if link:
+            info = zipfile.ZipInfo(link)
+            info.external_attr = (stat.S_IFLNK | 0o777) << 16
+            archive.writestr(info, "/etc/passwd")
+    return file.getvalue()
+
+
+def _tar(*entries: tuple[str, bytes], link: str | None = None) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        for name, content in entries:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+        if link:
+            info = tarfile.TarInfo(link)
+            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            archive.addfile(info)
+    return file.getvalue()
+
+
+PACKERS = [(_zip, "a.zip"), (_tar, "a.tar.gz")]
+
+
+@pytest.mark.parametrize(("pack", "name"), PACKERS)
+def test_single_folder_becomes_the_root(tmp_path, pack, name):
+    content = pack(("horses/trainA/a.png", b"1"), ("horses/trainB/b.png", b"2"))
+    (tmp_path / name).write_bytes(content)
+    extract_archive(tmp_path / name, tmp_path / "set")
+    assert (tmp_path / "set" / "trainB" / "b.png").read_bytes() == b"2"
+    assert _left(tmp_path) == [name, "set"]
+
+
+@pytest.mark.parametrize(("pack", "name"), PACKERS)
+def test_several_folders_are_kept_and_mac_notes_are_not(tmp_path, pack, name):
+    content = pack(("trainA/a.png", b"1"), ("trainB/b.png", b"2"), ("__MACOSX/._a.png", b""))
+    (tmp_path / name).write_bytes(content)
+    extract_archive(tmp_path / name, tmp_path / "set")
+    assert _left(tmp_path / "set") == ["trainA", "trainB"]
+
+
+def test_single_split_folder_is_kept(tmp_path):
+    (tmp_path / "a.zip").write_bytes(_zip(("train/a.png", b"1")))
+    extract_archive(tmp_path / "a.zip", tmp_path / "set")
+    assert _left(tmp_path / "set") == ["train"]
+
+
+@pytest.mark.parametrize(("pack", "name"), PACKERS)
+@pytest.mark.parametrize(
+    "evil", ["../evil.png", "/tmp/evil.png", "a/../../evil.png", "..\\evil.png"]
+)
+def test_entries_that_would_land_outside_are_refused(tmp_path, pack, name, evil):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / name).write_bytes(pack(("ok.png", b"1"), (evil, b"2")))
+    with pytest.raises(DownloadError, match=r"is unsafe: its entry .* would land outside"):
+        extract_archive(tmp_path / "inner" / name, tmp_path / "inner" / "set")
+    assert _left(tmp_path / "inner") == [name]
+    assert _left(tmp_path) == ["inner"]
+
+
+@pytest.mark.parametrize(("pack", "name"), PACKERS)
+def test_links_are_refused(tmp_path, pack, name):
+    (tmp_path / name).write_bytes(pack(link="trainA/link.png"))
+    with pytest.raises(DownloadError, match=r"is unsafe: `trainA/link\.png` is a link"):
+        extract_archive(tmp_path / name, tmp_path / "set")
+
+
+@pytest.mark.parametrize(("pack", "name"), PACKERS)
+def test_damaged_archives_are_one_line(tmp_path, pack, name):
+    whole = pack(("trainA/a.png", bytes(range(256)) * 50))
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises((DownloadError, StorageError), match="unpack") as caught:
+        extract_archive(tmp_path / name, tmp_path / "set")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "set").exists()
+
+
+def test_unknown_kind_of_archive(tmp_path):
+    with pytest.raises(DownloadError, match="is no archive"):
+        extract_archive(tmp_path / "a.rar", tmp_path / "set")
+
+
+# Data sets
+
+
+@pytest.fixture
+def catalogue(server) -> dict[str, PublicSet]:
+    server.content = _zip(("tiny/trainA/a.png", b"1"), ("tiny/trainB/b.png", b"2"))
+    return {"tiny": PublicSet((server.url,), "Two files.")}
+
+
+def test_first_use_is_trusted_and_recorded(server, catalogue, tmp_path):
+    fetched = fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+    assert (fetched.root, fetched.was_known) == (tmp_path / "tiny", False)
+    assert fetched.sha256 == hashlib.sha256(server.content).hexdigest()
+    assert (tmp_path / "set.zip.sha256").read_text() == f"{fetched.sha256}  set.zip\n"
+    assert _left(tmp_path) == ["set.zip.sha256", "tiny"]
+    again = fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+    assert (again.sha256, again.was_known) == (fetched.sha256, True)
+    assert len(server.requests) == 1
+
+
+def test_changed_content_is_refused_from_then_on(server, catalogue, tmp_path):
+    fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+    (tmp_path / "tiny").rename(tmp_path / "old")
+    server.content = _zip(("tiny/trainA/a.png", b"other"))
+    with pytest.raises(
+        DownloadError, match=r"that of the first download, in .*remove it to accept"
+    ):
+        fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_known_hash_is_demanded(server, catalogue, tmp_path):
+    known = {
+        "tiny": PublicSet(catalogue["tiny"].urls, "", hashlib.sha256(server.content).hexdigest())
+    }
+    assert fetch_dataset("tiny", tmp_path, catalogue=known).was_known
+    wrong = {"tiny": PublicSet(catalogue["tiny"].urls, "", "0" * 64)}
+    with pytest.raises(DownloadError, match="expected 0000"):
+        fetch_dataset("tiny", tmp_path / "other", catalogue=wrong)
+
+
+def test_given_mirror_comes_first(server, other, catalogue, tmp_path):
+    other.content = server.content
+    fetch_dataset("tiny", tmp_path, mirrors=[other.url], catalogue=catalogue)
+    assert (len(other.requests), len(server.requests)) == (1, 0)
+
+
+def test_archive_put_there_by_hand_is_used(server, catalogue, tmp_path):
+    (tmp_path / "set.zip").write_bytes(server.content)
+    fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+    assert (tmp_path / "tiny" / "trainA" / "a.png").exists()
+    assert server.requests == []
+
+
+def test_folder_of_the_users_own_is_not_touched(catalogue, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    with pytest.raises(DownloadError, match="did not come from here; move it away"):
+        fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+
+
+def test_unknown_name_offers_the_nearest(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"Unknown data set `hors2zebra`\. Did you mean `horse2zebra`"
+    ):
+        fetch_dataset("hors2zebra", tmp_path)
+
+
+def test_catalogue_claims_no_hash_that_nobody_measured():
+    for entry in CATALOGUE.values():
+        assert entry.urls
+        assert all(url.startswith("http") for url in entry.urls)
+        assert entry.sha256 is None or len(entry.sha256) == 64

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from patchkin.data.transforms import (
+    SeededViewDraws,
+    mirrored,
+    resized,
+    rounded_sides,
+    size_of,
+    view,
+)
+from patchkin.errors import DataError
+
+ARRAY = np.arange(12 * 20 * 3, dtype=np.uint8).reshape(12, 20, 3)
+IMAGE = Image.fromarray(ARRAY)
+TENSOR = torch.from_numpy(ARRAY).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _view(pixels, seed=0, **settings):
+    settings = {"preprocess": "crop", "load_size": 8, "crop_size": 8, "flip": False} | settings
+    return view(pixels, SeededViewDraws(seed), **settings)
+
+
+def test_flip_is_exact_for_images_and_tensors():
+    assert np.array_equal(np.asarray(mirrored(IMAGE)), ARRAY[:, ::-1])
+    assert torch.equal(mirrored(TENSOR), TENSOR.flip(2))
+
+
+def test_crop_cuts_pixels_unchanged_and_alike_for_images_and_tensors():
+    image, tensor = _view(IMAGE, 3), _view(TENSOR, 3)
+    crops = [ARRAY[y : y + 8, x : x + 8] for y in range(5) for x in range(13)]
+    assert any(np.array_equal(np.asarray(image), crop) for crop in crops)
+    assert torch.equal(
+        tensor, torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 127.5 - 1
+    )
+
+
+def test_every_corner_and_both_flips_are_drawn_evenly():
+    columns = Image.fromarray(np.arange(10, dtype=np.uint8)[None].repeat(8, 0))
+    seen = Counter()
+    for seed in range(3000):
+        row = np.asarray(_view(columns, seed, flip=True))[0]
+        seen[int(row.min()), bool(row[0] > row[1])] += 1
+    assert set(seen) == {(x, flipped) for x in range(3) for flipped in (False, True)}
+    assert all(abs(count - 500) < 4 * 500**0.5 for count in seen.values())
+
+
+def test_same_seed_same_view_other_seed_other_view():
+    views = [np.asarray(_view(IMAGE, seed, flip=True)) for seed in (1, 1, 2)]
+    assert np.array_equal(views[0], views[1])
+    assert not np.array_equal(views[0], views[2])
+
+
+def test_image_smaller_than_the_crop_is_refused():
+    with pytest.raises(DataError, match="20 x 12 pixels are smaller than the crop of 16"):
+        _view(IMAGE, crop_size=16)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "size"),
+    [
+        ("resize_and_crop", (8, 8)),
+        ("resize", (24, 24)),
+        ("scale_width", (24, 16)),  # 24 x 14.4, the sides to multiples of 4: 24 x 14 -> 16
+        ("scale_shortside", (40, 24)),
+        ("scale_shortside_and_crop", (8, 8)),
+        ("zoom_and_patch", (8, 8)),
+        ("trim", (8, 8)),
+        ("none", (20, 12)),
+    ],
+)
+@pytest.mark.parametrize("pixels", [IMAGE, TENSOR], ids=["image", "tensor"])
+def test_sizes(pixels, preprocess, size):
+    assert size_of(_view(pixels, preprocess=preprocess, load_size=24)) == size
+
+
+def test_trim_keeps_what_is_smaller():
+    assert size_of(_view(IMAGE, preprocess="trim", crop_size=16)) == (16, 12)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((61, 38), (60, 40)), ((45, 70), (44, 72)), ((6, 10), (8, 8)), ((1, 1), (4, 4))],
+)
+def test_sides_become_multiples_of_4_halves_to_even(size, expected):
+    assert size_of(rounded_sides(Image.new("L", size))) == expected
+
+
+def test_resized_tensor_does_not_overshoot():
+    edge = torch.ones(1, 8, 8)
+    edge[:, :, 4:] = -1
+    assert resized(edge, 13, 13).abs().max() == 1
+
+
+def test_zoom_is_between_four_fifths_and_one():
+    zooms = np.array([SeededViewDraws(seed).zoom() for seed in range(500)])
+    assert zooms.min() >= 0.8
+    assert zooms.max() <= 1
+    assert abs(zooms.mean() - 0.9) < 0.01
+    assert abs(np.corrcoef(zooms.T)[0, 1]) < 0.2, "the axes are independent"

@@ -1,0 +1,80 @@
+import math
+from typing import get_args
+
+import pytest
+import torch
+
+from patchkin.errors import ConfigError
+from patchkin.losses import AdversarialMode, fake_loss, generator_loss, real_loss
+
+MODES = get_args(AdversarialMode)
+
+
+def log_sigmoid(x):
+    return -math.log1p(math.exp(-x))
+
+
+REAL = {
+    "lsgan": lambda x: (x - 1) ** 2,
+    "vanilla": lambda x: -log_sigmoid(x),
+    "nonsaturating": lambda x: -log_sigmoid(x),
+    "hinge": lambda x: max(0.0, 1 - x),
+    "hinge-clipped": lambda x: max(0.0, 1 - x),
+    "wgan": lambda x: -x,
+}
+FAKE = {
+    "lsgan": lambda x: x**2,
+    "vanilla": lambda x: -log_sigmoid(-x),
+    "nonsaturating": lambda x: -log_sigmoid(-x),
+    "hinge": lambda x: max(0.0, 1 + x),
+    "hinge-clipped": lambda x: max(0.0, 1 + x),
+    "wgan": lambda x: x,
+}
+GENERATOR = REAL | {"hinge": lambda x: -x}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(4, 1), (3, 1, 5, 6), (1,)])
+@pytest.mark.parametrize(
+    ("loss", "formulas"), [(real_loss, REAL), (fake_loss, FAKE), (generator_loss, GENERATOR)]
+)
+def test_value_and_gradient_match_the_formula_entry_by_entry(mode, shape, loss, formulas):
+    logits = (2 * torch.randn(shape, dtype=torch.float64)).requires_grad_()
+    entries = logits.detach().flatten().tolist()
+    formula, step = formulas[mode], 1e-6
+    actual = loss(mode, logits)
+    actual.backward()
+    assert actual.item() == pytest.approx(sum(map(formula, entries)) / len(entries), rel=1e-12)
+    slopes = [(formula(x + step) - formula(x - step)) / (2 * step) / len(entries) for x in entries]
+    torch.testing.assert_close(
+        logits.grad.flatten(), torch.tensor(slopes, dtype=torch.float64), rtol=1e-7, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("loss", [real_loss, fake_loss, generator_loss])
+def test_a_batch_is_the_mean_of_its_images(mode, loss):
+    logits = torch.randn(4, 1, 3, 5, dtype=torch.float64, requires_grad=True)
+    apart = torch.stack([loss(mode, image[None]) for image in logits]).mean()
+    (expected,) = torch.autograd.grad(apart, logits)
+    together = loss(mode, logits)
+    torch.testing.assert_close(together, apart, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        torch.autograd.grad(together, logits)[0], expected, rtol=1e-9, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("loss", [real_loss, fake_loss, generator_loss])
+@pytest.mark.parametrize("mode", MODES)
+def test_16_bit_logits_are_judged_in_float32(mode, loss):
+    logits = torch.randn(2, 1, 9, 9, dtype=torch.bfloat16) * 300
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = loss(mode, logits)
+    torch.testing.assert_close(actual, loss(mode, logits.float()), rtol=0, atol=0)
+    assert actual.dtype is torch.float32
+
+
+@pytest.mark.parametrize("loss", [real_loss, fake_loss, generator_loss])
+def test_an_unknown_mode_is_answered_with_the_nearest(loss):
+    with pytest.raises(ConfigError, match="Unknown adversarial mode `hinge-cliped`.*hinge-clipped"):
+        loss("hinge-cliped", torch.zeros(1))
