@@ -42,7 +42,7 @@ class Update(Protocol):
         ...
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """The tensors of all processes, one after another along the first axis."""
+        """The tensors of all processes along the first axis, in the order of the whole batch."""
         ...
 
 

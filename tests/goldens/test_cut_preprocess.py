@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from goldens.fixtures import Golden, golden_files
 from patchkin.data.transforms import view
 from patchkin.images import pillow_to_tensor, to_uint8
 from patchkin.schedules import linear_decay
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
-_FOLDER = Path(os.environ.get("PATCHKIN_GOLDENS") or _REPOSITORY.parent / "shared" / "goldens")
-_FILES = sorted(_FOLDER.glob("cut_preprocess*.npz"))
-
-
-@pytest.fixture(params=_FILES or [None], ids=lambda path: path.stem if path else "absent")
-def golden(request: pytest.FixtureRequest) -> Any:
-    if request.param is None:
-        pytest.skip(f"no cut_preprocess*.npz in {_FOLDER}; set PATCHKIN_GOLDENS")
-    with np.load(request.param, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+each_file = pytest.mark.parametrize("path", golden_files("cut_preprocess"))
 
 
 class _Pinned:
@@ -51,8 +39,10 @@ class _Pinned:
         return bool(self.case["flip"])
 
 
-def test_views(golden):
-    cases = json.loads(str(golden["options"]))["cases"]
+@each_file
+def test_views(path: Path):
+    golden = Golden(path)
+    cases = golden.options["cases"]
     assert cases
     for name, case in cases.items():
         image = Image.fromarray(golden[f"image/{case['image']}"])
@@ -70,12 +60,14 @@ def test_views(golden):
         )
 
 
-def test_views_of_float_tensors_follow_within_a_level(golden):
+@each_file
+def test_views_of_float_tensors_follow_within_a_few_levels(path: Path):
     """16-bit and float images take torch's resize; it differs from Pillow's by 8-bit rounding.
 
     Pillow rounds between its horizontal and vertical pass and after each resize.
     """
-    for name, case in json.loads(str(golden["options"]))["cases"].items():
+    golden = Golden(path)
+    for name, case in golden.options["cases"].items():
         if "patch" in case["preprocess"]:
             continue  # a pinned start may lie outside, which only Pillow pads
         image = pillow_to_tensor(Image.fromarray(golden[f"image/{case['image']}"]))
@@ -92,14 +84,18 @@ def test_views_of_float_tensors_follow_within_a_level(golden):
         assert difference.mean() < 0.5 / 127.5, name
 
 
-def test_to_uint8(golden):
+@each_file
+def test_to_uint8(path: Path):
+    golden = Golden(path)
     images_BCHW = torch.from_numpy(golden["tensor2im/in"])
     expected_HWC = torch.from_numpy(golden["tensor2im/out"])
     shown_CHW = to_uint8(images_BCHW[0], "released").expand(3, -1, -1)  # grey is tiled there
     assert torch.equal(shown_CHW.permute(1, 2, 0), expected_HWC)
 
 
-def test_learning_rate_factors(golden):
+@each_file
+def test_learning_rate_factors(path: Path):
+    golden = Golden(path)
     for constant, decaying, _, epoch, factor in golden["lr_linear"].tolist():
         assert linear_decay(int(epoch), int(constant), int(decaying)) == pytest.approx(
             factor, abs=1e-12

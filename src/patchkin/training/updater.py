@@ -80,8 +80,8 @@ class Updater:
         """See `patchkin.method.Update`."""
         if self._fabric.world_size == 1:
             return tensor
-        gathered = self._fabric.all_gather(tensor)
-        return gathered.flatten(0, 1)
+        gathered: Tensor = self._fabric.all_gather(tensor)  # process r has rows r, r + N, ...
+        return gathered.transpose(0, 1).flatten(0, 1)
 
     def _remember(self, updated: str, terms: Terms, total: Tensor) -> None:
         for name, term in terms.items():

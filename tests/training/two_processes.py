@@ -1,0 +1,42 @@
+"""Run by `test_two_processes.py`: four float64 steps of a method on one or two processes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from methods.test_contract import VARIANTS, build
+from safetensors.torch import save_file
+from support import random_batch
+
+from patchkin.data.datasets import UnpairedBatch
+from patchkin.method import Progress
+from patchkin.randomness import SeededDraws
+from patchkin.training import Updater
+
+
+def main(variant: str, num_processes: int, target: Path) -> None:
+    """Each process takes its share of the batches of 4 images."""
+    fabric = Fabric(
+        accelerator="cpu", devices=num_processes, strategy="ddp" if num_processes > 1 else "auto"
+    )
+    fabric.launch()
+    torch.set_num_threads(1)
+    assert variant in VARIANTS
+    method = build(variant, dtype=torch.float64)
+    update = Updater(method, fabric)
+    for step in range(3):
+        whole = random_batch(4, channels=method.channels, seed=step, dtype=torch.float64)
+        mine = slice(fabric.global_rank, None, fabric.world_size)
+        batch = UnpairedBatch(whole.a_BCHW[mine], whole.b_BCHW[mine])
+        progress = Progress.of_step(step, total_steps=3, draws=SeededDraws(0, step))
+        update.begin_step(1.0)
+        method.train_step(batch, update, progress)
+    if fabric.is_global_zero:
+        save_file({n: t.contiguous() for n, t in method.state_dict().items()}, target)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
