@@ -25,12 +25,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/patchkin train semantic-relation --preset toy --data toy --run-dir $(DEMO) --overwrite
-	$(BIN)/patchkin data toy $(DEMO)/toy --train 2 --overwrite
-	$(BIN)/patchkin translate $(DEMO) $(DEMO)/toy/testA --output $(DEMO)/translated --overwrite
-	@echo
+	test -d build/toy || $(BIN)/patchkin data toy build/toy
+	$(BIN)/patchkin train semantic-relation --preset toy --data build/toy --run-dir $(DEMO) --overwrite
+	$(BIN)/patchkin translate $(DEMO) build/toy/testA --output $(DEMO)/translated --overwrite
 	@echo "translated images: $(DEMO)/translated"
-	@echo "report:            $(DEMO)/report.html"
+	@echo "report page:       $(DEMO)/report.html"
 
 test: install
 	$(BIN)/pytest

@@ -69,7 +69,7 @@ class ModelHeader:
         """The inverse of `to_metadata`."""
         if not metadata or "patchkin" not in metadata:
             raise CheckpointError(
-                f"`{path}` is a safetensors file, but no patchkin model: it does not name its method."
+                f"`{path}` is a safetensors file, but no patchkin model: it names no method."
             )
         header = json.loads(metadata["patchkin"])
         if header.get("version", 0) > cls.version:
@@ -156,7 +156,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: there is none.
         """
-        damaged = []
+        damaged: list[str] = []
         for step in reversed(self.steps()):
             try:
                 return self.load(step), damaged

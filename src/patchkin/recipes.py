@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from patchkin.checkpoint import CheckpointStore, ModelHeader
-from patchkin.config import from_plain, merge, read_yaml, to_plain, to_yaml
+from patchkin.config import from_plain, merge, to_plain, to_yaml
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.data.layouts import TOY
@@ -36,6 +36,7 @@ from patchkin.training import Scorer, TrainingConfig, fit
 from patchkin.training.launch import launch
 
 C = TypeVar("C")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +96,7 @@ def config_from_plain(
     named = plain.get("name", kind.name)
     if named != kind.name:
         raise ConfigError(f"{where} configures `{named}`, not `{kind.name}`.")
-    built = {
+    built: dict[str, Any] = {
         part: from_plain(
             part_kind,
             merge(to_plain(getattr(default, part)), plain.get(part) or {}),
@@ -113,8 +114,8 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-) -> Path:
-    """Train a method as configured; returns the path of the report.
+) -> Path | None:
+    """Train a method as configured; returns the path of the report, in the first process only.
 
     Args:
         kind: the method.
@@ -148,7 +149,7 @@ def train(
     )
     if not resume and fabric.is_global_zero:
         for broken in data.opened.broken:
-            print(f"patchkin: left out: {broken.reason}", file=sys.stderr)
+            logger.warning("left out: %s", broken.reason)
     if fabric.is_global_zero:
         _write_text(run_dir / "config.yaml", to_yaml(config_to_plain(kind, config)))
         _write_manifest(run_dir, data.opened.broken)
@@ -170,7 +171,7 @@ def train(
         resume=resume,
         ema_decay=config.schedule.ema_decay,
     )
-    return write_report(run_dir) if fabric.is_global_zero else run_dir / "report.html"
+    return write_report(run_dir) if fabric.is_global_zero else None
 
 
 class UnpairedRun:

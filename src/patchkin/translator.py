@@ -235,7 +235,7 @@ def _named_files(inputs: Sequence[str]) -> Iterator[tuple[Path, Path]]:
         elif path.is_file():
             yield path, Path(path.name)
         else:
-            matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
+            matches = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 (absolute patterns too)
             files = [match for match in matches if is_image_file(match)]
             if not files:
                 raise DataError(f"`{text}`: no such file or folder, and no image matches it.")

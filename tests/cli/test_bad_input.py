@@ -8,8 +8,9 @@ import sys
 
 import numpy as np
 import pytest
-from cli.conftest import TINY
 from PIL import Image
+
+from cli.conftest import TINY
 
 
 def one_line_error(command, *arguments):

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from cli.conftest import TINY
 from PIL import Image
 
+from cli.conftest import TINY
 from patchkin import Translator
 from patchkin.checkpoint import CheckpointStore
 

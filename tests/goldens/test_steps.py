@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from goldens.fixtures import golden_files, zero_gradient_biases
-from support import FixedDraws, cpu_fabric
 from torch import Tensor
 
+from goldens.fixtures import golden_files, zero_gradient_biases
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.method import Method, Progress
 from patchkin.methods.cut import Cut, CutConfig
@@ -26,6 +25,7 @@ from patchkin.methods.semantic_relation import SemanticRelation, SemanticRelatio
 from patchkin.networks import PatchGANConfig, ResNetConfig, match_channels
 from patchkin.schedules import AdamConfig
 from patchkin.training import Updater
+from support import FixedDraws, cpu_fabric
 
 MODES = {"lsgan": "lsgan", "vanilla": "vanilla", "nonsaturating": "nonsaturating", "wgangp": "wgan"}
 NETWORKS = ("G", "D", "F")
@@ -136,7 +136,8 @@ def companion_of(path: Path) -> Path:
         if "options" in archive.files:
             return path
     base = path.with_name(path.name.replace("_final", "", 1))
-    assert base != path and base.is_file(), f"{path.name} has no options and no base file"
+    assert base != path, f"{path.name} has no options"
+    assert base.is_file(), f"{path.name} has no base file"
     return base
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support import FixedDraws, ListData, cpu_fabric, random_batch
 
 from patchkin.checkpoint import CheckpointStore, ModelHeader
 from patchkin.config import from_plain, to_plain
@@ -20,6 +19,7 @@ from patchkin.randomness import SeededDraws
 from patchkin.schedules import ScheduleConfig
 from patchkin.training import TrainingConfig, Updater, fit
 from patchkin.translator import Translator
+from support import FixedDraws, ListData, cpu_fabric, random_batch
 
 SMALL = {
     "generator": ResNetConfig(ngf=4, blocks=5),
@@ -212,7 +212,7 @@ def run(run_dir, method, *, steps, resume=False, save_every=100):
 
 
 def test_saving_and_resuming_equals_not_stopping(variant, tmp_path):
-    class Stop(Exception):
+    class StopError(Exception):
         pass
 
     whole, stopped, resumed = build(variant), build(variant), build(variant, seed=3)
@@ -221,11 +221,11 @@ def test_saving_and_resuming_equals_not_stopping(variant, tmp_path):
 
     def stopping(batch, update, progress):
         if progress.step == 3:
-            raise Stop
+            raise StopError
         train_step(batch, update, progress)
 
     stopped.train_step = stopping
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         run(tmp_path / "stopped", stopped, steps=4, save_every=2)
     run(tmp_path / "stopped", resumed, steps=4, resume=True)
     for name, tensor in whole.state_dict().items():

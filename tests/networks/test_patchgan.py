@@ -150,14 +150,14 @@ def test_judging_together_equals_judging_apart(norm, sizes):
 
 
 def test_channels_must_fit():
-    check_channels(ResNetConfig(), PatchGANConfig(), identity=True)
-    check_channels(ResNetConfig(in_channels=1), PatchGANConfig(), identity=True)
+    check_channels(ResNetConfig(), PatchGANConfig())
+    check_channels(ResNetConfig(in_channels=1), PatchGANConfig())
     grey = ResNetConfig(in_channels=4, out_channels=1)
-    check_channels(grey, PatchGANConfig(in_channels=1), identity=False)
+    check_channels(grey, PatchGANConfig(in_channels=1))
     with pytest.raises(ConfigError, match="must be the generator's `out_channels`; got 3 and 1"):
-        check_channels(ResNetConfig(out_channels=1), PatchGANConfig(), identity=False)
-    with pytest.raises(ConfigError, match=r"reads translations and target images.* got 4 and 3"):
-        check_channels(ResNetConfig(in_channels=4), PatchGANConfig(), identity=True)
+        check_channels(ResNetConfig(out_channels=1), PatchGANConfig())
+    with pytest.raises(ConfigError, match=r"must be equal or one of them 1; got 4 and 3"):
+        check_channels(ResNetConfig(in_channels=4), PatchGANConfig())
 
 
 @pytest.mark.parametrize("name", ["in_channels", "ndf", "layers"])

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import pytest
 import torch
 from PIL import Image
-from support import ListData, cpu_fabric, random_batch
 from torch import nn
 
 from patchkin import checkpoint as checkpoint_module
@@ -21,6 +20,7 @@ from patchkin.errors import CheckpointError, DivergenceError, StorageError
 from patchkin.method import Method
 from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.training import Scorer, TrainingConfig, fit
+from support import ListData, cpu_fabric, random_batch
 
 
 @dataclass(frozen=True)
@@ -162,14 +162,15 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys):
     train(tmp_path / "cut", make(seed=5), resume=True)
     said = capsys.readouterr().err
     assert "checksum differs" in said
-    assert "Resuming" in said and "after step 4/12" in said
+    assert "Resuming" in said
+    assert "after step 4/12" in said
     assert final_bytes(tmp_path / "cut") == final_bytes(tmp_path / "whole")
 
 
 def test_all_damaged_is_an_error(tmp_path):
     train(tmp_path, make(), steps=4)
     (CheckpointStore(tmp_path).path(4) / "model.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="Every checkpoint in .* is damaged"):
+    with pytest.raises(CheckpointError, match=r"Every checkpoint in .* is damaged"):
         train(tmp_path, make(), resume=True)
 
 
@@ -181,7 +182,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_intact(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(checkpoint_module, "save_file", full)
-    with pytest.raises(StorageError, match="No space left on device. What was saved before"):
+    with pytest.raises(StorageError, match=r"No space left on device\. What was saved before"):
         train(tmp_path, make(), steps=12, resume=True)
     assert final_bytes(tmp_path, 4) == before
     left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())

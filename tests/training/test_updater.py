@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from support import cpu_fabric
 from torch import nn
 
 from patchkin.errors import DivergenceError
 from patchkin.method import Method
 from patchkin.schedules import AdamConfig
 from patchkin.training import Updater
+from support import cpu_fabric
 
 
 @dataclass(frozen=True)

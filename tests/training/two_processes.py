@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from methods.test_contract import VARIANTS, build
 from safetensors.torch import save_file
-from support import random_batch
 
+from methods.test_contract import VARIANTS, build
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.method import Progress
 from patchkin.randomness import SeededDraws
 from patchkin.training import Updater
+from support import random_batch
 
 
 def main(variant: str, num_processes: int, target: Path) -> None:

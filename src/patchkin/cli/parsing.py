@@ -27,7 +27,7 @@ def parse(
     """
     extra: dict[str, Any] = {} if default is None else {"default": default}
     if {"-h", "--help"} & set(arguments):
-        return tyro.cli(kind, args=arguments, prog=prog, description=about, **extra)
+        tyro.cli(kind, args=arguments, prog=prog, description=about, **extra)
     box = io.StringIO()
     try:
         # A wide terminal keeps every message of the box on one line.
@@ -36,7 +36,8 @@ def parse(
             contextlib.redirect_stderr(box),
             contextlib.redirect_stdout(box),
         ):
-            return tyro.cli(kind, args=arguments, prog=prog, description=about, **extra)
+            options: T = tyro.cli(kind, args=arguments, prog=prog, description=about, **extra)
+            return options
     except SystemExit:
         raise ConfigError(one_line(box.getvalue(), prog)) from None
 

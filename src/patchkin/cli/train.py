@@ -77,7 +77,8 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]], default_m
         return 0
     run_dir = options.run_dir or Path("runs", f"{kind.name}_{Path(config.data.root).name}")
     report = train(kind, config, run_dir, resume=options.resume, overwrite=options.overwrite)
-    _tell(run_dir, report, as_json=options.json)
+    if report is not None:
+        _tell(run_dir, report, as_json=options.json)
     return 0
 
 
@@ -165,7 +166,7 @@ def _tell(run_dir: Path, report: Path, *, as_json: bool) -> None:
     records = read_log(run_dir)
     scored = [record for record in records if "scores" in record]
     if as_json:
-        last = next((r for r in reversed(records) if "terms" in r), {})
+        last: dict[str, Any] = next((r for r in reversed(records) if "terms" in r), {})
         summary = {
             "run_dir": str(run_dir),
             "steps": last.get("step"),
@@ -176,9 +177,9 @@ def _tell(run_dir: Path, report: Path, *, as_json: bool) -> None:
         print(json.dumps(summary))
         return
     if len(scored) > 1:
-        first, last = scored[0], scored[-1]
-        print(f"\nvalidation scores       untrained   step {last['step']}", file=sys.stderr)
-        for name, value in last["scores"].items():
+        first, final = scored[0], scored[-1]
+        print(f"\nvalidation scores       untrained   step {final['step']}", file=sys.stderr)
+        for name, value in final["scores"].items():
             print(f"  {name:<20} {first['scores'][name]:>10.4g} {value:>10.4g}", file=sys.stderr)
     print(f"model:  {run_dir}", file=sys.stderr)
     print(f"report: {report}", file=sys.stderr)

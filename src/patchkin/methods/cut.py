@@ -8,10 +8,10 @@ the input's other patches, on several layers of the generator's own encoder,
 
 FastCUT drops the identity term (lambda_Y = 0), raises lambda_X to 10 and flips half of the inputs.
 
-Differs from the paper: the released code takes *half* the sum of the two contrast terms and averages
-over layers and places where the paper sums; `contrast_sum` chooses. The paper's learning rate is
-0.002, the released one 0.0002, which its numbers were made with. The external-negatives variant
-(the paper's MoCo ablation) was never released; see `negatives` for what is ours.
+Differs from the paper: the released code takes half the sum of the two contrast terms, which
+`contrast_sum` chooses, and means over layers and places where the paper sums. The paper's learning
+rate is 0.002, the released one 0.0002, which its numbers were made with. The external-negatives
+variant (the paper's MoCo ablation) was never released; see `negatives` for what is ours.
 
 Shape suffixes: B images, C channels, H and W pixels, K patches, M entries of the memory bank.
 """
@@ -82,8 +82,9 @@ class CutConfig:
     """Contrast with the patches of the whole batch rather than of the same image."""
     negatives: Literal["internal", "external", "both"] = "internal"
     """Where the negatives of A against G(A) come from: the image, a memory bank of the source
-    domain, or both. The paper's external variant left open where positives come from and how the
-    bank starts; ours takes them from the live encoder and fills the bank from data before step 1."""
+    domain, or both. The paper leaves open where the external variant's positives come from and how
+    its bank starts; ours are of the live encoder, and the bank is filled from data before step 1.
+    """
     bank_size: int = 16384
     """Patches per tap in the memory bank."""
     bank_momentum: float = 0.999
@@ -96,7 +97,7 @@ class CutConfig:
             raise ConfigError("`taps` must name at least one module of the generator.")
         if self.num_patches < 1:
             raise ConfigError(f"`num_patches` must be at least 1; got {self.num_patches}.")
-        check_channels(self.generator, self.discriminator, identity=self.identity)
+        check_channels(self.generator, self.discriminator)
 
 
 _FASTCUT = CutConfig(contrast_weight=10.0, identity=False, flip_equivariance=True)
@@ -194,7 +195,8 @@ class Cut(Method):
 
     def translate(self, x_BCHW: Tensor) -> Tensor:
         """G(x)."""
-        return self.G(x_BCHW)
+        y_BCHW: Tensor = self.G(x_BCHW)
+        return y_BCHW
 
     def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
         """Input, output, and with the identity term a target image and its reconstruction."""

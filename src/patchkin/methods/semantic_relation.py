@@ -115,7 +115,7 @@ class SemanticRelationConfig:
             raise ConfigError("`taps` must name at least one module of the generator.")
         if self.num_patches < 1:
             raise ConfigError(f"`num_patches` must be at least 1; got {self.num_patches}.")
-        check_channels(self.generator, self.discriminator, identity=self.identity)
+        check_channels(self.generator, self.discriminator)
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -201,7 +201,8 @@ class SemanticRelation(Method):
 
     def translate(self, x_BCHW: Tensor) -> Tensor:
         """G(x)."""
-        return self.G(x_BCHW)
+        y_BCHW: Tensor = self.G(x_BCHW)
+        return y_BCHW
 
     def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
         """Input, output, and with the identity term a target image and its reconstruction."""

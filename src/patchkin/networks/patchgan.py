@@ -150,23 +150,17 @@ def judge_together(
     return fake_logits, real_logits
 
 
-def check_channels(
-    generator: ResNetConfig, discriminator: PatchGANConfig, *, identity: bool
-) -> None:
-    """Refuse a generator and a discriminator whose channels do not fit each other.
-
-    The generator's encoder reads translations too, and target images for an identity term. Where
-    the domains differ in channels, `match_channels` converts, which it can only from or to grey.
+def check_channels(generator: ResNetConfig, discriminator: PatchGANConfig) -> None:
+    """Refuse networks of a one-sided method whose channels do not fit each other.
 
     Raises:
         ConfigError: if the discriminator does not take what the generator makes, or if the domains
-            differ in channels and neither is grey.
+            differ in channels and neither is grey (see `match_channels`).
 
-    >>> check_channels(ResNetConfig(in_channels=1), PatchGANConfig(), identity=True)
-    >>> check_channels(ResNetConfig(in_channels=4), PatchGANConfig(), identity=False)
+    >>> check_channels(ResNetConfig(in_channels=4), PatchGANConfig())
     Traceback (most recent call last):
-    patchkin.errors.ConfigError: The generator's encoder also reads translations, so `in_channels`
-    and `out_channels` must be equal, or one of them 1; got 4 and 3.
+    patchkin.errors.ConfigError: The generator's encoder reads its own output too, so `in_channels`
+    and `out_channels` must be equal or one of them 1; got 4 and 3.
     """
     if generator.out_channels != discriminator.in_channels:
         raise ConfigError(
@@ -175,8 +169,7 @@ def check_channels(
         )
     channels = (generator.in_channels, generator.out_channels)
     if channels[0] != channels[1] and 1 not in channels:
-        also = " and target images" if identity else ""
         raise ConfigError(
-            f"The generator's encoder also reads translations{also}, so `in_channels` and "
-            f"`out_channels` must be equal, or one of them 1; got {channels[0]} and {channels[1]}."
+            "The generator's encoder reads its own output too, so `in_channels` and "
+            f"`out_channels` must be equal or one of them 1; got {channels[0]} and {channels[1]}."
         )

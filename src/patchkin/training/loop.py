@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import signal
 import threading
 import time
@@ -30,6 +29,7 @@ from patchkin.method import Method, Progress, translating_mode
 from patchkin.randomness import SeededDraws, derive_seed
 from patchkin.schedules import ScheduleConfig
 from patchkin.training.averaging import WeightAverage
+from patchkin.training.collectives import any_process, mean_over_processes
 from patchkin.training.config import TrainingConfig
 from patchkin.training.log import RunLog, Window
 from patchkin.training.updater import Updater
@@ -41,7 +41,7 @@ class BatchSource(Protocol):
     steps_per_epoch: int
 
     def batches(self, start_step: int, total_steps: int) -> Iterable[Any]:
-        """This process's batches of steps `start_step` to `total_steps - 1`, in order."""
+        """Batches of the calling process for steps `start_step` to `total_steps - 1`, in order."""
         ...
 
     def preview_batch(self) -> Any | None:
@@ -167,7 +167,7 @@ class _Run:
             self._train_step(batch)
             self.window.add(self._mean_terms(), images=self._images(batch), waited=waited)
             final = self.step == self.total_steps
-            stopped = self._anywhere(stop.is_set())
+            stopped = any_process(self.fabric, stop.is_set())
             saving = final or stopped or self.step % self.training.save_every == 0
             if saving or self.step % self.training.log_every == 0:
                 self._write_log()
@@ -246,17 +246,11 @@ class _Run:
     def _mean_terms(self) -> dict[str, float]:
         names = list(self.updater.terms)
         values = torch.stack([self.updater.terms[name].float() for name in names])
-        values = self.fabric.all_reduce(values, reduce_op="mean")
+        values = mean_over_processes(self.fabric, values)
         return dict(zip(names, values.tolist(), strict=True))
 
     def _images(self, batch: Any) -> int:
         return len(batch) * self.fabric.world_size
-
-    def _anywhere(self, flag: bool) -> bool:
-        """True on every process if it is true on one."""
-        if self.fabric.world_size == 1:
-            return flag
-        return bool(self.fabric.all_reduce(torch.tensor(float(flag)), reduce_op="sum") > 0)
 
     def _write_log(self) -> None:
         if self.window.steps == 0:
@@ -336,6 +330,8 @@ class _Run:
 def _peak_memory_mib(device: torch.device) -> float:
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    import resource  # not on Windows, where there is no figure
+
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
@@ -351,7 +347,8 @@ def _stop_signals() -> Iterator[threading.Event]:
         stop.set()
         signal.signal(number, previous[number])
 
-    previous = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {int(number): signal.getsignal(number) for number in numbers}
     for number in previous:
         signal.signal(number, request_stop)
     try:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from patchkin.errors import DivergenceError
 from patchkin.method import Method, Terms
 from patchkin.schedules import AdamConfig
+from patchkin.training.collectives import mean_over_processes, whole_batch
 
 
 class Updater:
@@ -78,16 +79,13 @@ class Updater:
 
     def gather(self, tensor: Tensor) -> Tensor:
         """See `patchkin.method.Update`."""
-        if self._fabric.world_size == 1:
-            return tensor
-        gathered: Tensor = self._fabric.all_gather(tensor)  # process r has rows r, r + N, ...
-        return gathered.transpose(0, 1).flatten(0, 1)
+        return whole_batch(self._fabric, tensor)
 
     def _remember(self, updated: str, terms: Terms, total: Tensor) -> None:
         for name, term in terms.items():
             self.terms[f"{updated}.{name}"] = term.detach()
         # The mean over processes, so that all of them stop where one of them has to.
-        everywhere = self._fabric.all_reduce(total.detach().clone(), reduce_op="mean")
+        everywhere = mean_over_processes(self._fabric, total)
         if not torch.isfinite(everywhere):
             culprit, value = next(
                 ((n, float(t.detach())) for n, t in terms.items() if not t.detach().isfinite()),
@@ -110,17 +108,10 @@ class Updater:
         if self._fabric.world_size == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        flat = self._fabric.all_reduce(flat, reduce_op="mean")
-        torch._foreach_copy_(
-            gradients,
-            [
-                piece.view_as(gradient)
-                for piece, gradient in zip(
-                    flat.split([gradient.numel() for gradient in gradients]), gradients, strict=True
-                )
-            ],
-        )
+        sizes = [gradient.numel() for gradient in gradients]
+        flat = mean_over_processes(self._fabric, torch.cat([g.flatten() for g in gradients]))
+        means = [m.view_as(g) for m, g in zip(torch.split(flat, sizes), gradients, strict=True)]
+        torch._foreach_copy_(gradients, means)
 
     def _step(
         self, optimizers: list[torch.optim.Adam], parameters: list[list[nn.Parameter]]

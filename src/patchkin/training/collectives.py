@@ -1,0 +1,30 @@
+"""What the processes of a run tell each other. With one process nothing is said."""
+
+from __future__ import annotations
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+
+def mean_over_processes(fabric: Fabric, tensor: Tensor) -> Tensor:
+    """The mean of each process's tensor, without graph."""
+    if fabric.world_size == 1:
+        return tensor.detach()
+    reduced = fabric.all_reduce(tensor.detach().clone(), reduce_op="mean")
+    assert isinstance(reduced, Tensor)
+    return reduced
+
+
+def any_process(fabric: Fabric, flag: bool) -> bool:
+    """Whether the flag is up in one of them."""
+    return bool(mean_over_processes(fabric, torch.tensor(float(flag))) > 0)
+
+
+def whole_batch(fabric: Fabric, tensor: Tensor) -> Tensor:
+    """Rows of all processes in the order of the whole batch: process r has rows r, r + N, ..."""
+    if fabric.world_size == 1:
+        return tensor
+    gathered = fabric.all_gather(tensor)
+    assert isinstance(gathered, Tensor)
+    return gathered.transpose(0, 1).flatten(0, 1)
