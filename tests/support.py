@@ -14,9 +14,19 @@ from patchkin.data.datasets import UnpairedBatch
 class FixedDraws:
     """`Draws` that hands out what a test wrote down, in order."""
 
-    def __init__(self, places: Sequence[Tensor] = (), coins: Sequence[bool] = ()) -> None:
+    def __init__(
+        self,
+        places: Sequence[Tensor] = (),
+        coins: Sequence[bool] = (),
+        integers: Sequence[int] = (),
+        normals: Sequence[Tensor] = (),
+        uniforms: Sequence[Tensor] = (),
+    ) -> None:
         self._places = iter(places)
         self._coins = iter(coins)
+        self._integers = iter(integers)
+        self._normals = iter(normals)
+        self._uniforms = iter(uniforms)
 
     def places(self, num_positions: int, num_patches: int) -> Tensor:
         """The next places; they must fit the map."""
@@ -28,6 +38,24 @@ class FixedDraws:
     def coin(self) -> bool:
         """The next coin."""
         return next(self._coins)
+
+    def integer(self, below: int) -> int:
+        """The next integer; it must be in range."""
+        integer = next(self._integers)
+        assert 0 <= integer < below
+        return integer
+
+    def normal(self, *shape: int) -> Tensor:
+        """The next normal numbers; a file may have them for each image, in front of `shape`."""
+        numbers = next(self._normals)
+        assert tuple(numbers.shape[-len(shape) :]) == shape
+        return numbers
+
+    def uniform(self, *shape: int) -> Tensor:
+        """The next uniform numbers."""
+        numbers = next(self._uniforms)
+        assert tuple(numbers.shape) == shape
+        return numbers
 
 
 def cpu_fabric(precision: str = "32-true") -> Fabric:

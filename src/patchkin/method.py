@@ -129,6 +129,9 @@ class Method(nn.Module, ABC):
     batch_type: ClassVar[type] = UnpairedBatch
     translating: ClassVar[tuple[str, ...]] = ("G",)
     """The networks that `translate` uses. Only these are averaged (EMA) and needed to translate."""
+    directions: ClassVar[tuple[str, ...]] = ("AtoB",)
+    """What `translate` can do. A method with both directions takes `direction="BtoA"` there, with
+    images of the target domain, and gives images of the source domain."""
 
     config: Any
     channels: tuple[int, int] = (3, 3)

@@ -41,6 +41,18 @@ class Draws(Protocol):
         """True with probability one half."""
         ...
 
+    def integer(self, below: int) -> int:
+        """One of 0, 1, ..., below - 1, each as likely."""
+        ...
+
+    def normal(self, *shape: int) -> Tensor:
+        """Independent standard normal numbers, float32 on the CPU."""
+        ...
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Independent numbers between 0 and 1, float32 on the CPU."""
+        ...
+
 
 class SeededDraws:
     """`Draws` from a generator that belongs to one step."""
@@ -59,3 +71,29 @@ class SeededDraws:
     def coin(self) -> bool:
         """See `Draws.coin`."""
         return bool(torch.rand((), generator=self._generator) < 0.5)
+
+    def integer(self, below: int) -> int:
+        """See `Draws.integer`.
+
+        >>> draws = SeededDraws(0, 0)
+        >>> sorted({draws.integer(3) for _ in range(50)})
+        [0, 1, 2]
+        """
+        return int(torch.randint(below, (), generator=self._generator))
+
+    def normal(self, *shape: int) -> Tensor:
+        """See `Draws.normal`.
+
+        >>> SeededDraws(0, 0).normal(2, 3).shape
+        torch.Size([2, 3])
+        """
+        return torch.randn(shape, generator=self._generator)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """See `Draws.uniform`.
+
+        >>> draws_U = SeededDraws(0, 0).uniform(100)
+        >>> bool((draws_U >= 0).all() and (draws_U < 1).all())
+        True
+        """
+        return torch.rand(shape, generator=self._generator)

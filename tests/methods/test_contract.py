@@ -13,8 +13,9 @@ from patchkin.config import from_plain, to_plain
 from patchkin.method import Method, Progress
 from patchkin.methods import METHODS
 from patchkin.methods.cut import CutConfig
+from patchkin.methods.gcgan import GcGanConfig
 from patchkin.methods.semantic_relation import SemanticRelationConfig
-from patchkin.networks import InitConfig, PatchGANConfig, ResNetConfig
+from patchkin.networks import ImagePoolConfig, InitConfig, PatchGANConfig, ResNetConfig
 from patchkin.randomness import SeededDraws
 from patchkin.schedules import ScheduleConfig
 from patchkin.training import TrainingConfig, Updater, fit
@@ -29,6 +30,13 @@ SMALL = {
     "num_patches": 12,
 }
 CUT, RELATION = CutConfig(**SMALL), SemanticRelationConfig(**SMALL)
+PLAIN = {
+    "generator": ResNetConfig(ngf=4, blocks=5, antialias_down=False, antialias_up=False),
+    "discriminator": PatchGANConfig(ndf=4, antialias=False),
+    "initialization": InitConfig(gain=1.0),
+    "pool": ImagePoolConfig(capacity=5, side=40),
+}
+GCGAN = GcGanConfig(**PLAIN)
 """Every switch of every method, small."""
 VARIANTS: dict[str, tuple[str, object]] = {
     "cut": ("cut", CUT),
@@ -63,6 +71,9 @@ VARIANTS: dict[str, tuple[str, object]] = {
         ),
     ),
     "relation-few-places": ("semantic-relation", replace(RELATION, num_patches=500)),
+    "gcgan": ("gcgan", GCGAN),
+    "gcgan-cross-flip": ("gcgan", replace(GCGAN, generators="cross", transform="flip")),
+    "gcgan-no-identity": ("gcgan", replace(GCGAN, identity_weight=0.0)),
 }
 PER_IMAGE = [name for name in VARIANTS if "bank" not in name]
 

@@ -8,6 +8,7 @@ from patchkin.losses.contrastive import (
     log_importance,
     log_negative_importance,
 )
+from patchkin.losses.pixel import pixel_distance
 from patchkin.losses.relation import relation_consistency, relation_divergence
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "info_nce",
     "log_importance",
     "log_negative_importance",
+    "pixel_distance",
     "real_loss",
     "relation_consistency",
     "relation_divergence",

@@ -1,6 +1,7 @@
 """Generators, discriminators and heads, with the names of the released networks' weights."""
 
 from patchkin.networks.channels import match_channels
+from patchkin.networks.image_pool import ImagePool, ImagePoolConfig
 from patchkin.networks.initialization import InitConfig, initialize
 from patchkin.networks.normalization import InstanceNorm2d, NormKind, norm_layer, uses_bias
 from patchkin.networks.patchgan import (
@@ -14,10 +15,18 @@ from patchkin.networks.patchgan import (
 from patchkin.networks.projection import ProjectionHead, draw_places, gather_places, unit_rows
 from patchkin.networks.resampling import BlurDownsample, BlurUpsample, ReflectionPad2d
 from patchkin.networks.resnet import ResNetBlock, ResNetConfig, ResNetGenerator
+from patchkin.networks.two_sided import (
+    apply_together,
+    check_pair,
+    discriminator_pair,
+    generator_pair,
+)
 
 __all__ = [
     "BlurDownsample",
     "BlurUpsample",
+    "ImagePool",
+    "ImagePoolConfig",
     "InitConfig",
     "InstanceNorm2d",
     "NormKind",
@@ -29,10 +38,14 @@ __all__ = [
     "ResNetBlock",
     "ResNetConfig",
     "ResNetGenerator",
+    "apply_together",
     "check_channels",
+    "check_pair",
     "discriminator",
+    "discriminator_pair",
     "draw_places",
     "gather_places",
+    "generator_pair",
     "initialize",
     "judge_together",
     "match_channels",

@@ -1,0 +1,134 @@
+"""The image pool: a discriminator also sees translations of earlier steps (Shrivastava et al. 2017).
+
+Shape suffixes: B images, C channels, H and W pixels, P stored images, N values of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from patchkin.errors import ConfigError, ShapeError
+from patchkin.randomness import Draws
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImagePoolConfig:
+    """Defaults are CycleGAN's pool, for views of 256 x 256 pixels."""
+
+    capacity: int = 50
+    """Images kept per discriminator (CycleGAN: 50). 0 shows the discriminators new images only."""
+    side: int = 256
+    """Room for images of side x side pixels, or of as many in another shape. Larger than the views
+    it only costs space in checkpoints."""
+
+    def __post_init__(self) -> None:
+        if self.capacity < 0:
+            raise ConfigError(f"`capacity` must be at least 0; got {self.capacity}.")
+        if self.side < 1:
+            raise ConfigError(f"`side` must be at least 1; got {self.side}.")
+
+
+class ImagePool(nn.Module):
+    """A fixed number of earlier translations, kept in buffers so that a run resumes with them.
+
+    Image by image: while the pool is not full the new image is stored and shown. Then, with
+    probability one half, a random stored image is shown and the new one takes its place; otherwise
+    the new one is shown and forgotten (CycleGAN, as released).
+
+    Args:
+        channels: of the images.
+        config: how many, and how large.
+
+    >>> from patchkin.randomness import SeededDraws
+    >>> pool = ImagePool(1, ImagePoolConfig(capacity=2, side=1))
+    >>> draws = SeededDraws(seed=0, step=0)
+    >>> images = torch.arange(4.0).view(4, 1, 1, 1)
+    >>> [pool(image[None], draws).item() for image in images][:2]
+    [0.0, 1.0]
+    """
+
+    images_PN: Tensor
+    num_stored: Tensor
+    size_HW: Tensor
+
+    def __init__(self, channels: int, config: ImagePoolConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or ImagePoolConfig()
+        self.channels = channels
+        room = channels * config.side**2
+        self.register_buffer("images_PN", torch.zeros(config.capacity, room))
+        self.register_buffer("num_stored", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("size_HW", torch.zeros(2, dtype=torch.int64))
+
+    @torch.no_grad()
+    def forward(
+        self,
+        fake_BCHW: Tensor,
+        draws: Draws,
+        gather: Callable[[Tensor], Tensor] = lambda images: images,
+    ) -> Tensor:
+        """What the discriminator is shown for these translations.
+
+        Args:
+            fake_BCHW: new translations; the result is detached from what made them.
+            draws: a coin, and if it falls so an integer, per image once the pool is full.
+            gather: the images of all processes (`Update.gather`). The pool is the same in all of
+                them, and each shows its discriminator the whole batch: N processes then do what one
+                does, and a discriminator is cheap beside the generators.
+
+        Returns:
+            As many images as were gathered, of the same size.
+
+        Raises:
+            ShapeError: if the images do not fit the pool.
+        """
+        if self.config.capacity == 0:
+            return fake_BCHW.detach()
+        fake_BCHW = gather(fake_BCHW.detach())
+        self._check(fake_BCHW)
+        rows_BN = fake_BCHW.flatten(1).to(self.images_PN.dtype)
+        stored_PN = self.images_PN[:, : rows_BN.shape[1]]
+        num_stored, shown = int(self.num_stored), []
+        for new_N in rows_BN:
+            if num_stored < self.config.capacity:
+                stored_PN[num_stored] = new_N
+                num_stored += 1
+                shown.append(new_N)
+            elif draws.coin():
+                slot = draws.integer(self.config.capacity)
+                shown.append(stored_PN[slot].clone())
+                stored_PN[slot] = new_N
+            else:
+                shown.append(new_N)
+        self.num_stored.fill_(num_stored)
+        return torch.stack(shown).view_as(fake_BCHW).to(fake_BCHW.dtype)
+
+    def _check(self, fake_BCHW: Tensor) -> None:
+        channels, height, width = fake_BCHW.shape[1:]
+        side = self.config.side
+        if channels != self.channels:
+            raise ShapeError(
+                f"The image pool is for images with {self.channels} channels; got {channels}."
+            )
+        if height * width > side**2:
+            raise ShapeError(
+                f"Images of {height} x {width} pixels do not fit the image pool, which has room "
+                f"for {side} x {side}; set `pool.side` to {max(height, width)}, or `pool.capacity` "
+                "to 0."
+            )
+        if not int(self.num_stored):
+            self.size_HW.copy_(torch.tensor([height, width]))
+        elif self.size_HW.tolist() != [height, width]:
+            stored = " x ".join(map(str, self.size_HW.tolist()))
+            raise ShapeError(
+                f"The image pool holds images of {stored} pixels; got {height} x {width}. Use a "
+                "`preprocess` that gives views of one size, or `pool.capacity` 0."
+            )
+
+    def extra_repr(self) -> str:
+        """The sizes, for the printed network."""
+        return f"{self.channels}, {self.config}"

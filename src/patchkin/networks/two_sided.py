@@ -1,0 +1,85 @@
+"""Networks of methods that translate in both directions, from the settings of one.
+
+Shape suffixes: B images, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from patchkin.errors import ConfigError
+from patchkin.networks.patchgan import PatchGAN, PatchGANConfig, PixelDiscriminator, discriminator
+from patchkin.networks.resnet import ResNetConfig, ResNetGenerator
+
+
+def generator_pair(config: ResNetConfig) -> tuple[ResNetGenerator, ResNetGenerator]:
+    """G_A from A to B as `config` says, and G_B from B to A.
+
+    >>> G_A, G_B = generator_pair(ResNetConfig(ngf=2, blocks=1, in_channels=1))
+    >>> G_B(G_A(torch.zeros(1, 1, 8, 8))).shape
+    torch.Size([1, 1, 8, 8])
+    """
+    back = replace(config, in_channels=config.out_channels, out_channels=config.in_channels)
+    return ResNetGenerator(config), ResNetGenerator(back)
+
+
+def discriminator_pair(
+    config: PatchGANConfig, generator: ResNetConfig
+) -> tuple[PatchGAN | PixelDiscriminator, PatchGAN | PixelDiscriminator]:
+    """D_A, which judges the images of domain B that G_A makes, and D_B, which judges domain A.
+
+    >>> D_A, D_B = discriminator_pair(PatchGANConfig(ndf=2), ResNetConfig(in_channels=1))
+    >>> D_A.model[0].in_channels, D_B.model[0].in_channels
+    (3, 1)
+    """
+    back = replace(config, in_channels=generator.in_channels)
+    return discriminator(config), discriminator(back)
+
+
+def check_pair(
+    generator: ResNetConfig, discriminator: PatchGANConfig, *, identity: bool
+) -> None:
+    """Refuse networks of a two-sided method whose channels do not fit each other.
+
+    Raises:
+        ConfigError: if the discriminator does not take what the generator makes, or, with an
+            identity term, if the domains differ in channels and neither is grey.
+
+    >>> check_pair(ResNetConfig(in_channels=4), PatchGANConfig(), identity=True)
+    Traceback (most recent call last):
+    patchkin.errors.ConfigError: The identity term shows each generator images of the other domain,
+    so `in_channels` and `out_channels` must be equal or one of them 1; got 4 and 3. Set
+    `identity_weight` to 0.
+    """
+    if generator.out_channels != discriminator.in_channels:
+        raise ConfigError(
+            "The discriminator's `in_channels` must be the generator's `out_channels`; got "
+            f"{discriminator.in_channels} and {generator.out_channels}."
+        )
+    channels = (generator.in_channels, generator.out_channels)
+    if identity and channels[0] != channels[1] and 1 not in channels:
+        raise ConfigError(
+            "The identity term shows each generator images of the other domain, so `in_channels` "
+            f"and `out_channels` must be equal or one of them 1; got {channels[0]} and "
+            f"{channels[1]}. Set `identity_weight` to 0."
+        )
+
+
+def apply_together(network: nn.Module, *images_BCHW: Tensor) -> tuple[Tensor, ...]:
+    """The outputs for several batches, in one pass where that changes nothing.
+
+    Instance norm is per image, so one stacked pass gives the same numbers. Batch norm in training
+    mode would mix the batches, and unequal sizes cannot be stacked: one pass each.
+
+    >>> small, large = torch.zeros(2, 1, 3, 3), torch.zeros(1, 1, 5, 5)
+    >>> [len(y) for y in apply_together(nn.Conv2d(1, 1, 3), small, small[:1], large)]
+    [2, 1, 1]
+    """
+    mixes = network.training and any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    if mixes or len({images.shape[1:] for images in images_BCHW}) > 1:
+        return tuple(network(images) for images in images_BCHW)
+    outputs_BCHW: Tensor = network(torch.cat(images_BCHW))
+    return tuple(outputs_BCHW.split([len(images) for images in images_BCHW]))
