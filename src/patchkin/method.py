@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
+from patchkin.errors import ConfigError
+from patchkin.networks import PatchMap
 from patchkin.randomness import Draws, SeededDraws
 from patchkin.schedules import AdamConfig, ScheduleConfig
 
@@ -161,6 +163,16 @@ class Method(nn.Module, ABC):
     def previews(self, batch: Any) -> dict[str, Tensor]:
         """Caption -> images [B, C, H, W] of a held-out batch, one column each."""
         return {"input": batch.a_BCHW, "translated": self.translate(batch.a_BCHW)}
+
+    def patch_maps(self, x_BCHW: Tensor) -> list[PatchMap]:
+        """The maps whose patches the losses compare, for methods that have such maps.
+
+        What `patchkin inspect` shows. Images have the channels of the source domain.
+
+        Raises:
+            ConfigError: this method compares no patches.
+        """
+        raise ConfigError(f"The method `{self.name}` compares no patches, so none can be shown.")
 
     def networks(self, names: Iterable[str]) -> list[nn.Module]:
         """The networks of these names."""

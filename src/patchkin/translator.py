@@ -73,6 +73,7 @@ class Translator:
         methods: Mapping[str, type[Method]] | None = None,
         which: Literal["last", "best"] = "last",
         weights: Literal["averaged", "live"] = "averaged",
+        complete: bool = False,
         device: Device = "auto",
         precision: Precision = "32-true",
     ) -> Translator:
@@ -83,6 +84,7 @@ class Translator:
             methods: known methods by name; those of patchkin unless given.
             which: the checkpoint of a run folder to take.
             weights: averaged weights where there are any, or the live ones.
+            complete: also load what `translate` does not use, such as a projection head.
             device: where to compute.
             precision: of the networks.
 
@@ -99,6 +101,9 @@ class Translator:
             )
         kind = known[header.method]
         method = kind(from_plain(kind.config_type, header.config, where=f"`{path}`"))
+        if complete:
+            live = {n: tensor for n, tensor in tensors.items() if not n.startswith(EMA_PREFIX)}
+            load_strictly(method, live, source=f"`{path}`")
         for name in kind.translating:
             live = _under(tensors, f"{name}.")
             averaged = _under(tensors, f"{EMA_PREFIX}{name}.")
@@ -163,8 +168,7 @@ class Translator:
         batch: list[tuple[Job, Tensor, Encoding]] = []
         for job in jobs:
             try:
-                picture = read_image(job.source, self.method.channels[0])
-                image = to_tensor(picture, self._value_range())
+                image, encoding = self.read(job.source)
             except (DataError, OSError) as error:
                 outcome.failed.append((job.source, str(error)))
                 on_file(job.source)
@@ -172,13 +176,19 @@ class Translator:
             if batch and (len(batch) == batch_size or batch[0][1].shape != image.shape):
                 yield batch
                 batch = []
-            batch.append((job, image, picture.encoding))
+            batch.append((job, image, encoding))
         if batch:
             yield batch
 
-    def _value_range(self) -> tuple[float, float] | None:
+    def read(self, source: Path) -> tuple[Tensor, Encoding]:
+        """A file as the model takes it, [C, H, W] in [-1, 1], and how the file stores it.
+
+        Raises:
+            DataError: it cannot be read, or has channels that the model does not take.
+        """
         declared = self.header.encoding.get("value_range") if self.header else None
-        return tuple(declared) if declared else None
+        picture = read_image(source, self.method.channels[0])
+        return to_tensor(picture, tuple(declared) if declared else None), picture.encoding
 
 
 def pad_to(x_BCHW: Tensor, multiple: int, *, minimum: int = 1) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -123,6 +125,26 @@ def test_overwrite_starts_anew(command, run_copy, toy_root):
     )
     assert code == 0
     assert CheckpointStore(run_copy).steps() == [2]
+
+
+def test_ctrl_c_in_a_terminal_saves_and_leaves_with_130(toy_root, tmp_path):
+    """It reaches the loader's workers too."""
+    run_dir = tmp_path / "run"
+    arguments = [*TINY, "--workers", "2", "--steps", "100000", "--training.log-every", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "patchkin", "train", "cut", "--data", str(toy_root),
+         "--run-dir", str(run_dir), *arguments],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    log = run_dir / "log.jsonl"
+    while process.poll() is None and not (log.is_file() and log.read_text().count("\n") > 3):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "patchkin: interrupted"
+    last = json.loads(log.read_text().splitlines()[-1])
+    assert CheckpointStore(run_dir).steps() == [last["step"]]
 
 
 def test_translate_keeps_names_folders_and_sizes(command, finished_run, tmp_path):

@@ -34,7 +34,7 @@ PLAIN = {
     "generator": ResNetConfig(ngf=4, blocks=5, antialias_down=False, antialias_up=False),
     "discriminator": PatchGANConfig(ndf=4, antialias=False),
     "initialization": InitConfig(gain=1.0),
-    "pool": ImagePoolConfig(capacity=5, side=40),
+    "pool": ImagePoolConfig(capacity=20, side=40),
 }
 GCGAN = GcGanConfig(**PLAIN)
 """Every switch of every method, small."""

@@ -6,6 +6,7 @@ processes, and wherever the run was resumed: nothing here has a state.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -184,6 +185,9 @@ def _collate_guarded(items: Sequence[UnpairedItem | DataError]) -> UnpairedBatch
 
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)  # one core per worker: the others belong to the training process
+    # Ctrl-C reaches every process of a terminal. The training process finishes its step and saves,
+    # for which it may still need a batch.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class TrainingLoader(DataLoader[Any]):

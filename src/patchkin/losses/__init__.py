@@ -10,9 +10,11 @@ from patchkin.losses.contrastive import (
 )
 from patchkin.losses.pixel import pixel_distance
 from patchkin.losses.relation import relation_consistency, relation_divergence
+from patchkin.losses.similarity import cosine_info_nce, summary_distance
 
 __all__ = [
     "AdversarialMode",
+    "cosine_info_nce",
     "decoupled",
     "fake_loss",
     "generator_loss",
@@ -24,4 +26,5 @@ __all__ = [
     "real_loss",
     "relation_consistency",
     "relation_divergence",
+    "summary_distance",
 ]

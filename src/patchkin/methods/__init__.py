@@ -3,15 +3,19 @@
 from patchkin.method import Method
 from patchkin.methods.cut import Cut
 from patchkin.methods.cyclegan import CycleGan
+from patchkin.methods.dclgan import DclGan
 from patchkin.methods.gcgan import GcGan
 from patchkin.methods.semantic_relation import SemanticRelation
+from patchkin.methods.simdcl import SimDcl
 
 METHODS: dict[str, type[Method]] = {
     Cut.name: Cut,
     CycleGan.name: CycleGan,
+    DclGan.name: DclGan,
     GcGan.name: GcGan,
     SemanticRelation.name: SemanticRelation,
+    SimDcl.name: SimDcl,
 }
 """Name on the command line -> class. A new method is one file and one row here."""
 
-__all__ = ["METHODS", "Cut", "CycleGan", "GcGan", "SemanticRelation"]
+__all__ = ["METHODS", "Cut", "CycleGan", "DclGan", "GcGan", "SemanticRelation", "SimDcl"]

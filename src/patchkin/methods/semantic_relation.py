@@ -45,6 +45,7 @@ from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
     InitConfig,
     PatchGANConfig,
+    PatchMap,
     ProjectionHead,
     ResNetConfig,
     ResNetGenerator,
@@ -54,6 +55,7 @@ from patchkin.networks import (
     initialize,
     judge_together,
     match_channels,
+    patch_maps,
 )
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
@@ -203,6 +205,10 @@ class SemanticRelation(Method):
         """G(x)."""
         y_BCHW: Tensor = self.G(x_BCHW)
         return y_BCHW
+
+    def patch_maps(self, x_BCHW: Tensor) -> list[PatchMap]:
+        """Maps of the generator's encoder at `taps`, embedded by F."""
+        return patch_maps(self.G, self.F, self.config.taps, x_BCHW)
 
     def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
         """Input, output, and with the identity term a target image and its reconstruction."""

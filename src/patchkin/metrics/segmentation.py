@@ -4,14 +4,14 @@ A translated photograph is segmented (DRN, trained on real ones) and compared wi
 was made from. The numbers in papers come from released scripts that differ from what their names
 say, so every score has two forms:
 
-| score    | `released` (Hneg_SRC's get_mAP.py, get_Acc.py)        | `correct`                       |
-|----------|-------------------------------------------------------|---------------------------------|
-| "mAP"    | is mean IoU; label map resized bicubically, so that   | nearest                         |
-|          | blended border colours become other classes           |                                 |
-| pixAcc   | red and blue swapped, which merges classes; divided   | by the labelled pixels          |
-|          | by the pixels of 500 images, whatever their number    |                                 |
-| classAcc | mean over 19 classes, an absent one counting 0        | over the classes in the labels  |
-| mIoU     | likewise, and a fraction                              | over classes in either, percent |
+| score    | `released` (Hneg_SRC: get_mAP.py, get_Acc.py)         | `correct`                     |
+|----------|-------------------------------------------------------|-------------------------------|
+| "mAP"    | is mean IoU; label map resized bicubically, so that   | is mIoU, below; label map     |
+|          | blended border colours become other classes           | resized to the nearest pixel  |
+| pixAcc   | red and blue swapped, which merges classes; divided   | divided by the labelled       |
+|          | by the pixels of 500 images, whatever their number    | pixels                        |
+| classAcc | mean over 19 classes, an absent one counting 0        | mean over classes in labels   |
+| mIoU     | likewise, and a fraction                              | over classes in either map    |
 
 Only `released` numbers can be compared with the semantic-relation paper's own row; baseline rows of
 such tables were taken from other papers and may follow other protocols.
@@ -32,7 +32,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from patchkin.errors import ConfigError, ShapeError
+from patchkin.errors import ConfigError, DataError, ShapeError
 from patchkin.images import pillow_to_tensor
 from patchkin.metrics.cityscapes import CLASSES, IGNORED, palette
 from patchkin.networks.drn import DRN
@@ -116,14 +116,12 @@ def swapped_classes(class_ids: Tensor) -> Tensor:
 
 
 def segment(network: DRN, photo: Image.Image) -> Tensor:
-    """Classes of a photograph as the released "mAP" predicts them: at 256 x 128, resized bicubically.
+    """Classes of a photograph as the released "mAP" predicts them: resized bicubically.
 
     Returns:
         int64 [128, 256] on the CPU.
     """
-    resized = photo.convert("RGB").resize(
-        (SCORED_WIDTH, SCORED_HEIGHT), Image.Resampling.BICUBIC
-    )
+    resized = photo.convert("RGB").resize((SCORED_WIDTH, SCORED_HEIGHT), Image.Resampling.BICUBIC)
     parameter = network.seg.weight
     x_BCHW = pillow_to_tensor(resized).unsqueeze(0).to(parameter.device, parameter.dtype)
     with torch.no_grad():
@@ -131,7 +129,7 @@ def segment(network: DRN, photo: Image.Image) -> Tensor:
 
 
 def segment_enlarged(log_probs_NHW: Tensor, height: int, width: int) -> Tensor:
-    """Classes at the size of the label map, as the compression scores predict them (GAN Compression).
+    """Classes at the size of the label map, as GAN Compression's mIoU predicts them.
 
     Each class's log-probabilities are enlarged on their own, bilinearly, by Pillow; the largest
     wins, the first one on ties. Two maps are in memory at a time, not one per class.
@@ -201,8 +199,8 @@ def confusion_matrix(
         predicted_ids.reshape(-1).split(_BLOCK_PIXELS),
         strict=True,
     )
-    for label_M, predicted_M in blocks:
-        label_M, predicted_M = label_M.long(), predicted_M.long()
+    for label_block_M, predicted_block_M in blocks:
+        label_M, predicted_M = label_block_M.long(), predicted_block_M.long()
         counted_M = _is_class(label_M, num_classes) & _is_class(predicted_M, num_classes)
         cells = label_M[counted_M] * num_classes + predicted_M[counted_M]
         counts += torch.bincount(cells, minlength=num_classes * num_classes).cpu()
@@ -333,9 +331,15 @@ class CityscapesScorer:
 
         Raises:
             ConfigError: if no image was added.
+            DataError: if no label map has a class anywhere.
         """
         if self.num_images == 0:
             raise ConfigError("There are no segmentation scores of no images; add one first.")
+        if not self._nearest_NN.any():
+            raise DataError(
+                "No pixel of the label maps has a class: all are black. Are they label maps in "
+                "the colours of Cityscapes?"
+            )
         released = released_accuracy(self._swapped_NN)
         correct = correct_accuracy(self._nearest_NN)
         iou_N = class_iou(self._nearest_NN).tolist()

@@ -12,9 +12,22 @@ from patchkin.networks.patchgan import (
     discriminator,
     judge_together,
 )
-from patchkin.networks.projection import ProjectionHead, draw_places, gather_places, unit_rows
+from patchkin.networks.projection import (
+    PatchMap,
+    ProjectionHead,
+    draw_places,
+    gather_places,
+    patch_maps,
+    unit_rows,
+)
 from patchkin.networks.resampling import BlurDownsample, BlurUpsample, ReflectionPad2d
 from patchkin.networks.resnet import ResNetBlock, ResNetConfig, ResNetGenerator
+from patchkin.networks.similarity import (
+    HeadKind,
+    SimilarityHead,
+    SimilarityHeads,
+    stack_taps,
+)
 from patchkin.networks.two_sided import (
     apply_together,
     check_pair,
@@ -25,6 +38,7 @@ from patchkin.networks.two_sided import (
 __all__ = [
     "BlurDownsample",
     "BlurUpsample",
+    "HeadKind",
     "ImagePool",
     "ImagePoolConfig",
     "InitConfig",
@@ -32,12 +46,15 @@ __all__ = [
     "NormKind",
     "PatchGAN",
     "PatchGANConfig",
+    "PatchMap",
     "PixelDiscriminator",
     "ProjectionHead",
     "ReflectionPad2d",
     "ResNetBlock",
     "ResNetConfig",
     "ResNetGenerator",
+    "SimilarityHead",
+    "SimilarityHeads",
     "apply_together",
     "check_channels",
     "check_pair",
@@ -50,6 +67,8 @@ __all__ = [
     "judge_together",
     "match_channels",
     "norm_layer",
+    "patch_maps",
+    "stack_taps",
     "unit_rows",
     "uses_bias",
 ]

@@ -7,7 +7,9 @@ Shape suffixes: B images, C channels, H and W pixels, K patches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -120,9 +122,73 @@ class ProjectionHead(nn.Module):
                 f"Map {tap} must have {weight.shape[1]} channels for this head; got "
                 f"{feature_BCHW.shape[1]}. Was the head made for other taps?"
             )
-        with without_autocast(feature_BCHW):
-            rows_BKC = gather_places(feature_BCHW, places_K).to(weight.dtype)
-            return unit_rows(mlp(rows_BKC))
+        return _unit_embedding(mlp, gather_places(feature_BCHW, places_K))
+
+    def embedder(self, index: int) -> Callable[[Tensor], Tensor]:
+        """What embeds feature vectors [..., C] of the tap at this place in the list of taps."""
+        return partial(_unit_embedding, self.mlps[index])
 
 
-__all__ = ["ProjectionHead", "draw_places", "gather_places", "unit_rows"]
+def _unit_embedding(mlp: nn.Module, rows: Tensor) -> Tensor:
+    with without_autocast(rows):
+        return unit_rows(mlp(rows.to(mlp.get_parameter("0.weight").dtype)))
+
+
+class PatchMap(NamedTuple):
+    """The map of one tap, and what makes its patches comparable."""
+
+    tap: int
+    """Which layer of the generator."""
+    feature_BCHW: Tensor
+    embed: Callable[[Tensor], Tensor]
+    """Feature vectors [..., C] become unit vectors."""
+    origin: int
+    """Row and column of the image's first pixel, on a padded map; 0 on the others."""
+    field_pixels: int
+    """Side of the square of the image that a patch depends on, norms apart."""
+
+
+class Tapped(Protocol):
+    """A generator whose inner maps can be read."""
+
+    def encode(self, x_BCHW: Tensor, taps: Sequence[int]) -> list[Tensor]:
+        """The maps at `taps`."""
+        ...
+
+    def tap_origin(self, tap: int) -> int:
+        """Row and column of the image's first pixel on the map at `tap`."""
+        ...
+
+    def tap_fields(self, taps: Sequence[int]) -> list[int]:
+        """Sides of the receptive fields at `taps`."""
+        ...
+
+
+def patch_maps(
+    generator: Tapped, head: ProjectionHead, taps: Sequence[int], x_BCHW: Tensor
+) -> list[PatchMap]:
+    """The maps that a method compares, with its head.
+
+    >>> from patchkin.networks import ResNetConfig, ResNetGenerator
+    >>> import torch
+    >>> generator = ResNetGenerator(ResNetConfig(ngf=2, blocks=1))
+    >>> head = ProjectionHead(generator.tap_channels((0, 4)), width=16)
+    >>> padded, later = patch_maps(generator, head, (0, 4), torch.zeros(1, 3, 8, 12))
+    >>> padded.feature_BCHW.shape, padded.origin, later.feature_BCHW.shape, later.field_pixels
+    (torch.Size([1, 3, 14, 18]), 3, torch.Size([1, 4, 8, 12]), 9)
+    """
+    features, fields = generator.encode(x_BCHW, taps), generator.tap_fields(taps)
+    return [
+        PatchMap(tap, feature, head.embedder(index), generator.tap_origin(tap), field)
+        for index, (tap, feature, field) in enumerate(zip(taps, features, fields, strict=True))
+    ]
+
+
+__all__ = [
+    "PatchMap",
+    "ProjectionHead",
+    "draw_places",
+    "gather_places",
+    "patch_maps",
+    "unit_rows",
+]

@@ -195,6 +195,17 @@ class ResNetGenerator(nn.Module):
         layer = self.model[self._checked([tap])[0]]
         return layer.padding if isinstance(layer, ReflectionPad2d) else 0
 
+    def tap_fields(self, taps: Sequence[int]) -> list[int]:
+        """Side of the square of the image that a place of each map depends on, in pixels.
+
+        By the kernels; norms look further, since they take the mean of the whole map.
+
+        >>> ResNetGenerator(ResNetConfig(ngf=2)).tap_fields((0, 4, 8, 12, 16))
+        [1, 9, 15, 35, 99]
+        """
+        fields = list(self._fields())
+        return [fields[tap] for tap in self._checked(taps)]
+
     def _walk(
         self, x_BCHW: Tensor, taps: Sequence[int], *, length: int
     ) -> tuple[Tensor, list[Tensor]]:
@@ -256,6 +267,24 @@ class ResNetGenerator(nn.Module):
                 case nn.Conv2d(kernel_size=(kernel, _), stride=(stride, _), padding=(padding, _)):
                     side = (side + 2 * padding - kernel) // stride + 1
             yield side
+
+    def _fields(self) -> Iterator[int]:
+        """The receptive field behind each layer."""
+        field, step = 1.0, 1.0  # `step`: pixels between neighbouring places
+        for layer in self.model:
+            match layer:
+                case nn.ConvTranspose2d() | BlurUpsample():
+                    field += step  # every output depends on two inputs of either axis
+                    step /= 2
+                case BlurDownsample():
+                    field += 2 * step
+                    step *= 2
+                case ResNetBlock():
+                    field += 4 * step
+                case nn.Conv2d(kernel_size=(kernel, _), stride=(stride, _)):
+                    field += (kernel - 1) * step
+                    step *= stride
+            yield round(field)
 
 
 def _enlarging(width: int, *, bias: bool, antialias: bool) -> list[nn.Module]:

@@ -1,0 +1,312 @@
+"""NEGCUT: Wang, Zhou, Bao, Chen and Li, ICCV 2021 (arXiv 2108.04547).
+
+CUT whose negatives are not the other patches of the image but come from a network N, which sees the
+image's mean embedding and noise and learns to make them hard: N maximises the contrast that G and
+the head F minimise,
+
+    L_N = -(L_NCE(A, G(A)) + L_NCE(B, G(B))) / 2 - lambda_MS diversity,
+    L_G = L_GAN + (L_NCE(A, G(A)) + L_NCE(B, G(B))) / 2.
+
+The embedding that N sees is that of a momentum copy of F, taken at every place of the map.
+
+Differs from what one would expect, as released: with the identity term only its negatives count for
+the diversity (`diversity_of`); the copy starts from weights of its own (`copied_start`); in the
+step of G its gradient also goes through the negatives into G's encoder, 0.4 % of its length
+(`detached_negatives`). The released option for N's learning rate has no effect, `negatives_adam`
+has. The noise is drawn once for the images of a batch, as the places are, so that N processes do
+what one does.
+
+Shape suffixes: B images, C channels, H and W pixels, K patches, P negatives.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from patchkin.data.config import DataConfig
+from patchkin.data.datasets import UnpairedBatch
+from patchkin.errors import ConfigError
+from patchkin.losses import AdversarialMode, fake_loss, generator_loss, real_loss
+from patchkin.losses.negatives import generated_info_nce, negative_diversity
+from patchkin.method import Method, Preset, Progress, Terms, Update
+from patchkin.networks import (
+    InitConfig,
+    PatchGANConfig,
+    ProjectionHead,
+    ResNetConfig,
+    ResNetGenerator,
+    check_channels,
+    discriminator,
+    draw_places,
+    initialize,
+    judge_together,
+    match_channels,
+)
+from patchkin.networks.negative_generator import NegativeGenerator
+from patchkin.randomness import Draws
+from patchkin.schedules import AdamConfig, ScheduleConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NegCutConfig:
+    """Defaults are the released NEGCUT; all that CUT has too is CUT's."""
+
+    generator: ResNetConfig = field(default_factory=ResNetConfig)
+    discriminator: PatchGANConfig = field(default_factory=PatchGANConfig)
+    initialization: InitConfig = field(default_factory=InitConfig)
+    """Of N and the copy of F too: the larger gain that the released code writes down for N comes
+    before its layers exist."""
+    generator_adam: AdamConfig = field(default_factory=AdamConfig)
+    """For the generator and the projection head."""
+    discriminator_adam: AdamConfig = field(default_factory=AdamConfig)
+    negatives_adam: AdamConfig = field(default_factory=AdamConfig)
+    """For the generator of negatives."""
+    adversarial: AdversarialMode = "lsgan"
+    adversarial_weight: float = 1.0
+    """lambda_GAN."""
+    taps: tuple[int, ...] = (0, 4, 8, 12, 16)
+    """Modules of the generator whose output is compared."""
+    head_width: int = 256
+    """Length of an embedded patch."""
+    num_patches: int = 256
+    """P: places drawn per tap, fewer if the map has fewer, and negatives per tap, never fewer."""
+    noise_width: int = 64
+    """Numbers of noise per negative (released: z_dim)."""
+    temperature: float = 0.07
+    """tau of the contrast."""
+    contrast_weight: float = 1.0
+    """lambda_NCE, for both contrast terms and both players."""
+    diversity_weight: float = 1.0
+    """lambda_MS."""
+    diversity_of: Literal["released", "both"] = "released"
+    """Whose negatives are kept diverse: those of the last contrast (the identity's, if there is
+    one), or the mean over both."""
+    head_momentum: float = 0.9
+    """The copy of F keeps this share of itself at each step."""
+    copied_start: bool = False
+    """Start the copy from F. Released: from weights of its own, forgotten after some 40 steps."""
+    detached_negatives: bool = False
+    """Keep the gradient of G and F from going through the negatives into the encoder."""
+    identity: bool = True
+    """Contrast B with G(B) too; each contrast then counts half (released: nce_idt)."""
+    flip_equivariance: bool = False
+    """Flip the generator's input in half of the steps, and its features back (FastNEGCUT)."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ConfigError(f"`temperature` must be positive; got {self.temperature}.")
+        if not self.taps:
+            raise ConfigError("`taps` must name at least one module of the generator.")
+        if self.num_patches < 2:
+            raise ConfigError(
+                f"`num_patches` must be at least 2, to compare negatives; got {self.num_patches}."
+            )
+        if self.noise_width < 1:
+            raise ConfigError(f"`noise_width` must be at least 1; got {self.noise_width}.")
+        if not 0 <= self.head_momentum < 1:
+            raise ConfigError(f"`head_momentum` must be in [0, 1); got {self.head_momentum}.")
+        check_channels(self.generator, self.discriminator)
+
+
+PRESETS: Mapping[str, Preset] = {
+    "negcut": Preset(
+        summary="released NEGCUT: lambda_NCE 1, identity, 200 + 200 epochs",
+        method=NegCutConfig(),
+    ),
+    "fastnegcut": Preset(
+        summary="released FastNEGCUT: lambda_NCE 10, no identity, flips, 150 + 50 epochs",
+        method=NegCutConfig(contrast_weight=10.0, identity=False, flip_equivariance=True),
+        schedule=ScheduleConfig(epochs=200, decay_fraction=0.25),
+    ),
+    "toy": Preset(
+        summary="a small NEGCUT for the built-in toy set, minutes on a CPU",
+        method=NegCutConfig(
+            generator=ResNetConfig(ngf=16, blocks=6, antialias_down=False),
+            discriminator=PatchGANConfig(ndf=16, antialias=False),
+            initialization=InitConfig(gain=1.0),
+            generator_adam=AdamConfig(learning_rate=5e-4),
+            discriminator_adam=AdamConfig(learning_rate=2.5e-4),
+            taps=(0, 4, 8, 12, 14),
+            head_width=64,
+            num_patches=64,
+            copied_start=True,
+        ),
+        schedule=ScheduleConfig(steps=2000),
+        data=DataConfig(size=64, load_size=64),
+    ),
+}
+
+
+class _Seen(NamedTuple):
+    """What the contrasts of a step compare, for A and with the identity term B behind it."""
+
+    keys: list[Tensor]
+    """Features of the inputs per tap."""
+    queries: list[Tensor]
+    """Features of the outputs per tap."""
+    descriptions: list[Tensor]
+    """Mean embedding of each input per tap, [B, C]."""
+
+    def detached(self) -> _Seen:
+        """The same without graph."""
+        return _Seen(*([feature.detach() for feature in part] for part in self))
+
+    def images(self, part: slice) -> _Seen:
+        """Of some images of the batch."""
+        return _Seen(*([feature[part] for feature in features] for features in self))
+
+
+@final
+class NegCut(Method):
+    """Contrastive translation with instance-wise hard negatives that are learned (NEGCUT)."""
+
+    name: ClassVar[str] = "negcut"
+    paper: ClassVar[str] = "Wang, Zhou, Bao, Chen, Li, ICCV 2021 (arXiv 2108.04547)"
+    config_type: ClassVar[type] = NegCutConfig
+    presets: ClassVar[Mapping[str, Preset]] = PRESETS
+
+    config: NegCutConfig
+
+    def __init__(self, config: NegCutConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or NegCutConfig()
+        self.G = ResNetGenerator(config.generator)
+        self.D = discriminator(config.discriminator)
+        self.F = ProjectionHead(self.G.tap_channels(config.taps), config.head_width)
+        self.F_average = copy.deepcopy(self.F)
+        self.N = NegativeGenerator(len(config.taps), config.head_width, config.noise_width)
+        for network in self.children():
+            initialize(network, config.initialization)
+        if config.copied_start:
+            self.F_average.load_state_dict(self.F.state_dict())
+        self.F_average.requires_grad_(False)
+        self.channels = (config.generator.in_channels, config.generator.out_channels)
+        self.multiple_of = self.G.multiple_of
+        self.min_size = self.G.min_size
+        self.min_training_size = max(self.G.min_size, self.D.min_size)
+
+    def adam(self) -> dict[str, AdamConfig]:
+        """One optimizer per network; the head learns at the generator's rate."""
+        config = self.config
+        generator = config.generator_adam
+        return {
+            "G": generator,
+            "F": generator,
+            "D": config.discriminator_adam,
+            "N": config.negatives_adam,
+        }
+
+    def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
+        """Forward once; D; N against the contrast; G and F for it; then the copy of F follows."""
+        outputs_BCHW, seen = self._forward(batch, progress.draws)
+        fake_BCHW = outputs_BCHW[: len(batch)]
+        branches = {"nce": slice(0, len(batch))}
+        if self.config.identity:
+            branches["identity_nce"] = slice(len(batch), None)
+        draws = progress.draws
+        update("D", loss=lambda: self._discriminator_terms(fake_BCHW.detach(), batch.b_BCHW))
+        update("N", loss=lambda: self._negatives_terms(seen.detached(), branches, draws))
+        update("G", "F", loss=lambda: self._generator_terms(fake_BCHW, seen, branches, draws))
+        self._follow_head()
+
+    def translate(self, x_BCHW: Tensor) -> Tensor:
+        """G(x)."""
+        y_BCHW: Tensor = self.G(x_BCHW)
+        return y_BCHW
+
+    def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
+        """Input, output, and with the identity term a target image and its reconstruction."""
+        columns = {"input": batch.a_BCHW, "translated": self.G(batch.a_BCHW)}
+        if self.config.identity:
+            again = self.G(match_channels(batch.b_BCHW, self.channels[0]))
+            columns |= {"target": batch.b_BCHW, "identity": again}
+        return columns
+
+    def _forward(self, batch: UnpairedBatch, draws: Draws) -> tuple[Tensor, _Seen]:
+        """G(A), then with the identity term G(B), and what N, F and G will compare."""
+        taps, parts = self.config.taps, [batch.a_BCHW]
+        if self.config.identity:
+            parts.append(match_channels(batch.b_BCHW, self.channels[0]))
+        real_BCHW = torch.cat(parts)
+        flipped = self.config.flip_equivariance and draws.coin()
+        if flipped:
+            keys = self.G.encode(real_BCHW, taps)
+            outputs_BCHW = self.G(real_BCHW.flip(-1))
+        else:
+            outputs_BCHW, keys = self.G.forward_with_taps(real_BCHW, taps)
+        if self.config.detached_negatives:
+            keys = [feature.detach() for feature in keys]
+        queries = self.G.encode(match_channels(outputs_BCHW, self.channels[0]), taps)
+        if flipped:
+            queries = [feature.flip(-1) for feature in queries]
+        return outputs_BCHW, _Seen(keys, queries, self._described(keys))
+
+    def _described(self, features: list[Tensor]) -> list[Tensor]:
+        """The mean over all places of the embedding by the copy of F."""
+        everywhere = [
+            torch.arange(feature.shape[2] * feature.shape[3], device=feature.device)
+            for feature in features
+        ]
+        return [rows_BKC.mean(dim=1) for rows_BKC in self.F_average(features, everywhere)]
+
+    def _discriminator_terms(self, fake_BCHW: Tensor, real_BCHW: Tensor) -> Terms:
+        fake_logits, real_logits = judge_together(self.D, fake_BCHW, real_BCHW)
+        mode = self.config.adversarial
+        return {
+            "fake": 0.5 * fake_loss(mode, fake_logits),
+            "real": 0.5 * real_loss(mode, real_logits),
+        }
+
+    def _negatives_terms(self, seen: _Seen, branches: Mapping[str, slice], draws: Draws) -> Terms:
+        """The contrast with its sign turned, and the diversity."""
+        terms, diversities = {}, []
+        for name, part in branches.items():
+            contrast, negatives = self._contrast(seen.images(part), draws)
+            terms[name] = -self.config.contrast_weight * contrast / len(branches)
+            diversities.append(_mean(negative_diversity(rows_BPC) for rows_BPC in negatives))
+        counted = diversities if self.config.diversity_of == "both" else diversities[-1:]
+        terms["diversity"] = -self.config.diversity_weight * _mean(counted)
+        return terms
+
+    def _generator_terms(
+        self, fake_BCHW: Tensor, seen: _Seen, branches: Mapping[str, slice], draws: Draws
+    ) -> Terms:
+        config = self.config
+        adversarial = generator_loss(config.adversarial, self.D(fake_BCHW))
+        terms = {"adversarial": config.adversarial_weight * adversarial}
+        for name, part in branches.items():
+            contrast, _ = self._contrast(seen.images(part), draws)
+            terms[name] = config.contrast_weight * contrast / len(branches)
+        return terms
+
+    def _contrast(self, seen: _Seen, draws: Draws) -> tuple[Tensor, list[Tensor]]:
+        """The mean over taps, places and images, and the negatives [B, P, C] per tap."""
+        config = self.config
+        places = draw_places(seen.keys, config.num_patches, draws)
+        noises = [draws.normal(config.num_patches, config.noise_width) for _ in seen.keys]
+        negatives = self.N(seen.descriptions, noises)
+        with torch.no_grad():
+            keys = self.F(seen.keys, places)
+        contrast = _mean(
+            generated_info_nce(*rows, temperature=config.temperature).mean()
+            for rows in zip(self.F(seen.queries, places), keys, negatives, strict=True)
+        )
+        return contrast, negatives
+
+    @torch.no_grad()
+    def _follow_head(self) -> None:
+        torch._foreach_lerp_(
+            list(self.F_average.parameters()),
+            list(self.F.parameters()),
+            1 - self.config.head_momentum,
+        )
+
+
+def _mean(values: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean()
