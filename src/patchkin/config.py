@@ -7,7 +7,7 @@ names the nearest field; a value out of range is refused by the dataclass's own 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import cattrs
 import tyro
@@ -39,7 +39,15 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(int, lambda value, _: _whole(value))
     converter.register_structure_hook(bool, lambda value, _: _truth(value))
     converter.register_structure_hook(str, lambda value, _: _text(value))
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _choice)
     return converter
+
+
+def _choice(value: object, kind: Any) -> object:
+    choices = get_args(kind)
+    if value not in choices:
+        raise ValueError(f"expected one of {', '.join(map(str, choices))}; got {value!r}")
+    return value
 
 
 def _number(value: object) -> float:

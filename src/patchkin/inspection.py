@@ -231,7 +231,7 @@ def _similarity(patch_map: PatchMap, places: list[Point]) -> Tensor:
     queries_PD = patch_map.embed(features_CM[:, positions].mT)
     cosines = [
         queries_PD @ patch_map.embed(chunk_CM.mT).mT
-        for chunk_CM in features_CM.split(_CHUNK_PLACES, dim=1)
+        for chunk_CM in torch.split(features_CM, _CHUNK_PLACES, dim=1)
     ]
     return torch.cat(cosines, dim=1).clamp(-1, 1).view(-1, height, width).cpu()
 
@@ -241,7 +241,7 @@ def _similarity(patch_map: PatchMap, places: list[Point]) -> Tensor:
 _COLOURS = "viridis"  # equal steps of similarity look equally large, also without colour vision
 _PANEL_INCHES = 1.9
 _DOTS_PER_INCH = 110
-_COLUMNS = ("input", "similar to + in the input", "similar to + in the output", "output")
+_COLUMNS = ("input", "similar to +\nin the input", "similar to +\nin the output", "output")
 
 
 def draw(inspection: Inspection, index: int = 0) -> Image.Image:
@@ -259,7 +259,7 @@ def draw(inspection: Inspection, index: int = 0) -> Image.Image:
 
     height, width = inspection.input_CHW.shape[-2:]
     panel = (_PANEL_INCHES * min(1.0, width / height), _PANEL_INCHES * min(1.0, height / width))
-    size = (4 * panel[0] + 1.9, len(inspection.taps) * (panel[1] + 0.24) + 0.75)
+    size = (4 * panel[0] + 1.9, len(inspection.taps) * (panel[1] + 0.24) + 0.9)
     figure = Figure(figsize=(max(size[0], 6.5), size[1]), layout="constrained")
     FigureCanvasAgg(figure)
     y, x = inspection.points[index]
@@ -301,7 +301,8 @@ def _draw_row(
     for axes in row:
         _draw_point(axes, inspection.points[index])
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
-    places = f"{before_HW.shape[0]} x {before_HW.shape[1]}{', padded' if tap.origin else ''}"
+    padding = "\n(padded)" if tap.origin else ""
+    places = f"{before_HW.shape[0]} x {before_HW.shape[1]}{padding}"
     row[0].set_ylabel(
         f"tap {tap.tap}\nsees {tap.field_pixels} px\nmap {places}",
         fontsize=8,

@@ -4,7 +4,11 @@ from patchkin.method import Method
 from patchkin.methods.cut import Cut
 from patchkin.methods.cyclegan import CycleGan
 from patchkin.methods.dclgan import DclGan
+from patchkin.methods.distancegan import DistanceGan
 from patchkin.methods.gcgan import GcGan
+from patchkin.methods.lsesim import LSeSim
+from patchkin.methods.negcut import NegCut
+from patchkin.methods.pix2pix import Pix2Pix
 from patchkin.methods.semantic_relation import SemanticRelation
 from patchkin.methods.simdcl import SimDcl
 
@@ -13,9 +17,25 @@ METHODS: dict[str, type[Method]] = {
     CycleGan.name: CycleGan,
     DclGan.name: DclGan,
     GcGan.name: GcGan,
+    NegCut.name: NegCut,
+    Pix2Pix.name: Pix2Pix,
+    LSeSim.name: LSeSim,
+    DistanceGan.name: DistanceGan,
     SemanticRelation.name: SemanticRelation,
     SimDcl.name: SimDcl,
 }
 """Name on the command line -> class. A new method is one file and one row here."""
 
-__all__ = ["METHODS", "Cut", "CycleGan", "DclGan", "GcGan", "SemanticRelation", "SimDcl"]
+__all__ = [
+    "METHODS",
+    "Cut",
+    "CycleGan",
+    "DclGan",
+    "DistanceGan",
+    "GcGan",
+    "LSeSim",
+    "NegCut",
+    "Pix2Pix",
+    "SemanticRelation",
+    "SimDcl",
+]

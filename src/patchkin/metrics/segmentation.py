@@ -125,7 +125,8 @@ def segment(network: DRN, photo: Image.Image) -> Tensor:
     parameter = network.seg.weight
     x_BCHW = pillow_to_tensor(resized).unsqueeze(0).to(parameter.device, parameter.dtype)
     with torch.no_grad():
-        return network(x_BCHW)[0].argmax(dim=0).cpu()
+        log_probs_NHW: Tensor = network(x_BCHW)[0]
+    return log_probs_NHW.argmax(dim=0).cpu()
 
 
 def segment_enlarged(log_probs_NHW: Tensor, height: int, width: int) -> Tensor:
@@ -195,8 +196,8 @@ def confusion_matrix(
         )
     counts = torch.zeros(num_classes * num_classes, dtype=torch.int64)
     blocks = zip(
-        label_ids.reshape(-1).split(_BLOCK_PIXELS),
-        predicted_ids.reshape(-1).split(_BLOCK_PIXELS),
+        torch.split(label_ids.reshape(-1), _BLOCK_PIXELS),
+        torch.split(predicted_ids.reshape(-1), _BLOCK_PIXELS),
         strict=True,
     )
     for label_block_M, predicted_block_M in blocks:

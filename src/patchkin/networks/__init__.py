@@ -34,6 +34,7 @@ from patchkin.networks.two_sided import (
     discriminator_pair,
     generator_pair,
 )
+from patchkin.networks.unet import UNet, UNetConfig
 
 __all__ = [
     "BlurDownsample",
@@ -55,6 +56,8 @@ __all__ = [
     "ResNetGenerator",
     "SimilarityHead",
     "SimilarityHeads",
+    "UNet",
+    "UNetConfig",
     "apply_together",
     "check_channels",
     "check_pair",

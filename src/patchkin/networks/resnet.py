@@ -198,7 +198,8 @@ class ResNetGenerator(nn.Module):
     def tap_fields(self, taps: Sequence[int]) -> list[int]:
         """Side of the square of the image that a place of each map depends on, in pixels.
 
-        By the kernels; norms look further, since they take the mean of the whole map.
+        By the kernels; norms look further, since they take the mean of the whole map. Behind the
+        enlarging layers places differ, and this is their mean.
 
         >>> ResNetGenerator(ResNetConfig(ngf=2)).tap_fields((0, 4, 8, 12, 16))
         [1, 9, 15, 35, 99]

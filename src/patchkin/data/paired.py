@@ -1,0 +1,386 @@
+"""Pairs: files that show a source image and its translation side by side (pix2pix).
+
+    train/*  [val/*]  [test/*]     A is the left half of a file, B the right half
+
+The toy set has true pairs too, `toy`: every plain-coated scene once more with a striped coat.
+
+Shape suffixes: B images, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from patchkin.data.config import DataConfig
+from patchkin.data.datasets import Place, finished, transformable
+from patchkin.data.layouts import TOY, PairedImages, detect_layout, image_files
+from patchkin.data.loading import StepBatches, TrainingLoader, _start_worker
+from patchkin.data.toy import MAX_SIZE, MIN_SIZE, TOY_VERSION, Scene
+from patchkin.data.transforms import SeededViewDraws, resized, size_of, view
+from patchkin.data.verify import Broken, verify_images, without_broken
+from patchkin.errors import ConfigError, DataError, StorageError
+from patchkin.images import Pixels, read_image, write_pillow
+from patchkin.randomness import derive_seed
+
+_TOY_COUNTS = {"train": 300, "val": 24, "test": 24}
+
+
+@dataclass(frozen=True, slots=True)
+class PairedBatch:
+    """Images of both domains in [-1, 1]; row i of `b` is the translation of row i of `a`."""
+
+    a_BCHW: Tensor
+    """Source domain, float32."""
+    b_BCHW: Tensor
+    """Target domain, float32, as large as the source."""
+    names: tuple[str, ...] = ()
+    """Stems of the files."""
+
+    def __len__(self) -> int:
+        return self.a_BCHW.shape[0]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PairedBatch:
+        """The batch on a device."""
+        return PairedBatch(
+            self.a_BCHW.to(device, non_blocking=non_blocking),
+            self.b_BCHW.to(device, non_blocking=non_blocking),
+            self.names,
+        )
+
+    def pin_memory(self) -> PairedBatch:
+        """The batch in page-locked memory; called by the `DataLoader`."""
+        return PairedBatch(self.a_BCHW.pin_memory(), self.b_BCHW.pin_memory(), self.names)
+
+
+class PairedItem(NamedTuple):
+    """One row of a batch."""
+
+    a_CHW: Tensor
+    b_CHW: Tensor
+    name: str
+
+
+class PairedDataset(Dataset[PairedItem]):
+    """Training views of side-by-side pairs: one crop and one flip for both halves.
+
+    Args:
+        files: one per pair.
+        config: how views are made. `direction` BtoA makes the right half the source.
+        seed: of the run.
+        channels: of a and of b; grey files are repeated, colour files become luma.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        config: DataConfig,
+        *,
+        seed: int,
+        channels: tuple[int, int] = (3, 3),
+    ) -> None:
+        self.files = tuple(files)
+        self.config = config
+        self.seed = seed
+        self.channels = channels
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: Place) -> PairedItem:
+        path = self.files[place.item % len(self)]
+        config = self.config
+        seed = derive_seed(self.seed, "view", "pair", place.epoch, place.item)
+        halves = read_pair(path, config, self.channels)
+        try:
+            a_CHW, b_CHW = (
+                finished(
+                    view(
+                        half,
+                        SeededViewDraws(seed),  # of its own, so that both make the same choices
+                        preprocess=config.preprocess,
+                        load_size=config.resolved_load_size if place.jitter else config.size,
+                        crop_size=config.size,
+                        flip=config.flip,
+                    )
+                )
+                for half in halves
+            )
+        except DataError as error:
+            raise DataError(f"`{path}`: {error}") from error
+        return PairedItem(a_CHW, b_CHW, path.stem)
+
+
+def read_pair(
+    path: Path, config: DataConfig, channels: tuple[int, int] = (3, 3)
+) -> tuple[Pixels, Pixels]:
+    """Source and target of a file, equally large; the middle column of an odd width is left out.
+
+    Raises:
+        DataError: if the file cannot be used.
+    """
+    wanted = channels if config.direction == "AtoB" else channels[::-1]
+    halves = []
+    for side, number in zip(("left", "right"), wanted, strict=True):
+        pixels = transformable(read_image(path, number), config.value_range).pixels
+        width, height = size_of(pixels)
+        if width < 2:
+            raise DataError(f"`{path}` is {width} pixel wide and cannot hold a pair side by side.")
+        start = 0 if side == "left" else width - width // 2
+        if isinstance(pixels, Image.Image):
+            halves.append(pixels.crop((start, 0, start + width // 2, height)))
+        else:
+            halves.append(pixels[:, :, start : start + width // 2])
+    left, right = halves
+    return (left, right) if config.direction == "AtoB" else (right, left)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pairs:
+    """Files of pairs, in order; a split may be empty."""
+
+    train: tuple[Path, ...]
+    val: tuple[Path, ...] = ()
+    test: tuple[Path, ...] = ()
+
+
+def find_pairs(config: DataConfig) -> Pairs:
+    """The files of all splits.
+
+    A missing test split is the validation split. `max_images` cuts the training files.
+
+    Raises:
+        DataError: if a folder is missing or empty, or the layout is another one.
+    """
+    if config.source is not None:
+        raise DataError(
+            "This method needs pairs; `source` and `target` are two folders without any. Give "
+            "`root`, a folder with side-by-side pairs in train/."
+        )
+    root = cached_paired_toy(config.size) if config.root == TOY else Path(config.root)
+    layout = detect_layout(root)
+    if not isinstance(layout, PairedImages):
+        raise DataError(
+            f"`{root}` holds no pairs; this method needs files in train/ that show A (left half) "
+            "and B (right half) side by side."
+        )
+    splits = {
+        split: image_files(root / split) if (root / split).is_dir() else ()
+        for split in ("train", "val", "test")
+    }
+    return Pairs(
+        train=splits["train"][: config.max_images],
+        val=splits["val"],
+        test=splits["test"] or splits["val"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PairedData:
+    """What a run trains on, and what is held out."""
+
+    dataset: PairedDataset
+    pairs: Pairs
+    """All files; broken ones are left out of the training split."""
+    broken: tuple[Broken, ...]
+    """Training files that cannot be used; keep the list beside the run, and pass it on resume."""
+
+
+def open_paired_data(
+    config: DataConfig,
+    *,
+    seed: int,
+    channels: tuple[int, int] = (3, 3),
+    known_broken: Sequence[Broken] | None = None,
+    threads: int | None = None,
+) -> PairedData:
+    """Find the files, decode each once, leave out the broken ones.
+
+    Args:
+        config: where the files are, and how views are made.
+        seed: of the run.
+        channels: of the source and the target domain.
+        known_broken: of the run that is resumed; nothing is decoded then.
+        threads: for decoding.
+
+    Raises:
+        DataError: if folders are missing or empty, or more than 1 % of the files are broken.
+    """
+    pairs = find_pairs(config)
+    broken = list(known_broken or ())
+    if known_broken is None:
+        for wanted in dict.fromkeys(channels):
+            broken += verify_images(
+                pairs.train, channels=wanted, value_range=config.value_range, threads=threads
+            )
+    usable = replace(pairs, train=without_broken(pairs.train, broken))
+    dataset = PairedDataset(usable.train, config, seed=seed, channels=channels)
+    return PairedData(dataset, usable, tuple(broken))
+
+
+class _Guarded(Dataset[Any]):
+    """Hands errors about data over to the training process as values, which raises them."""
+
+    def __init__(self, dataset: PairedDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, place: Place) -> PairedItem | DataError:
+        try:
+            return self.dataset[place]
+        except DataError as error:
+            return error
+
+
+def collate_pairs(items: Sequence[PairedItem | DataError]) -> PairedBatch | DataError:
+    """Items to a batch; an error, of an item or because sizes differ, takes its place."""
+    good = []
+    for item in items:
+        if isinstance(item, DataError):
+            return item
+        good.append(item)
+    names = tuple(item.name for item in good)
+    if len({item.a_CHW.shape[1:] for item in good}) > 1:
+        return DataError(
+            f"The images {', '.join(names)} of one batch have different sizes; use `batch_size` 1, "
+            "or a `preprocess` that crops."
+        )
+    return PairedBatch(
+        torch.stack([item.a_CHW for item in good]),
+        torch.stack([item.b_CHW for item in good]),
+        names,
+    )
+
+
+def paired_loader(
+    dataset: PairedDataset,
+    *,
+    batch_size: int,
+    total_steps: int,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+    jitter_steps: int | None = None,
+) -> DataLoader[Any]:
+    """One pass over the `PairedBatch`es of steps `start_step` to `total_steps - 1`.
+
+    Args:
+        dataset: its seed decides the order.
+        batch_size: as `training_loader`.
+        total_steps: as `training_loader`.
+        start_step: as `training_loader`.
+        rank: as `training_loader`.
+        world_size: as `training_loader`.
+        workers: as `training_loader`.
+        pin_memory: as `training_loader`.
+        jitter_steps: as `training_loader`.
+    """
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"`rank` must be from 0 to {world_size - 1}; got {rank}.")
+    config = dataset.config
+    batches = StepBatches(
+        len(dataset),
+        batch_size=batch_size,
+        total_steps=total_steps,
+        seed=dataset.seed,
+        start_step=start_step,
+        rank=rank,
+        world_size=world_size,
+        shuffle=config.pairing == "random",
+        jitter_steps=None if config.jitter_in_decay else jitter_steps,
+    )
+    return TrainingLoader(
+        _Guarded(dataset),
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate_pairs,
+        worker_init_fn=_start_worker if workers else None,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator().manual_seed(dataset.seed),  # leaves the global one untouched
+    )
+
+
+def evaluation_pairs(
+    paths: Sequence[Path], config: DataConfig, channels: tuple[int, int] = (3, 3)
+) -> PairedBatch:
+    """Whole pairs at `config.size`, in order, without crop or flip: the published test view.
+
+    Raises:
+        DataError: if a file cannot be used.
+    """
+    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for path in paths:
+        for images, half in zip(sides, read_pair(path, config, channels), strict=True):
+            images.append(finished(resized(half, config.size, config.size)))
+    return PairedBatch(
+        torch.stack(sides[0]), torch.stack(sides[1]), tuple(path.stem for path in paths)
+    )
+
+
+def cached_paired_toy(size: int = 64) -> Path:
+    """The toy set as pairs for this training size, rendered on first use beside the toy set.
+
+    Held-out pairs are those of the toy set; training pairs show its plain-coated scenes with the
+    striped coat that the unpaired methods never see.
+
+    Raises:
+        StorageError: if the cache cannot be written.
+    """
+    size = min(max(size, MIN_SIZE), MAX_SIZE)
+    cache = Path(os.environ.get("PATCHKIN_CACHE") or Path.home() / ".cache" / "patchkin")
+    root = cache / f"toy-paired-{size}-{TOY_VERSION}"
+    if root.is_dir():
+        return root
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(dir=cache, prefix=f".{root.name}-"))
+    except OSError as error:
+        raise StorageError(
+            f"Cannot write `{cache}`: {error.strerror}. Set PATCHKIN_CACHE to another folder."
+        ) from error
+    try:
+        write_paired_toy(unfinished, size=size)
+        unfinished.chmod(0o755)
+        unfinished.rename(root)
+    except OSError as error:
+        if not root.is_dir():  # else another process was faster, with the same pictures
+            raise StorageError(f"Cannot write `{root}`: {error}.") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return root
+
+
+def write_paired_toy(
+    root: Path, *, size: int = 64, counts: dict[str, int] | None = None, seed: int = 0
+) -> None:
+    """Render side-by-side pairs, plain-coated and striped, into train, val and test.
+
+    Args:
+        root: folder; existing files of the same names are replaced.
+        size: side of a half in pixels, 64 to 256.
+        counts: pairs per split; those of the toy set by default.
+        seed: of the toy set.
+
+    Raises:
+        ConfigError: if the size is out of range.
+        StorageError: if a file cannot be written.
+    """
+    for split, number in (counts or _TOY_COUNTS).items():
+        for index in range(number):
+            scene = Scene(size, derive_seed(seed, "toy", f"{split}A", index))
+            pair = Image.new("RGB", (2 * size, size))
+            pair.paste(scene.plain(), (0, 0))
+            pair.paste(scene.striped(), (size, 0))
+            write_pillow(root / split / f"{index:04d}.png", pair)

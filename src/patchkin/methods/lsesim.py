@@ -1,0 +1,325 @@
+"""FSeSim and LSeSim: Zheng, Cham and Cai, CVPR 2021 (arXiv 2104.00854).
+
+One-sided; content is kept by a spatially-correlative loss: at sampled places, the similarities of a
+feature with the features around it must be alike in input and output, whatever they look like,
+
+    L_G = L_GAN + lambda_spatial L_s(A, G(A)).
+
+FSeSim takes VGG16's features as they are. LSeSim passes them through a small selector, which learns
+by contrast: the maps of A at a place against those of G(A) and of a recoloured A at the same place,
+with other places and the maps of B as negatives.
+
+Differs from the released code: windows are right on maps that are not square; VGG16 is frozen, not
+trained with a learning rate of 0; the perceptual and style losses (weight 0 as released) are left
+out. This is the loss of the code since May 2021; the first version's (no factor 1/10 in tanh, top
+half by the input's map, sum over layers), which part of the released weights were made with, is
+left out too. Colours are changed alike for all images of a batch, so that N processes do what one
+does.
+
+Shape suffixes: B images, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from patchkin.data.config import DataConfig
+from patchkin.data.datasets import UnpairedBatch
+from patchkin.errors import ConfigError, ShapeError
+from patchkin.losses import (
+    AdversarialMode,
+    fake_loss,
+    generator_loss,
+    pixel_distance,
+    real_loss,
+)
+from patchkin.losses.spatial_correlation import (
+    MapComparison,
+    self_similarity,
+    structure_contrast,
+    structure_distance,
+)
+from patchkin.method import Method, Preset, Progress, Terms, Update
+from patchkin.networks import (
+    ImagePool,
+    ImagePoolConfig,
+    InitConfig,
+    PatchGANConfig,
+    ResNetConfig,
+    ResNetGenerator,
+    check_channels,
+    discriminator,
+    draw_places,
+    initialize,
+    judge_together,
+    match_channels,
+)
+from patchkin.networks.vgg import VGG16_WIDTH, FeatureSelector, VGGFeatures
+from patchkin.randomness import Draws
+from patchkin.schedules import AdamConfig, ScheduleConfig
+
+_RATE = AdamConfig(learning_rate=1e-4)
+"""Released: half of CUT's, for all networks."""
+_STRENGTHS = {"brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.3}
+"""Of the change of colours (released)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LSeSimConfig:
+    """Defaults are the published command for single-modal translation: FSeSim."""
+
+    generator: ResNetConfig = field(default_factory=ResNetConfig)
+    discriminator: PatchGANConfig = field(default_factory=PatchGANConfig)
+    initialization: InitConfig = field(default_factory=InitConfig)
+    """Of G and D; the selector starts from N(0, 0.02), as released."""
+    generator_adam: AdamConfig = _RATE
+    discriminator_adam: AdamConfig = _RATE
+    selector_adam: AdamConfig = _RATE
+    pool: ImagePoolConfig = field(default_factory=ImagePoolConfig)
+    """Of the discriminator."""
+    adversarial: AdversarialMode = "lsgan"
+    adversarial_weight: float = 1.0
+    """lambda_GAN."""
+    structure_weight: float = 10.0
+    """lambda_spatial."""
+    identity_structure_weight: float = 0.0
+    """lambda_spatial_idt, of the same loss between B and G(B)."""
+    identity_weight: float = 0.0
+    """lambda_identity, of |G(B) - B|."""
+    features: Literal["vgg16", "random"] = "vgg16"
+    """Of which network. `random` has VGG16's layers with seeded weights that learned nothing; it is
+    ours, for tests and for where no weights can be had."""
+    vgg_weights: str | None = None
+    """File with torchvision's VGG16; needed to train, not to translate."""
+    feature_width: int = VGG16_WIDTH
+    """Channels of the first stage; other than 64 only with `random`."""
+    layers: tuple[int, ...] = (4, 7, 9)
+    """Rectifiers of VGG16 whose maps are compared: relu3_1, relu4_1, relu4_3."""
+    num_patches: int = 256
+    """Places drawn per layer, shared by the images of a batch; fewer if the map has fewer. 0 takes
+    all."""
+    window: int = 64
+    """Side of the window around a place in pixels of the map. 64 spans all maps at 256 pixels; 32,
+    the author's choice for LSeSim, spans those of relu4."""
+    comparison: MapComparison = "cosine"
+    """Of two maps (released: loss_mode)."""
+    unit_features: bool = False
+    """Scale features to unit length (released: use_norm)."""
+    learned: bool = False
+    """Train a selector (LSeSim)."""
+    augment: bool = True
+    """Show the selector recoloured images too; the setting that was meant, says the author. No
+    effect unless `learned`."""
+    temperature: float = 0.07
+    """tau of the selector's contrast."""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ConfigError(f"`temperature` must be positive; got {self.temperature}.")
+        if self.num_patches < 0:
+            raise ConfigError(f"`num_patches` must not be negative; got {self.num_patches}.")
+        if self.window < 1:
+            raise ConfigError(f"`window` must be at least 1; got {self.window}.")
+        for name in ("in_channels", "out_channels"):
+            if getattr(self.generator, name) not in (1, 3):
+                raise ConfigError(
+                    f"VGG16 sees grey or colour images: `{name}` must be 1 or 3; "
+                    f"got {getattr(self.generator, name)}."
+                )
+        check_channels(self.generator, self.discriminator)
+
+
+PRESETS: Mapping[str, Preset] = {
+    "fsesim": Preset(
+        summary="published, fixed features: lambda 10, windows of 64, 200 + 200 epochs",
+        method=LSeSimConfig(),
+    ),
+    "lsesim": Preset(
+        summary="learned selector, recoloured images, windows of 32 (the author's settings)",
+        method=LSeSimConfig(learned=True, window=32),
+    ),
+    "toy": Preset(
+        summary="a small FSeSim on random features for the built-in toy set, minutes on a CPU",
+        method=LSeSimConfig(
+            generator=ResNetConfig(ngf=16, blocks=6, antialias_down=False),
+            discriminator=PatchGANConfig(ndf=16, antialias=False),
+            initialization=InitConfig(gain=1.0),
+            generator_adam=AdamConfig(learning_rate=5e-4),
+            discriminator_adam=AdamConfig(learning_rate=2.5e-4),
+            pool=ImagePoolConfig(side=64),
+            features="random",
+            feature_width=16,
+            num_patches=64,
+        ),
+        schedule=ScheduleConfig(steps=2000),
+        data=DataConfig(size=64, load_size=64),
+    ),
+}
+
+
+@final
+class LSeSim(Method):
+    """Spatially-correlative losses on fixed (FSeSim) or learned (LSeSim) features."""
+
+    name: ClassVar[str] = "lsesim"
+    paper: ClassVar[str] = "Zheng, Cham, Cai, CVPR 2021 (arXiv 2104.00854)"
+    config_type: ClassVar[type] = LSeSimConfig
+    presets: ClassVar[Mapping[str, Preset]] = PRESETS
+
+    config: LSeSimConfig
+
+    def __init__(self, config: LSeSimConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or LSeSimConfig()
+        self.G = ResNetGenerator(config.generator)
+        self.D = discriminator(config.discriminator)
+        for network in (self.G, self.D):
+            initialize(network, config.initialization)
+        self.vgg = VGGFeatures(
+            config.layers,
+            weights=config.vgg_weights,
+            random=config.features == "random",
+            width=config.feature_width,
+        )
+        if config.learned:
+            self.F = FeatureSelector(self.vgg.channels)
+            initialize(self.F, InitConfig(kind="normal"))
+        self.channels = (config.generator.in_channels, config.generator.out_channels)
+        self.pool = ImagePool(self.channels[1], config.pool)
+        self.multiple_of = self.G.multiple_of
+        self.min_size = self.G.min_size
+        self.min_training_size = max(self.G.min_size, self.D.min_size, self.vgg.min_size)
+
+    def adam(self) -> dict[str, AdamConfig]:
+        """One optimizer per network."""
+        config = self.config
+        adam = {"G": config.generator_adam, "D": config.discriminator_adam}
+        return adam | ({"F": config.selector_adam} if config.learned else {})
+
+    def prepare(self, batches: Iterable[UnpairedBatch], draws: Draws) -> None:
+        """Read VGG16's weights, so that a missing file is noticed at once."""
+        self.vgg.make_ready()
+
+    def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
+        """Forward; with a selector its step; then D, then G."""
+        fake_BCHW = self.G(batch.a_BCHW)
+        with torch.no_grad():
+            source = self.vgg(batch.a_BCHW)
+        target = self.vgg(fake_BCHW)
+        if self.config.learned:
+            update("F", loss=lambda: self._selector_terms(batch, source, target, progress.draws))
+        shown_BCHW = self.pool(fake_BCHW, progress.draws, update.gather)
+        update("D", loss=lambda: self._discriminator_terms(shown_BCHW, batch.b_BCHW))
+
+        def generator_terms() -> Terms:
+            adversarial = generator_loss(self.config.adversarial, self.D(fake_BCHW))
+            structure = self._structure(source, target, progress.draws)
+            return {
+                "adversarial": self.config.adversarial_weight * adversarial,
+                "structure": self.config.structure_weight * structure,
+                **self._identity_terms(batch.b_BCHW, progress.draws),
+            }
+
+        update("G", loss=generator_terms)
+
+    def translate(self, x_BCHW: Tensor) -> Tensor:
+        """G(x)."""
+        y_BCHW: Tensor = self.G(x_BCHW)
+        return y_BCHW
+
+    def _discriminator_terms(self, shown_BCHW: Tensor, real_BCHW: Tensor) -> Terms:
+        fake_logits, real_logits = judge_together(self.D, shown_BCHW, real_BCHW)
+        mode = self.config.adversarial
+        return {
+            "fake": 0.5 * fake_loss(mode, fake_logits),
+            "real": 0.5 * real_loss(mode, real_logits),
+        }
+
+    def _identity_terms(self, real_BCHW: Tensor, draws: Draws) -> Terms:
+        config, terms = self.config, {}
+        if not config.identity_structure_weight and not config.identity_weight:
+            return {}
+        again_BCHW = self.G(match_channels(real_BCHW, self.channels[0]))
+        if config.identity_structure_weight:
+            structure = self._structure(self.vgg(real_BCHW), self.vgg(again_BCHW), draws)
+            terms["identity_structure"] = config.identity_structure_weight * structure
+        if config.identity_weight:
+            terms["identity"] = config.identity_weight * pixel_distance(again_BCHW, real_BCHW)
+        return terms
+
+    def _selector_terms(
+        self,
+        batch: UnpairedBatch,
+        source: Sequence[Tensor],
+        target: Sequence[Tensor],
+        draws: Draws,
+    ) -> Terms:
+        """A belongs to G(A) and to a recoloured A; B, turned by 180 degrees, to neither."""
+        target = [feature.detach() for feature in target]
+        a_BCHW, b_BCHW = (match_channels(x, 3) for x in (batch.a_BCHW, batch.b_BCHW))
+        if a_BCHW.shape != b_BCHW.shape:
+            raise ShapeError(
+                "The selector compares places of images of both domains, so they must have one "
+                f"size; got {tuple(a_BCHW.shape[2:])} and {tuple(b_BCHW.shape[2:])}. Use a "
+                "`preprocess` that crops, or set `learned` to false."
+            )
+        others = [b_BCHW]
+        with torch.no_grad():
+            if self.config.augment:
+                recoloured = self.vgg(_recoloured(a_BCHW, draws))
+                source = [feature.repeat(2, 1, 1, 1) for feature in source]
+                target = [torch.cat(pair) for pair in zip(target, recoloured, strict=True)]
+                others.append(_recoloured(b_BCHW, draws))
+            other = self.vgg(torch.cat(others).flip(2, 3))
+        maps = self._similarities([source, target, other], draws)
+        losses = [structure_contrast(*rows, temperature=self.config.temperature) for rows in maps]
+        return {"contrast": torch.stack(losses).mean()}
+
+    def _structure(
+        self, source: Sequence[Tensor], target: Sequence[Tensor], draws: Draws
+    ) -> Tensor:
+        """The distance of the similarity maps, the mean over layers."""
+        config = self.config
+        losses = [
+            structure_distance(*rows, comparison=config.comparison, unit=config.unit_features)
+            for rows in self._similarities([source, target], draws)
+        ]
+        return torch.stack(losses).mean()
+
+    def _similarities(
+        self, images: Sequence[Sequence[Tensor]], draws: Draws
+    ) -> list[tuple[Tensor, ...]]:
+        """Similarity maps at the same places of several images, per layer."""
+        config = self.config
+        if config.learned:
+            images = [self.F(features) for features in images]
+        places: list[Tensor | None] = [None] * len(config.layers)
+        if config.num_patches:
+            places = [*draw_places(images[0], config.num_patches, draws)]
+        return [
+            tuple(
+                self_similarity(feature, places_K, window=config.window, unit=config.unit_features)
+                for feature in layer
+            )
+            for places_K, *layer in zip(places, *images, strict=True)
+        ]
+
+
+def _recoloured(x_BCHW: Tensor, draws: Draws) -> Tensor:
+    """Other brightness, contrast, saturation and hue, in random order, alike for all images."""
+    from torchvision.transforms.v2 import functional as colours  # type: ignore[import-untyped]
+
+    y_BCHW = x_BCHW * 0.5 + 0.5
+    changes = {name: getattr(colours, f"adjust_{name}") for name in _STRENGTHS}
+    names = list(_STRENGTHS)
+    factors = 2 * draws.uniform(len(names)) - 1
+    for place in draws.places(len(names), len(names)).tolist():
+        name = names[place]
+        shift = _STRENGTHS[name] * float(factors[place])
+        y_BCHW = changes[name](y_BCHW, shift if name == "hue" else 1 + shift)
+    return y_BCHW * 2 - 1

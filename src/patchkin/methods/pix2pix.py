@@ -1,0 +1,175 @@
+"""pix2pix: Isola, Zhu, Zhou and Efros, CVPR 2017 (arXiv 1611.07004).
+
+The paired baseline: every source image comes with its translation. The discriminator judges pairs,
+patch by patch, and the generator must also come close to the given translation,
+
+    L_G = L_GAN(D(a, G(a))) + lambda_L1 |G(a) - b|.
+
+Differs from the paper: its runs have a constant learning rate (preset `paper`), the released code
+lets it fall over the second half. Both leave dropout on when translating; here that is an option.
+Batch norm mixes the images of a batch, as released; with batches of one, as published, it is an
+instance norm with learned scale, and `norm="instance"` is per image for any batch.
+
+Shape suffixes: B images, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from patchkin.data.config import DataConfig
+from patchkin.data.paired import PairedBatch
+from patchkin.errors import ConfigError
+from patchkin.losses import (
+    AdversarialMode,
+    fake_loss,
+    generator_loss,
+    pixel_distance,
+    real_loss,
+)
+from patchkin.method import Method, Preset, Progress, Terms, Update
+from patchkin.networks import (
+    InitConfig,
+    PatchGANConfig,
+    UNet,
+    UNetConfig,
+    discriminator,
+    initialize,
+    judge_together,
+)
+from patchkin.schedules import AdamConfig, ScheduleConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pix2PixConfig:
+    """Defaults are the released pix2pix."""
+
+    generator: UNetConfig = field(default_factory=UNetConfig)
+    discriminator: PatchGANConfig = field(
+        default_factory=lambda: PatchGANConfig(in_channels=6, norm="batch", antialias=False)
+    )
+    """Judges source and translation, one on top of the other."""
+    initialization: InitConfig = field(default_factory=lambda: InitConfig(kind="normal"))
+    generator_adam: AdamConfig = field(default_factory=AdamConfig)
+    discriminator_adam: AdamConfig = field(default_factory=AdamConfig)
+    adversarial: AdversarialMode = "vanilla"
+    content_weight: float = 100.0
+    """lambda_L1."""
+
+    def __post_init__(self) -> None:
+        if self.content_weight < 0:
+            raise ConfigError(f"`content_weight` must not be negative; got {self.content_weight}.")
+        wanted = self.generator.in_channels + self.generator.out_channels
+        if self.discriminator.in_channels != wanted:
+            raise ConfigError(
+                "The discriminator sees source and translation together, so its `in_channels` must "
+                f"be {wanted}; got {self.discriminator.in_channels}."
+            )
+
+
+PRESETS: Mapping[str, Preset] = {
+    "released": Preset(
+        summary="released pix2pix: U-Net for 256 pixels, lambda_L1 100, 100 + 100 epochs",
+        method=Pix2PixConfig(),
+        schedule=ScheduleConfig(epochs=200),
+        data=DataConfig(jitter_in_decay=True),
+    ),
+    "facades": Preset(
+        summary="the same, from labels (right half) to photographs (left half)",
+        method=Pix2PixConfig(),
+        schedule=ScheduleConfig(epochs=200),
+        data=DataConfig(direction="BtoA", jitter_in_decay=True),
+    ),
+    "paper": Preset(
+        summary="as printed: constant learning rate, dropout when translating too",
+        method=Pix2PixConfig(generator=UNetConfig(dropout_at_test=True)),
+        schedule=ScheduleConfig(epochs=200, decay_fraction=0.0),
+        data=DataConfig(jitter_in_decay=True),
+    ),
+    "toy": Preset(
+        summary="a small pix2pix for the built-in toy set with its true pairs, minutes on a CPU",
+        method=Pix2PixConfig(
+            generator=UNetConfig(ngf=16, levels=6),
+            discriminator=PatchGANConfig(in_channels=6, ndf=16, norm="batch", antialias=False),
+            generator_adam=AdamConfig(learning_rate=5e-4),
+            discriminator_adam=AdamConfig(learning_rate=2.5e-4),
+        ),
+        schedule=ScheduleConfig(steps=2000),
+        data=DataConfig(size=64, load_size=64),
+    ),
+}
+
+
+@final
+class Pix2Pix(Method):
+    """Image-to-image translation with conditional adversarial networks."""
+
+    name: ClassVar[str] = "pix2pix"
+    paper: ClassVar[str] = "Isola, Zhu, Zhou, Efros, CVPR 2017 (arXiv 1611.07004)"
+    config_type: ClassVar[type] = Pix2PixConfig
+    presets: ClassVar[Mapping[str, Preset]] = PRESETS
+    batch_type: ClassVar[type] = PairedBatch
+
+    config: Pix2PixConfig
+
+    def __init__(self, config: Pix2PixConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or Pix2PixConfig()
+        self.G = UNet(config.generator)
+        self.D = discriminator(config.discriminator)
+        for network in (self.G, self.D):
+            initialize(network, config.initialization)
+        self.channels = (config.generator.in_channels, config.generator.out_channels)
+        self.multiple_of = self.G.multiple_of
+        self.min_size = self.G.min_size
+        self.min_training_size = max(self.G.min_size, self.D.min_size)
+
+    def adam(self) -> dict[str, AdamConfig]:
+        """One optimizer per network."""
+        return {"G": self.config.generator_adam, "D": self.config.discriminator_adam}
+
+    def train_step(self, batch: PairedBatch, update: Update, progress: Progress) -> None:
+        """Forward once; D on the detached output; then G."""
+        fake_BCHW = self.G(batch.a_BCHW)
+        update("D", loss=lambda: self._discriminator_terms(batch, fake_BCHW.detach()))
+        update("G", loss=lambda: self._generator_terms(batch, fake_BCHW))
+
+    def translate(self, x_BCHW: Tensor) -> Tensor:
+        """G(x)."""
+        y_BCHW: Tensor = self.G(x_BCHW)
+        return y_BCHW
+
+    def previews(self, batch: PairedBatch) -> dict[str, Tensor]:
+        """Input, output, and what it should be."""
+        return {
+            "input": batch.a_BCHW,
+            "translated": self.G(batch.a_BCHW),
+            "truth": batch.b_BCHW,
+        }
+
+    def _discriminator_terms(self, batch: PairedBatch, fake_BCHW: Tensor) -> Terms:
+        fake_logits, real_logits = judge_together(
+            self.D, _pair(batch.a_BCHW, fake_BCHW), _pair(batch.a_BCHW, batch.b_BCHW)
+        )
+        mode = self.config.adversarial
+        return {
+            "fake": 0.5 * fake_loss(mode, fake_logits),
+            "real": 0.5 * real_loss(mode, real_logits),
+        }
+
+    def _generator_terms(self, batch: PairedBatch, fake_BCHW: Tensor) -> Terms:
+        logits = self.D(_pair(batch.a_BCHW, fake_BCHW))
+        content = pixel_distance(fake_BCHW, batch.b_BCHW)
+        return {
+            "adversarial": generator_loss(self.config.adversarial, logits),
+            "content": self.config.content_weight * content,
+        }
+
+
+def _pair(source_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
+    return torch.cat([source_BCHW, target_BCHW], dim=1)

@@ -1,0 +1,347 @@
+"""Features of a set of images under a protocol, kept on disk for real sets, and their comparison.
+
+A cached file is found by a hash of the images, the protocol and the weights of the extractor. The
+images count by content: sizes and dates would miss an edited file of equal size after a restore,
+and would recompute everything when a set is copied. Hashing reads each file once, which is little
+beside decoding it and running a network.
+
+All features are kept, not only moments: the kernel distance and class rates need them, and 1,500
+images of 2048 features are 12 MB.
+
+Shape suffixes: N images, D features, K classes, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from patchkin.config import from_plain, to_plain
+from patchkin.data.download import file_sha256
+from patchkin.errors import ConfigError, DataError, PatchkinError, StorageError
+from patchkin.images import read_image
+from patchkin.metrics.checks import check_count, check_finite
+from patchkin.metrics.extractors import Extractor, Features
+from patchkin.metrics.frechet import frechet_distance
+from patchkin.metrics.kernel import kernel_distance, kernel_distance_subsets
+from patchkin.metrics.protocols import Protocol
+from patchkin.metrics.weights import cache_folder
+
+Progress: TypeAlias = Callable[[int], None]
+"""Called with the number of images done so far."""
+
+_METADATA = "patchkin-statistics"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
+class Statistics:
+    """Features of a set of images, and how they were made."""
+
+    protocol: Protocol
+    """With the hash of the extractor's weights."""
+    names: tuple[str, ...]
+    features_ND: Tensor
+    """float32."""
+    logits_NK: Tensor | None = None
+    """Of ImageNet's classes, where the extractor is a classifier."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistributionScores:
+    """Distances between outputs and real images, with all they depend on."""
+
+    frechet: float
+    """Squared Frechet distance; FID with an Inception protocol. Lower is better."""
+    kernel: float
+    """Squared MMD; KID with an Inception protocol, not multiplied by 100 or 1000."""
+    kernel_deviation: float | None
+    """Over the random subsets; None if all images were used at once."""
+    num_real: int
+    num_outputs: int
+    protocol: Protocol
+
+
+def compare(real: Statistics, outputs: Statistics) -> DistributionScores:
+    """Distances between two sets under the protocol that both were made with.
+
+    Raises:
+        ConfigError: the sets were made with different protocols or weights.
+        DataError: fewer than 2 images.
+    """
+    _check_protocol(real.protocol, outputs.protocol, "the statistics of the real images")
+    protocol = real.protocol
+    a_ND, b_ND = real.features_ND, outputs.features_ND
+    deviation: float | None = None
+    frechet = frechet_distance(a_ND, b_ND)
+    if protocol.kernel_subsets:
+        kernel, deviation = kernel_distance_subsets(
+            a_ND,
+            b_ND,
+            subsets=protocol.kernel_subsets,
+            subset_size=min(protocol.kernel_subset_size, len(a_ND), len(b_ND)),
+            seed=protocol.seed,
+        )
+    else:
+        kernel = kernel_distance(a_ND, b_ND)
+    return DistributionScores(
+        frechet=frechet,
+        kernel=kernel,
+        kernel_deviation=deviation,
+        num_real=len(real),
+        num_outputs=len(outputs),
+        protocol=protocol,
+    )
+
+
+# Computing
+
+
+def file_statistics(
+    paths: Sequence[Path],
+    protocol: Protocol,
+    extractor: Extractor,
+    *,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> Statistics:
+    """Features of image files.
+
+    Raises:
+        DataError: fewer than 2 images, a file that cannot be decoded, or sizes that differ under a
+            protocol that does not resize.
+        ConfigError: the protocol names another extractor.
+    """
+    check_count(len(paths), f"Protocol `{protocol.name}`")
+    prepared = ((str(path), protocol.prepare(read_image(path, 3))) for path in paths)
+    return _statistics(prepared, protocol, extractor, batch_size, progress)
+
+
+def output_statistics(
+    outputs: Iterable[tuple[str, Tensor]],
+    protocol: Protocol,
+    extractor: Extractor,
+    *,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> Statistics:
+    """Features of images in memory, as if they had been saved and read again.
+
+    Args:
+        outputs: names and images [C, H, W] in [-1, 1] with 1 or 3 channels.
+        protocol: how they become features.
+        extractor: the one that the protocol names.
+        batch_size: of the extractor.
+        progress: for a progress bar.
+
+    Raises:
+        DataError: fewer than 2 images, values that are not finite, or sizes that differ under a
+            protocol that does not resize.
+        ConfigError: the protocol names another extractor.
+    """
+    return _statistics(_prepared(outputs, protocol), protocol, extractor, batch_size, progress)
+
+
+def _prepared(
+    outputs: Iterable[tuple[str, Tensor]], protocol: Protocol
+) -> Iterator[tuple[str, Tensor]]:
+    for name, image_CHW in outputs:
+        try:
+            yield name, protocol.prepare_output(image_CHW)
+        except DataError as error:
+            raise DataError(f"`{name}`: {error}") from error
+
+
+def _statistics(
+    prepared: Iterable[tuple[str, Tensor]],
+    protocol: Protocol,
+    extractor: Extractor,
+    batch_size: int,
+    progress: Progress | None,
+) -> Statistics:
+    protocol = protocol.with_extractor(extractor)
+    names: list[str] = []
+    parts: list[Features] = []
+    waiting: list[Tensor] = []
+    first: tuple[str, Tensor] | None = None
+
+    def finish() -> None:
+        features = extractor(torch.stack(waiting))
+        check_finite(features.pooled_BD, "feature vectors", names[-len(waiting) :])
+        parts.append(features)
+        waiting.clear()
+        if progress is not None:
+            progress(len(names))
+
+    for name, levels_CHW in prepared:
+        first = first or (name, levels_CHW)
+        if levels_CHW.shape != first[1].shape:
+            raise DataError(
+                f"`{first[0]}` is {_size(first[1])} and `{name}` {_size(levels_CHW)}, and protocol "
+                f"`{protocol.name}` does not resize; choose one that does, or resize the files."
+            )
+        names.append(name)
+        waiting.append(levels_CHW)
+        if len(waiting) == batch_size:
+            finish()
+    if waiting:
+        finish()
+    check_count(len(names), f"Protocol `{protocol.name}`")
+    logits = [part.logits_BK for part in parts if part.logits_BK is not None]
+    return Statistics(
+        protocol=protocol,
+        names=tuple(names),
+        features_ND=torch.cat([part.pooled_BD for part in parts]).float().cpu(),
+        logits_NK=torch.cat(logits).float().cpu() if logits else None,
+    )
+
+
+def _size(levels_CHW: Tensor) -> str:
+    return f"{levels_CHW.shape[2]} x {levels_CHW.shape[1]}"
+
+
+# The cache
+
+
+def cached_statistics(
+    paths: Sequence[Path],
+    protocol: Protocol,
+    extractor: Extractor,
+    *,
+    folder: Path | None = None,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> Statistics:
+    """`file_statistics`, from the cache where they are known.
+
+    Args:
+        paths: the real images.
+        protocol: how they become features.
+        extractor: the one that the protocol names.
+        folder: of the cache; by default `statistics` in `$PATCHKIN_CACHE`.
+        batch_size: of the extractor.
+        progress: for a progress bar.
+
+    Raises:
+        DataError: as `file_statistics`; or a damaged cached file.
+        ConfigError: the protocol names another extractor, or a cached file was made with another.
+        StorageError: the cache cannot be written.
+    """
+    check_count(len(paths), f"Protocol `{protocol.name}`")
+    protocol = protocol.with_extractor(extractor)
+    key = statistics_key(paths, protocol)
+    target = (folder or cache_folder() / "statistics") / f"{protocol.name}-{key[:32]}.safetensors"
+    if target.is_file():
+        return read_statistics(target, protocol)
+    statistics = file_statistics(
+        paths, protocol, extractor, batch_size=batch_size, progress=progress
+    )
+    write_statistics(target, statistics)
+    return statistics
+
+
+def statistics_key(paths: Sequence[Path], protocol: Protocol) -> str:
+    """Hash of the images (names below their common folder, and contents), protocol and extractor.
+
+    Raises:
+        DataError: if a file cannot be read.
+    """
+    common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    digest = hashlib.sha256(json.dumps(to_plain(protocol), sort_keys=True).encode())
+    for path in paths:
+        try:
+            content = file_sha256(path)
+        except OSError as error:
+            raise DataError(f"Cannot read `{path}`: {error.strerror or error}.") from error
+        name = path.absolute().relative_to(common).as_posix()
+        digest.update(f"\0{name}\0{content}".encode())
+    return digest.hexdigest()
+
+
+def write_statistics(path: Path, statistics: Statistics) -> None:
+    """Write a safetensors file with protocol and names in its header; whole or not at all.
+
+    Raises:
+        StorageError: if it cannot be written.
+    """
+    header = {"protocol": to_plain(statistics.protocol), "names": statistics.names}
+    tensors = {"features": statistics.features_ND.contiguous()}
+    if statistics.logits_NK is not None:
+        tensors["logits"] = statistics.logits_NK.contiguous()
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part, {_METADATA: json.dumps(header)})
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StorageError(
+            f"Cannot write `{path}`: {reason}. Set PATCHKIN_CACHE to another folder."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_statistics(path: Path, protocol: Protocol | None = None) -> Statistics:
+    """The inverse of `write_statistics`.
+
+    Args:
+        path: the file.
+        protocol: the one in use, with the hash of its extractor; None accepts any.
+
+    Raises:
+        DataError: the file is missing, damaged, or holds no statistics.
+        ConfigError: it was made with another extractor, other weights or another protocol.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: dict[str, Any] = json.loads((file.metadata() or {})[_METADATA])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            statistics = Statistics(
+                protocol=from_plain(Protocol, header["protocol"], where=f"`{path}`"),
+                names=tuple(header["names"]),
+                features_ND=tensors["features"],
+                logits_NK=tensors.get("logits"),
+            )
+    except PatchkinError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"`{path}` cannot be read as statistics of images ({reason}); remove it."
+        ) from error
+    if protocol is not None:
+        _check_protocol(statistics.protocol, protocol, f"`{path}`")
+    return statistics
+
+
+def _check_protocol(found: Protocol, wanted: Protocol, where: str) -> None:
+    for field, about in (
+        ("extractor", "the extractor"),
+        ("extractor_sha256", "an extractor whose weights have sha256"),
+    ):
+        a, b = getattr(found, field), getattr(wanted, field)
+        if a != b:
+            raise ConfigError(
+                f"{where} came from {about} `{a[:16]}`, this score uses `{b[:16]}`: the features "
+                "are not comparable. Use the same weights, or compute the statistics again."
+            )
+    plain_a, plain_b = to_plain(found), to_plain(wanted)
+    for field in plain_a:
+        if plain_a[field] != plain_b[field]:
+            raise ConfigError(
+                f"{where} followed another protocol: `{field}` is {plain_a[field]!r}, this score "
+                f"uses {plain_b[field]!r}. Compute the statistics again."
+            )

@@ -1,0 +1,130 @@
+"""Published network weights: fetched once and checked by hash, read without executing anything."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import urllib.parse
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from patchkin.data.download import ProgressBar, download, file_sha256
+from patchkin.errors import CheckpointError, DownloadError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PublishedWeights:
+    """A file that its authors publish."""
+
+    urls: tuple[str, ...]
+    """Mirrors of one content, tried in order; the last part of the first names the file."""
+    sha256: str
+    """In full, or its beginning: torch.hub and torchvision record 8 digits, in the file name."""
+
+    @property
+    def file_name(self) -> str:
+        """In the cache."""
+        return Path(urllib.parse.urlsplit(self.urls[0]).path).name
+
+
+_TORCHVISION = "https://download.pytorch.org/models"
+
+INCEPTION_2015 = PublishedWeights(
+    urls=(
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+        "weights-inception-2015-12-05-6726825d.pth",
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+        "pt_inception-2015-12-05-6726825d.pth",
+    ),
+    sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+)
+"""TensorFlow's Inception of 2015-12-05, with which FID was defined. torch-fidelity and pytorch-fid
+publish the same file."""
+INCEPTION_TORCHVISION = PublishedWeights(
+    urls=(f"{_TORCHVISION}/inception_v3_google-0cc3c7bd.pth",), sha256="0cc3c7bd"
+)
+SQUEEZENET = PublishedWeights(
+    urls=(f"{_TORCHVISION}/squeezenet1_1-b8a52dc0.pth",), sha256="b8a52dc0"
+)
+ALEXNET = PublishedWeights(urls=(f"{_TORCHVISION}/alexnet-owt-7be5be79.pth",), sha256="7be5be79")
+VGG16 = PublishedWeights(urls=(f"{_TORCHVISION}/vgg16-397923af.pth",), sha256="397923af")
+
+
+def cache_folder() -> Path:
+    """`$PATCHKIN_CACHE`, or `~/.cache/patchkin`."""
+    return Path(os.environ.get("PATCHKIN_CACHE") or Path.home() / ".cache" / "patchkin")
+
+
+def fetch(published: PublishedWeights, *, progress: ProgressBar | None = None) -> Path:
+    """The file in the cache folder, downloaded on first use.
+
+    Raises:
+        DownloadError: if it cannot be fetched or has another hash. One line that says what to do.
+    """
+    target = cache_folder() / "weights" / published.file_name
+    is_whole = len(published.sha256) == 64
+    try:
+        found = download(
+            published.urls,
+            target,
+            sha256=published.sha256 if is_whole else None,
+            progress=progress,
+        )
+    except DownloadError as error:
+        reason = str(error).removesuffix(".").removesuffix(", or use --mirror URL")
+        raise DownloadError(f"{reason}, or give a copy with --weights FILE.") from error
+    if not found.startswith(published.sha256):
+        target.unlink()
+        raise DownloadError(
+            f"`{published.file_name}` has sha256 {found}, expected {published.sha256}...; it was "
+            "removed. Try again, or give a copy with --weights FILE."
+        )
+    return target
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file, on the CPU, and the sha256 of the file.
+
+    Only tensors are read, from safetensors or by `weights_only`: nothing in the file is executed.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, or holds anything but named tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"The weights `{path}` do not exist.")
+    try:
+        if path.suffix == ".safetensors":
+            tensors = load_file(path)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile),
+        *(OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError),
+    ) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(". ")
+        raise CheckpointError(
+            f"`{path}` cannot be read as weights ({reason}); expected a safetensors file or a "
+            "state dict of tensors."
+        ) from error
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise CheckpointError(f"`{path}` holds more than named tensors; expected a state dict.")
+    return dict(tensors), file_sha256(path)
+
+
+@contextlib.contextmanager
+def loading(path: Path, network: str) -> Iterator[None]:
+    """Turns what `load_state_dict` says about tensors that do not fit into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        detail = (lines[1] if len(lines) > 1 else lines[0]).rstrip(". ")
+        raise CheckpointError(f"`{path}` does not fit {network}: {detail[:200]}.") from error

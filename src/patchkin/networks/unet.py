@@ -1,0 +1,179 @@
+"""The U-Net generator of pix2pix (Isola et al. 2017, Sec. 6.1.1).
+
+Every level halves the map, hands it to the level inside it, doubles what comes back, and passes its
+own input on beside it. Layer names are those of the released network, so its weights load by name:
+
+    model.model.0              convolution of the outermost level
+    model.model.1              the level inside, `.model.` of its own
+    model.model.1.model.{1,5}  convolution and transposed convolution of the second level, ...
+
+Shape suffixes: B images, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from patchkin.config import flag
+from patchkin.errors import ConfigError, ShapeError
+from patchkin.networks.normalization import (
+    NormKind,
+    contiguous_gradient,
+    norm_layer,
+    uses_bias,
+)
+
+_KERNEL = 4
+_SLOPE = 0.2
+_WIDEST = 8
+_FIRST_DROPOUT_LEVEL = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UNetConfig:
+    """Defaults are pix2pix's generator for 256 pixels: 54,413,955 parameters."""
+
+    in_channels: int = 3
+    """Channels of the source domain."""
+    out_channels: int = 3
+    """Channels of the target domain."""
+    ngf: Annotated[int, flag("--ngf")] = 64
+    """Channels at half resolution; each level doubles them, up to eight times."""
+    levels: int = 8
+    """Halvings: 8 for 256 pixels, 7 for 128 (released: unet_256, unet_128). Sides must be multiples
+    of 2^levels."""
+    norm: NormKind = "batch"
+    """Batch norm, with batches of one image: statistics of the image itself."""
+    dropout: bool = True
+    """Drop half of the values of the inner levels, pix2pix's only source of randomness."""
+    dropout_at_test: bool = False
+    """Go on dropping when translating, as paper and released test script do (they see little
+    randomness from it). Off, the same image gives the same translation."""
+    statistics_at_test: Literal["image", "running"] = "image"
+    """With batch norm: normalise by the image's own statistics when translating, as the published
+    results, or by those collected in training."""
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "out_channels", "ngf"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        if self.levels < 2:
+            raise ConfigError(f"`levels` must be at least 2; got {self.levels}.")
+
+
+class UNet(nn.Module):
+    """A generator with a connection across at every resolution.
+
+    >>> generator = UNet(UNetConfig(ngf=2, levels=3))
+    >>> generator(torch.zeros(1, 3, 16, 24)).shape, generator.multiple_of
+    (torch.Size([1, 3, 16, 24]), 8)
+    """
+
+    multiple_of: int
+    """Sides must be multiples of this."""
+    min_size: int
+    """Shortest side."""
+
+    def __init__(self, config: UNetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or UNetConfig()
+        self.multiple_of = self.min_size = 2**config.levels
+        self.model = _Level(config, level=0)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Translate `x_BCHW`.
+
+        Raises:
+            ShapeError: if the channels are not `in_channels` or a side is no multiple of
+                `multiple_of`.
+        """
+        if not torch.compiler.is_compiling():
+            self._check(x_BCHW)
+        y_BCHW: Tensor = self.model(x_BCHW)
+        return y_BCHW
+
+    def _check(self, x_BCHW: Tensor) -> None:
+        if x_BCHW.ndim != 4 or x_BCHW.shape[1] != self.config.in_channels:
+            raise ShapeError(
+                f"`x_BCHW` must be [B, {self.config.in_channels}, H, W] for this generator; "
+                f"got {tuple(x_BCHW.shape)}."
+            )
+        height, width = x_BCHW.shape[2:]
+        if height % self.multiple_of or width % self.multiple_of:
+            raise ShapeError(
+                f"A U-Net of {self.config.levels} levels takes sides that are multiples of "
+                f"{self.multiple_of}; got {height} x {width}. Use a `size` that is, or fewer "
+                "`levels`."
+            )
+
+
+class _Level(nn.Module):
+    """Halve, go inside, double; all but the outermost pass their input on beside the result."""
+
+    def __init__(self, config: UNetConfig, level: int) -> None:
+        super().__init__()
+        self.outermost = level == 0
+        innermost = level == config.levels - 1
+        width_in = min(2 ** (level - 1), _WIDEST) * config.ngf if level else config.in_channels
+        width_out = config.out_channels if self.outermost else width_in
+        width = min(2**level, _WIDEST) * config.ngf
+        bias = uses_bias(config.norm)
+        halve = nn.Conv2d(width_in, width, _KERNEL, stride=2, padding=1, bias=bias)
+        double = nn.ConvTranspose2d(
+            width if innermost else 2 * width,
+            width_out,
+            _KERNEL,
+            stride=2,
+            padding=1,
+            bias=bias or self.outermost,
+        )
+        inside = [] if innermost else [_Level(config, level + 1)]
+        layers: list[nn.Module]
+        if self.outermost:
+            layers = [halve, *inside, nn.ReLU(), double, nn.Tanh()]
+        else:
+            layers = [nn.LeakyReLU(_SLOPE), halve]
+            layers += [] if innermost else [_norm(config, width)]
+            layers += [*inside, nn.ReLU(), double, _norm(config, width_out)]
+            if config.dropout and level >= _FIRST_DROPOUT_LEVEL and not innermost:
+                layers.append(_Dropout(at_test=config.dropout_at_test))
+        self.model = nn.Sequential(*layers)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """The released network rectifies x in place, which the ReLU after it makes no matter."""
+        y_BCHW: Tensor = self.model(x_BCHW)
+        return y_BCHW if self.outermost else torch.cat([x_BCHW, y_BCHW], dim=1)
+
+
+class _ImageStatisticsBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that in evaluation takes each image for a batch of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            return super().forward(input)
+        y_BCHW = nnf.instance_norm(input, weight=self.weight, bias=self.bias, eps=self.eps)
+        if y_BCHW.requires_grad and torch.is_grad_enabled():
+            y_BCHW = contiguous_gradient(y_BCHW)  # see InstanceNorm2d
+        return y_BCHW
+
+
+class _Dropout(nn.Module):
+    """Drops half of the values while training, and afterwards too if `at_test`."""
+
+    def __init__(self, *, at_test: bool) -> None:
+        super().__init__()
+        self.at_test = at_test
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return nnf.dropout(x_BCHW, 0.5, training=self.training or self.at_test)
+
+
+def _norm(config: UNetConfig, channels: int) -> nn.Module:
+    if config.norm == "batch" and config.statistics_at_test == "image":
+        return _ImageStatisticsBatchNorm2d(channels)
+    return norm_layer(config.norm, channels)
