@@ -70,8 +70,10 @@ def released_losses(terms: dict[str, float]) -> dict[str, float]:
 
 def released_images(method: CycleGan, batch: UnpairedBatch) -> dict[str, torch.Tensor]:
     with torch.no_grad():
-        fake_b, fake_a = method.translate(batch.a_BCHW), method.translate(batch.b_BCHW,
-                                                                          direction="BtoA")
+        fake_b, fake_a = (
+            method.translate(batch.a_BCHW),
+            method.translate(batch.b_BCHW, direction="BtoA"),
+        )
         return {
             "fake_B": fake_b,
             "rec_A": method.G_B(fake_b),

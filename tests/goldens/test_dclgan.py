@@ -218,7 +218,9 @@ def test_similarity_heads(path, case):
         sums.append(summary_distance(*summaries, reduction="sum"))
     assert float(sum(means).detach()) == pytest.approx(golden.number(f"{case}_sim_mean"), abs=1e-10)
     if f"{case}_sim_sum" in golden:
-        assert float(sum(sums).detach()) == pytest.approx(golden.number(f"{case}_sim_sum"), abs=1e-10)
+        assert float(sum(sums).detach()) == pytest.approx(
+            golden.number(f"{case}_sim_sum"), abs=1e-10
+        )
     if case == "small":
         for name, gradient in zip(
             stacks, torch.autograd.grad(sum(means), list(stacks.values())), strict=True

@@ -22,6 +22,7 @@ from patchkin.methods.negcut import NegCutConfig
 from patchkin.methods.pix2pix import Pix2PixConfig
 from patchkin.methods.semantic_relation import SemanticRelationConfig
 from patchkin.methods.simdcl import SimDclConfig
+from patchkin.methods.travelgan import TravelGanConfig
 from patchkin.networks import (
     ImagePoolConfig,
     InitConfig,
@@ -116,6 +117,11 @@ VARIANTS: dict[str, tuple[str, object]] = {
     "distancegan-unstandardized": (
         "distancegan",
         replace(DISTANCEGAN, distance="self", standardized=False),
+    ),
+    "travelgan": ("travelgan", TravelGanConfig(width=2, vector_width=5)),
+    "travelgan-gray-to-colour": (
+        "travelgan",
+        TravelGanConfig(width=2, vector_width=5, in_channels=1),
     ),
     "fsesim": ("lsesim", LSESIM),
     "fsesim-identity": (

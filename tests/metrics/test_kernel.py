@@ -66,7 +66,6 @@ def test_torch_fidelity_agrees_on_all_images():
     assert kernel_distance(a, b) == pytest.approx(mmd2(*kernels), rel=1e-10)
 
 
-
 def test_leaves_the_global_generator_alone():
     a, b = torch.randn(4, 2), torch.randn(4, 2)
     before = torch.get_rng_state()

@@ -171,7 +171,9 @@ def test_offline_is_one_line(monkeypatch):
         raise OSError("no network in tests")
 
     monkeypatch.setattr("urllib.request.urlopen", refused)
-    with pytest.raises(DownloadError, match=r"(?s)^Cannot download `alexnet-owt-7be5be79\.pth`") as e:
+    with pytest.raises(
+        DownloadError, match=r"(?s)^Cannot download `alexnet-owt-7be5be79\.pth`"
+    ) as e:
         PerceptualDistance("alex")
     assert str(e.value).endswith("or give a copy with --weights FILE.")
     assert "--mirror" not in str(e.value)

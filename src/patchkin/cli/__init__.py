@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 VERBS = {
     "train": "learn to translate from two folders of images",
     "translate": "translate files, folders or globs with a trained model",
+    "evaluate": "score a model, or a folder of translations, by a named protocol",
+    "compare": "one table and one page over runs",
+    "inspect": "what a patch relates to, in the input and in the output",
     "data": "download a public set, check a folder, write the toy set",
     "methods": "list the methods and their presets",
     "doctor": "what this machine can do",

@@ -11,6 +11,7 @@ from patchkin.methods.negcut import NegCut
 from patchkin.methods.pix2pix import Pix2Pix
 from patchkin.methods.semantic_relation import SemanticRelation
 from patchkin.methods.simdcl import SimDcl
+from patchkin.methods.travelgan import TravelGan
 
 METHODS: dict[str, type[Method]] = {
     Cut.name: Cut,
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     Pix2Pix.name: Pix2Pix,
     LSeSim.name: LSeSim,
     DistanceGan.name: DistanceGan,
+    TravelGan.name: TravelGan,
     SemanticRelation.name: SemanticRelation,
     SimDcl.name: SimDcl,
 }
@@ -38,4 +40,5 @@ __all__ = [
     "Pix2Pix",
     "SemanticRelation",
     "SimDcl",
+    "TravelGan",
 ]

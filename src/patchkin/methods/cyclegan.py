@@ -176,9 +176,7 @@ class CycleGan(Method):
             loss=lambda: self._discriminator_terms(batch, shown_b_BCHW, shown_a_BCHW),
         )
 
-    def translate(
-        self, x_BCHW: Tensor, *, direction: Literal["AtoB", "BtoA"] = "AtoB"
-    ) -> Tensor:
+    def translate(self, x_BCHW: Tensor, *, direction: Literal["AtoB", "BtoA"] = "AtoB") -> Tensor:
         """G_A(x), or G_B(x) for images of domain B."""
         y_BCHW: Tensor = (self.G_A if direction == "AtoB" else self.G_B)(x_BCHW)
         return y_BCHW
@@ -212,9 +210,7 @@ class CycleGan(Method):
             "adversarial_B": generator_loss(mode, self.D_B(fake_a_BCHW)),
         }
 
-    def _cycle_terms(
-        self, batch: UnpairedBatch, fake_b_BCHW: Tensor, fake_a_BCHW: Tensor
-    ) -> Terms:
+    def _cycle_terms(self, batch: UnpairedBatch, fake_b_BCHW: Tensor, fake_a_BCHW: Tensor) -> Terms:
         cycle_a = pixel_distance(self.G_B(fake_b_BCHW), batch.a_BCHW)
         cycle_b = pixel_distance(self.G_A(fake_a_BCHW), batch.b_BCHW)
         return {

@@ -238,9 +238,7 @@ class DclGan(Method):
         )
         update("G_A", "G_B", "F_A", "F_B", loss=generator_terms)
 
-    def translate(
-        self, x_BCHW: Tensor, *, direction: Literal["AtoB", "BtoA"] = "AtoB"
-    ) -> Tensor:
+    def translate(self, x_BCHW: Tensor, *, direction: Literal["AtoB", "BtoA"] = "AtoB") -> Tensor:
         """G_A(x), or G_B(x) for images of domain B."""
         y_BCHW: Tensor = (self.G_A if direction == "AtoB" else self.G_B)(x_BCHW)
         return y_BCHW

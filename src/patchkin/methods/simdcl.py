@@ -255,9 +255,7 @@ class SimDcl(Method):
         )
         update(*learning, loss=generator_terms)
 
-    def translate(
-        self, x_BCHW: Tensor, *, direction: Literal["AtoB", "BtoA"] = "AtoB"
-    ) -> Tensor:
+    def translate(self, x_BCHW: Tensor, *, direction: Literal["AtoB", "BtoA"] = "AtoB") -> Tensor:
         """G_A(x), or G_B(x) for images of domain B."""
         y_BCHW: Tensor = (self.G_A if direction == "AtoB" else self.G_B)(x_BCHW)
         return y_BCHW

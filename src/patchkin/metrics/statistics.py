@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -244,7 +244,9 @@ def cached_statistics(
     key = statistics_key(paths, protocol)
     target = (folder or cache_folder() / "statistics") / f"{protocol.name}-{key[:32]}.safetensors"
     if target.is_file():
-        return read_statistics(target, protocol)
+        known = read_statistics(target, protocol)
+        return replace(known, names=tuple(map(str, paths)))  # the set may have been copied
+    _make_folder(target.parent)  # before minutes of work, not after
     statistics = file_statistics(
         paths, protocol, extractor, batch_size=batch_size, progress=progress
     )
@@ -281,17 +283,27 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
     if statistics.logits_NK is not None:
         tensors["logits"] = statistics.logits_NK.contiguous()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, part, {_METADATA: json.dumps(header)})
         part.replace(path)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise StorageError(
-            f"Cannot write `{path}`: {reason}. Set PATCHKIN_CACHE to another folder."
-        ) from error
+        raise _storage_error(path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        if part.exists():
+            part.unlink()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _storage_error(folder, error) from error
+
+
+def _storage_error(path: Path, error: Exception) -> StorageError:
+    reason = getattr(error, "strerror", None) or error
+    return StorageError(f"Cannot write `{path}`: {reason}. Set PATCHKIN_CACHE to another folder.")
 
 
 def read_statistics(path: Path, protocol: Protocol | None = None) -> Statistics:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pickle
 import urllib.parse
+import warnings
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,7 +105,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         if path.suffix == ".safetensors":
             tensors = load_file(path)
         else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # torch warns of newer pickle protocols it still reads
+                warnings.simplefilter("ignore", UserWarning)
+                tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (
         *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile),
         *(OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError),

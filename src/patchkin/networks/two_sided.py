@@ -39,9 +39,7 @@ def discriminator_pair(
     return discriminator(config), discriminator(back)
 
 
-def check_pair(
-    generator: ResNetConfig, discriminator: PatchGANConfig, *, identity: bool
-) -> None:
+def check_pair(generator: ResNetConfig, discriminator: PatchGANConfig, *, identity: bool) -> None:
     """Refuse networks of a two-sided method whose channels do not fit each other.
 
     Raises:

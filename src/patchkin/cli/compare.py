@@ -1,0 +1,86 @@
+"""`patchkin compare RUN...`."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from patchkin.cli.parsing import parse
+from patchkin.comparison import COLUMNS, Group, group_by_settings, read_run, to_plain_groups
+from patchkin.errors import ConfigError, StorageError
+from patchkin.method import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Options of `compare`."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders. Those that differ in nothing but the seed are averaged."""
+    output: Path = Path("comparison.html")
+    """The page to write."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(arguments: Sequence[str], _: Mapping[str, type[Method]]) -> int:
+    """Compare as the arguments say."""
+    options = parse(
+        CompareOptions,
+        arguments,
+        prog="patchkin compare",
+        about="One table and one page over runs: last, best on validation, best on test.",
+    )
+    if not options.runs:
+        raise ConfigError("Nothing to compare: give run folders.")
+    groups = group_by_settings([read_run(folder) for folder in options.runs])
+    _write_page(groups, options)
+    if options.json:
+        print(json.dumps({"groups": to_plain_groups(groups), "page": str(options.output)}))
+        return 0
+    for group in groups:
+        table = Table("score", *COLUMNS, title=group.title, title_justify="left", box=None)
+        for name, cells in group.table():
+            table.add_row(name, *cells)
+        Console().print(table)
+    print(f"page: {options.output}", file=sys.stderr)
+    return 0
+
+
+def _write_page(groups: Sequence[Group], options: CompareOptions) -> None:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("patchkin"), autoescape=True, trim_blocks=True
+    )
+    page = environment.get_template("compare.html").render(
+        columns=COLUMNS,
+        groups=[
+            {"title": group.title, "rows": group.table(), "previews": _previews(group)}
+            for group in groups
+        ],
+        command=f"patchkin compare {' '.join(map(str, options.runs))}",
+    )
+    try:
+        options.output.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"Cannot write `{options.output}`: {error.strerror}.") from error
+
+
+def _previews(group: Group) -> list[tuple[str, str]]:
+    """The last preview of each run."""
+    found = []
+    for member in group.runs:
+        files = sorted((member.folder / "previews").glob("step_*.png"))
+        if files:
+            image = base64.b64encode(files[-1].read_bytes()).decode()
+            found.append((f"{member.folder}, {files[-1].stem.replace('_', ' ')}", image))
+    return found

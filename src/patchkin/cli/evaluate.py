@@ -1,0 +1,138 @@
+"""`patchkin evaluate MODEL --data ROOT`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from patchkin.checkpoint import CheckpointStore, find_model
+from patchkin.cli.parsing import parse
+from patchkin.config import flag
+from patchkin.data.config import DataConfig
+from patchkin.devices import Device, Precision
+from patchkin.evaluation import SCORES_FILE, EvaluationConfig, Result, evaluate, write_result
+from patchkin.images import is_image_file
+from patchkin.method import Method
+from patchkin.metrics.perceptual import PerceptualNet
+from patchkin.translator import Translator
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Options of `evaluate`."""
+
+    model: tyro.conf.Positional[Path]
+    """A run folder, a checkpoint folder or a .safetensors file; or a folder of translations."""
+    data: Annotated[str, flag("--data")] = "toy"
+    """The set: its held-out source images are translated, its target images compared with."""
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    """Which domain is translated into which."""
+    protocol: tuple[str, ...] = ("pytorch-fid",)
+    """How images become scores; several may be named."""
+    weights: Path | None = None
+    """File of the extractor's weights, instead of a download."""
+    split: Literal["test", "val"] = "test"
+    """Held-out images to translate."""
+    classes: tuple[int, ...] = ()
+    """Classes of ImageNet that outputs should be taken for (340: zebra)."""
+    masks: Path | None = None
+    """Folder of masks with the stems of the inputs: white where the change belongs."""
+    lpips: PerceptualNet | None = None
+    """Backbone of LPIPS, for the mode collapse score."""
+    lpips_weights: Path | None = None
+    """File of that backbone's weights, instead of a download."""
+    which: Literal["last", "best", "all"] = "last"
+    """Checkpoints of a run folder: the last, the best on validation, or each that is kept."""
+    output: Path | None = None
+    """File that results are added to; by default scores.json in the run folder."""
+    device: Device = "auto"
+    """Where to compute."""
+    precision: Precision = "32-true"
+    """Of the network that translates."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
+    """Score as the arguments say."""
+    options = parse(
+        EvaluateOptions,
+        arguments,
+        prog="patchkin evaluate",
+        about="Score a model by a named protocol.",
+    )
+    config = EvaluationConfig(
+        protocols=options.protocol,
+        split=options.split,
+        weights=options.weights,
+        classes=options.classes,
+        masks=options.masks,
+        lpips=options.lpips,
+        lpips_weights=options.lpips_weights,
+    )
+    results = []
+    for subject, name in _subjects(options, methods):
+        data = _data(options, subject)
+        results.append(evaluate(subject, data, config, model=name))
+        target = _target(options)
+        if target is not None:
+            write_result(results[-1], target)
+    if options.json:
+        print(json.dumps([asdict(result) for result in results]))
+        return 0
+    for result in results:
+        _tell(result)
+    return 0
+
+
+def _subjects(
+    options: EvaluateOptions, methods: Mapping[str, type[Method]]
+) -> list[tuple[Translator | Path, str]]:
+    folder = options.model
+    holds_images = folder.is_dir() and any(is_image_file(path) for path in folder.iterdir())
+    if holds_images and not CheckpointStore(folder).steps():
+        return [(folder, str(folder))]
+    if options.which == "all":
+        store = CheckpointStore(folder)
+        paths = [store.path(step) for step in store.steps()] or [find_model(folder)]
+    else:
+        paths = [find_model(folder, which=options.which)]
+    return [
+        (
+            Translator.load(
+                path, methods=methods, device=options.device, precision=options.precision
+            ),
+            str(options.model),
+        )
+        for path in paths
+    ]
+
+
+def _data(options: EvaluateOptions, subject: Translator | Path) -> DataConfig:
+    header = subject.header if isinstance(subject, Translator) else None
+    size = header.size if header is not None else 256
+    return DataConfig(root=options.data, direction=options.direction, size=size)
+
+
+def _target(options: EvaluateOptions) -> Path | None:
+    if options.output is not None:
+        return options.output
+    return options.model / SCORES_FILE if CheckpointStore(options.model).steps() else None
+
+
+def _tell(result: Result) -> None:
+    subject = result.subject.get("folder") or result.subject["model"]
+    step = result.subject.get("step")
+    print(f"{subject}{'' if step is None else f', step {step}'}")
+    counts = result.data["counts"]
+    print(f"  data: {result.data['root']}, {result.data['split']}, {counts['inputs']} inputs")
+    for name, value in result.scores.items():
+        print(f"  {name:<28} {value:>12.5g}")
+    for warning in result.warnings:
+        print(f"patchkin: warning: {warning}", file=sys.stderr)

@@ -1,0 +1,364 @@
+"""Scores of a model, or of a folder of translations, under named protocols.
+
+Every result carries all that it depends on: protocols with the hashes of the extractors' weights,
+files and counts, the checkpoint and its step. A Frechet distance never stands alone: beside it are
+content scores, because outputs that have nothing to do with their inputs can have a good one.
+
+Shape suffixes: B images, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from patchkin import __version__
+from patchkin.config import to_plain
+from patchkin.data.config import DataConfig
+from patchkin.data.datasets import finished, transformable
+from patchkin.data.layouts import find_domains, image_files
+from patchkin.data.toy import mask_file, truth_file
+from patchkin.data.transforms import resized
+from patchkin.errors import ConfigError, DataError, StorageError
+from patchkin.images import read_image, to_uint8
+from patchkin.metrics.content import (
+    class_rate,
+    masked_change,
+    mean_change,
+    relation_change,
+    translation_warnings,
+)
+from patchkin.metrics.counterpart import mean_scores, score_against_counterpart
+from patchkin.metrics.diversity import collapse_scores
+from patchkin.metrics.extractors import Extractor, SqueezeNetExtractor, make_extractor
+from patchkin.metrics.perceptual import PerceptualDistance, PerceptualNet
+from patchkin.metrics.protocols import Protocol, find_protocol
+from patchkin.metrics.statistics import Statistics, cached_statistics, compare, file_statistics
+from patchkin.metrics.statistics import output_statistics as statistics_of_outputs
+from patchkin.translator import Translator
+
+SCORES_FILE = "scores.json"
+HIGHER_IS_BETTER = frozenset(
+    {"class_top1", "class_top5", "collapse_ratio", "psnr", "psnr_inside", "change_inside"}
+)
+"""Last part of the names of scores; all others are the better the lower."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationConfig:
+    """What to score, and with what."""
+
+    protocols: tuple[str, ...] = ("pytorch-fid",)
+    """Names of protocols; each gives a Frechet and a kernel distance."""
+    split: Literal["test", "val"] = "test"
+    """Which held-out images of the source domain are translated."""
+    weights: Path | None = None
+    """File of the extractor's weights; downloaded unless given."""
+    classes: tuple[int, ...] = ()
+    """Classes of ImageNet that outputs should be taken for (340: zebra)."""
+    masks: Path | None = None
+    """Folder of masks with the stems of the inputs: white where the change belongs."""
+    lpips: PerceptualNet | None = None
+    """Backbone of LPIPS, for the mode collapse score. None: not scored."""
+    lpips_weights: Path | None = None
+    """File of that backbone's weights; downloaded unless given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Scores with all they depend on."""
+
+    scores: dict[str, float]
+    warnings: tuple[str, ...]
+    protocols: dict[str, Any]
+    subject: dict[str, Any]
+    """Model, method and step; or the folder of translations."""
+    data: dict[str, Any]
+    """Root, direction, split, counts."""
+    evaluation: dict[str, Any]
+    patchkin: str = __version__
+    worst_and_best: dict[str, list[str]] = field(default_factory=dict)
+    """Names of inputs, least kept first, by the relation of their patches or by the change."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """An input and its translation, both in [-1, 1] as 8-bit files hold them."""
+
+    name: str
+    input_CHW: Tensor | None
+    output_CHW: Tensor
+
+
+def evaluate(
+    subject: Translator | Path,
+    data: DataConfig,
+    config: EvaluationConfig,
+    *,
+    model: str = "",
+) -> Result:
+    """Score a model on the held-out images of a set, or a folder of translations that are there.
+
+    Args:
+        subject: a translator, or a folder of images. Those with the stem of an input are compared
+            with it.
+        data: the set; only `root`, `source`, `target` and `direction` matter.
+        config: what to score.
+        model: where the translator came from, for the result.
+
+    Raises:
+        DataError: fewer than 2 images, NaN outputs, sizes that differ under a protocol that does
+            not resize, missing masks.
+        ConfigError: an unknown protocol or class, weights of another extractor.
+        DownloadError: weights that cannot be fetched.
+    """
+    domains = find_domains(data)
+    inputs = domains.test_a if config.split == "test" else domains.val_a
+    if not inputs:
+        raise DataError(f"`{data.root}` has no {config.split} images of the source domain.")
+    scores: dict[str, float] = {}
+    protocols: dict[str, Any] = {}
+    counts: dict[str, int] = {"inputs": len(inputs)}
+    extractor: Extractor | None = None
+    outputs: Statistics | None = None
+    for name in config.protocols:
+        protocol = find_protocol(name)
+        if extractor is None or extractor.name != protocol.extractor:
+            extractor = make_extractor(protocol.extractor, config.weights)
+        real = cached_statistics(protocol.real_files(domains), protocol, extractor)
+        outputs = _output_statistics(subject, inputs, protocol, extractor)
+        distances = compare(real, outputs)
+        scores[f"{name}/frechet"] = distances.frechet
+        scores[f"{name}/kernel"] = distances.kernel
+        counts |= {f"{name}/real": len(real), f"{name}/outputs": len(outputs)}
+        protocols[name] = to_plain(distances.protocol)
+        if config.classes and outputs.logits_NK is not None:
+            rate = class_rate(outputs.logits_NK, config.classes)
+            scores |= {
+                f"{name}/class_top1": rate.top1_percent,
+                f"{name}/class_top5": rate.top5_percent,
+            }
+    if config.classes and not any("class_top1" in name for name in scores):
+        raise ConfigError(
+            "`classes` needs a protocol whose extractor classifies, such as squeezenet-224; got "
+            f"{', '.join(config.protocols)}."
+        )
+    size = _common_size(protocols.values())
+    pairs = list(_pairs(subject, inputs, size))
+    content, ranking = _content_scores(pairs, extractor)
+    scores |= content
+    scores |= _masked_scores(pairs, config.masks, size)
+    scores |= _counterpart_scores(pairs, inputs, size)
+    if config.lpips is not None:
+        scores |= _collapse_scores(pairs, config.lpips, config.lpips_weights)
+    return Result(
+        scores=scores,
+        warnings=_warnings(pairs),
+        protocols=protocols,
+        subject=_describe(subject, model),
+        data={
+            "root": data.root if data.source is None else f"{data.source} -> {data.target}",
+            "direction": data.direction,
+            "split": config.split,
+            "counts": counts,
+        },
+        evaluation=to_plain(config),
+        worst_and_best=ranking,
+    )
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Add a result to a file of results; one of the same step, split and protocols is replaced.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+
+    def key(entry: dict[str, Any]) -> tuple[Any, ...]:
+        return (entry["subject"], entry["data"]["split"], sorted(entry["protocols"]))
+
+    entry = json.loads(json.dumps(asdict(result)))
+    kept = [other for other in read_results(path) if key(other) != key(entry)]
+    temporary = path.with_suffix(".tmp")
+    try:
+        temporary.write_text(json.dumps([*kept, entry], indent=1), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(f"Cannot write `{path}`: {error.strerror}.") from error
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The results in a file; none if it is not there.
+
+    Raises:
+        DataError: it is not a file of results.
+    """
+    if not path.is_file():
+        return []
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        return [entry for entry in results if entry["scores"] is not None]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"`{path}` holds no results: {error}.") from error
+
+
+def _describe(subject: Translator | Path, model: str) -> dict[str, Any]:
+    if isinstance(subject, Path):
+        return {"folder": str(subject)}
+    header = subject.header
+    return {
+        "model": model,
+        "method": subject.method.name,
+        "step": header.step if header is not None else None,
+    }
+
+
+def _output_statistics(
+    subject: Translator | Path, inputs: Sequence[Path], protocol: Protocol, extractor: Extractor
+) -> Statistics:
+    if isinstance(subject, Path):
+        return file_statistics(image_files(subject), protocol, extractor)
+    outputs = (
+        (pair.name, pair.output_CHW) for pair in _pairs(subject, inputs, protocol.image_size)
+    )
+    return statistics_of_outputs(outputs, protocol, extractor)
+
+
+def _common_size(protocols: Iterable[dict[str, Any]]) -> int | None:
+    """The size that content is scored at: that of the first protocol which has one."""
+    return next((p["image_size"] for p in protocols if p["image_size"] is not None), None)
+
+
+def _pairs(subject: Translator | Path, inputs: Sequence[Path], size: int | None) -> Iterable[_Pair]:
+    """Inputs at `size` and their translations; of a folder, the images that are there."""
+    if isinstance(subject, Translator):
+        for path in inputs:
+            input_CHW = _load(path, subject.method.channels[0], size)
+            output_CHW = subject(input_CHW[None])[0].cpu()
+            if not output_CHW.isfinite().all():
+                raise DataError(f"The translation of `{path}` holds NaN or infinity.")
+            yield _Pair(path.stem, input_CHW, _as_saved(output_CHW))
+        return
+    by_stem = {path.stem: path for path in inputs}
+    for path in image_files(subject):
+        source = by_stem.get(path.stem)
+        output_CHW = _load(path, 3, size)
+        given_CHW = None if source is None else _load(source, 3, size)
+        if given_CHW is not None and given_CHW.shape != output_CHW.shape:
+            raise DataError(
+                f"`{path}` and `{source}` differ in size; choose a protocol that resizes."
+            )
+        yield _Pair(path.stem, given_CHW, output_CHW)
+
+
+def _load(path: Path, channels: int, size: int | None) -> Tensor:
+    picture = transformable(read_image(path, channels), None)
+    pixels = picture.pixels if size is None else resized(picture.pixels, size, size)
+    return finished(pixels)
+
+
+def _as_saved(image_CHW: Tensor) -> Tensor:
+    return to_uint8(image_CHW).float() / 127.5 - 1
+
+
+def _in_colour(image_CHW: Tensor) -> Tensor:
+    return image_CHW.expand(3, -1, -1) if image_CHW.shape[0] == 1 else image_CHW
+
+
+def _content_scores(
+    pairs: Sequence[_Pair], extractor: Extractor | None
+) -> tuple[dict[str, float], dict[str, list[str]]]:
+    """Change, and relation consistency where the extractor has feature maps."""
+    changes, relations = {}, {}
+    for pair in pairs:
+        if pair.input_CHW is None or pair.input_CHW.shape != pair.output_CHW.shape:
+            continue
+        input_BCHW, output_BCHW = pair.input_CHW[None], pair.output_CHW[None]
+        changes[pair.name] = float(mean_change(output_BCHW, input_BCHW))
+        if isinstance(extractor, SqueezeNetExtractor):
+            maps = [
+                extractor.feature_map((_in_colour(image) + 1)[None] * 127.5)
+                for image in (pair.output_CHW, pair.input_CHW)
+            ]
+            relations[pair.name] = float(relation_change(*maps))
+    if not changes:
+        return {}, {}
+    scores = {"change": sum(changes.values()) / len(changes)}
+    if relations:
+        scores["relation_change"] = sum(relations.values()) / len(relations)
+    ranked = sorted(relations or changes, key=lambda name: -(relations or changes)[name])
+    return scores, {"least_kept": ranked[:6], "best_kept": ranked[::-1][:6]}
+
+
+def _masked_scores(
+    pairs: Sequence[_Pair], folder: Path | None, size: int | None
+) -> dict[str, float]:
+    if folder is None:
+        return {}
+    files = {path.stem: path for path in image_files(folder)}
+    inside, outside = [], []
+    for pair in pairs:
+        if pair.input_CHW is None:
+            continue
+        if pair.name not in files:
+            raise DataError(f"`{folder}` has no mask with the stem `{pair.name}`.")
+        mask_BHW = _load(files[pair.name], 1, size) > 0
+        change = masked_change(pair.output_CHW[None], pair.input_CHW[None], mask_BHW)
+        inside.append(change.inside_B)
+        outside.append(change.outside_B)
+    if not inside:
+        return {}
+    return {
+        "change_inside": float(torch.cat(inside).nanmean()),
+        "change_outside": float(torch.cat(outside).nanmean()),
+    }
+
+
+def _counterpart_scores(
+    pairs: Sequence[_Pair], inputs: Sequence[Path], size: int | None
+) -> dict[str, float]:
+    """Against the hidden truth, where the set has one."""
+    by_stem = {path.stem: path for path in inputs}
+    rows = []
+    for pair in pairs:
+        source = by_stem.get(pair.name)
+        if pair.input_CHW is None or source is None or not truth_file(source).is_file():
+            return {}
+        truth_CHW = _load(truth_file(source), pair.output_CHW.shape[0], size)
+        mask_HW = _load(mask_file(source), 1, size)[0] > 0
+        rows.append(score_against_counterpart(pair.output_CHW, pair.input_CHW, truth_CHW, mask_HW))
+    return {f"counterpart/{name}": value for name, value in mean_scores(rows).items()}
+
+
+def _collapse_scores(
+    pairs: Sequence[_Pair], net: PerceptualNet, weights: Path | None
+) -> dict[str, float]:
+    distance = PerceptualDistance(net, weights=weights)
+    known = [pair for pair in pairs if pair.input_CHW is not None]
+    collapse = collapse_scores(
+        (_in_colour(pair.input_CHW)[None] for pair in known if pair.input_CHW is not None),
+        (_in_colour(pair.output_CHW)[None] for pair in known),
+        distance,
+    )
+    return {"collapse_outputs": collapse.outputs, "collapse_ratio": collapse.ratio}
+
+
+def _warnings(pairs: Sequence[_Pair]) -> tuple[str, ...]:
+    found: dict[str, int] = {}
+    known = [pair for pair in pairs if pair.input_CHW is not None]
+    for pair in known:
+        assert pair.input_CHW is not None
+        for warning in translation_warnings(pair.output_CHW[None], pair.input_CHW[None]):
+            kind = warning.removeprefix("1 of 1 outputs ")
+            found[kind] = found.get(kind, 0) + 1
+    return tuple(
+        f"{count} of {len(known)} outputs {kind}"
+        for kind, count in found.items()
+        if 2 * count >= len(known)
+    )
