@@ -10,12 +10,22 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from patchkin._version import __version__
+
 if TYPE_CHECKING:
     from patchkin.method import Method, Preset, Progress, Terms, Update
     from patchkin.translator import Translator
 
-__version__ = "0.1.0.dev0"
-__all__ = ["Method", "Preset", "Progress", "Terms", "Translator", "Update", "run"]
+__all__ = [
+    "Method",
+    "Preset",
+    "Progress",
+    "Terms",
+    "Translator",
+    "Update",
+    "__version__",
+    "run",
+]
 
 _HOMES = {
     "Method": "patchkin.method",

@@ -39,8 +39,12 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(int, lambda value, _: _whole(value))
     converter.register_structure_hook(bool, lambda value, _: _truth(value))
     converter.register_structure_hook(str, lambda value, _: _text(value))
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) == Literal, _choice)
+    converter.register_structure_hook_func(_is_literal, _choice)
     return converter
+
+
+def _is_literal(kind: Any) -> bool:
+    return get_origin(kind) is Literal
 
 
 def _choice(value: object, kind: Any) -> object:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from patchkin import __version__
+from patchkin._version import __version__
 from patchkin.config import to_plain
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import finished, transformable

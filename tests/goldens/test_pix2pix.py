@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import pytest
@@ -73,7 +74,7 @@ def biases_before_instance_norm(method: Pix2Pix) -> set[str]:
     for path, sequence in method.named_modules():
         if not isinstance(sequence, torch.nn.Sequential):
             continue
-        for index, (layer, behind) in enumerate(zip(sequence, sequence[1:], strict=False)):
+        for index, (layer, behind) in enumerate(itertools.pairwise(sequence)):
             if isinstance(behind, InstanceNorm2d) and getattr(layer, "bias", None) is not None:
                 names.add(f"{path}.{index}.bias")
     return names

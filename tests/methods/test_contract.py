@@ -147,7 +147,6 @@ VARIANTS: dict[str, tuple[str, object]] = {
         "simdcl",
         replace(SIMDCL, pair_sum="paper", similarity_reduction="sum", contrast_weight=2.0),
     ),
-    "simdcl-shared-heads": ("simdcl", replace(SIMDCL, similarity_heads="shared")),
     "simdcl-fixed-heads": ("simdcl", replace(SIMDCL, similarity_heads="fixed")),
     "simdcl-few-places": ("simdcl", replace(SIMDCL, num_patches=500)),
     "pix2pix": ("pix2pix", PIX2PIX),

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from patchkin import __version__
+from patchkin._version import __version__
 from patchkin.errors import PatchkinError
 
 if TYPE_CHECKING:

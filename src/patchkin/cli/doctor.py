@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from patchkin import __version__
+from patchkin._version import __version__
 from patchkin.cli.parsing import parse
 from patchkin.method import Method
 

@@ -7,13 +7,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
 from patchkin.checkpoint import CheckpointStore, find_model
 from patchkin.cli.parsing import parse
-from patchkin.config import flag
 from patchkin.data.config import DataConfig
 from patchkin.devices import Device, Precision
 from patchkin.evaluation import SCORES_FILE, EvaluationConfig, Result, evaluate, write_result
@@ -29,7 +28,7 @@ class EvaluateOptions:
 
     model: tyro.conf.Positional[Path]
     """A run folder, a checkpoint folder or a .safetensors file; or a folder of translations."""
-    data: Annotated[str, flag("--data")] = "toy"
+    data: str = "toy"
     """The set: its held-out source images are translated, its target images compared with."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """Which domain is translated into which."""

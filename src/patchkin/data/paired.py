@@ -130,7 +130,7 @@ def read_pair(
         DataError: if the file cannot be used.
     """
     wanted = channels if config.direction == "AtoB" else channels[::-1]
-    halves = []
+    halves: list[Pixels] = []
     for side, number in zip(("left", "right"), wanted, strict=True):
         pixels = transformable(read_image(path, number), config.value_range).pixels
         width, height = size_of(pixels)

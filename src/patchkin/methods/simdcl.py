@@ -104,7 +104,7 @@ class SimDclConfig:
     similarity_reduction: Literal["mean", "sum"] = "mean"
     """Over the 64 numbers of a summary: as released, or as printed, which is 64 times more."""
     similarity_heads: HeadKind = "separate"
-    """As released; `shared` by real and generated images; or `fixed`, which cannot collapse."""
+    """As released, or ours that cannot collapse, whose best weight nobody has looked for."""
     pair_sum: Literal["released", "paper"] = "released"
     """Half of the sum of both directions in all terms but the similarity, or the sum."""
     all_negatives: bool = False

@@ -1,4 +1,4 @@
-"""The image pool: a discriminator also sees translations of earlier steps (Shrivastava et al. 2017).
+"""The image pool: discriminators also see earlier translations (Shrivastava et al., CVPR 2017).
 
 Shape suffixes: B images, C channels, H and W pixels, P stored images, N values of an image.
 """

@@ -15,7 +15,7 @@ from patchkin.errors import ShapeError
 from patchkin.networks.initialization import InitConfig, initialize
 from patchkin.numerics import unit_rows, without_autocast
 
-HeadKind = Literal["separate", "shared", "fixed"]
+HeadKind = Literal["separate", "fixed"]
 """See `SimilarityHeads`."""
 
 _SUMMARY = 64
@@ -58,22 +58,21 @@ class SimilarityHead(nn.Module):
                 "images."
             )
         with without_autocast(stack_BTKC):
-            return unit_rows(self.model(stack_BTKC.to(self.model[0].weight.dtype)))
+            return unit_rows(self.model(stack_BTKC.to(self.model.get_parameter("0.weight").dtype)))
 
 
 class SimilarityHeads(nn.Module):
     """The heads for real and for generated images of one domain.
 
-    The released heads occur in no other loss, so they can satisfy it alone by a constant summary;
-    measured, they do within 60 steps, and the loss then teaches the generators nothing. The kinds:
+    The released heads occur in no other loss, so they can satisfy it alone by a constant summary.
+    Measured with unrelated random inputs, they do within 80 steps of the released Adam, and one
+    learned head for both within 3; the loss then teaches the generators nothing. The kinds:
 
         separate   a head for real and one for generated images, both learned: as released
-        shared     one learned head for both: generated images must be told from real ones by it
-                   before it can treat them differently, but it can still become constant
         fixed      one head for both, drawn at the start and never changed: only the images can
                    satisfy the loss. Ours; drawn with gain 1, since its outputs will not grow
 
-    >>> [len(list(SimilarityHeads(4, kind).parameters())) for kind in ("separate", "shared")]
+    >>> [len(list(SimilarityHeads(4, kind).parameters())) for kind in ("separate", "fixed")]
     [12, 6]
     """
 

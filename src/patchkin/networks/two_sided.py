@@ -80,4 +80,4 @@ def apply_together(network: nn.Module, *images_BCHW: Tensor) -> tuple[Tensor, ..
     if mixes or len({images.shape[1:] for images in images_BCHW}) > 1:
         return tuple(network(images) for images in images_BCHW)
     outputs_BCHW: Tensor = network(torch.cat(images_BCHW))
-    return tuple(outputs_BCHW.split([len(images) for images in images_BCHW]))
+    return torch.split(outputs_BCHW, [len(images) for images in images_BCHW])
