@@ -245,14 +245,18 @@ class UnpairedRun:
         def score(method: Method) -> dict[str, float]:
             device = next(method.parameters()).device
             outputs = [method.translate(x[None].to(device))[0].float().cpu() for x in inputs]
-            return mean_scores(
-                [
-                    score_against_counterpart(*images)
-                    for images in zip(outputs, inputs, truths, masks, strict=True)
-                ]
-            )
+            return scores_of(outputs)
 
-        return Scorer(score=score, primary="psnr")
+        def scores_of(outputs: Iterable[Tensor]) -> dict[str, float]:
+            rows = zip(outputs, inputs, truths, masks, strict=True)
+            return mean_scores([score_against_counterpart(*row) for row in rows])
+
+        return Scorer(
+            score=score,
+            primary="tone_inside",
+            higher_is_better=False,
+            baseline=scores_of(inputs),
+        )
 
 
 def _claim_folder(run_dir: Path, *, resume: bool, overwrite: bool) -> None:

@@ -68,7 +68,11 @@ def _score_table(records: list[dict[str, Any]]) -> dict[str, Any] | None:
     scored = [record for record in records if "scores" in record]
     if not scored:
         return None
-    columns = [("untrained", scored[0])] if scored[0]["step"] == 0 else []
+    columns = []
+    if scored[0]["step"] == 0:
+        if "baseline" in scored[0]:
+            columns.append(("input unchanged", {"scores": scored[0]["baseline"]}))
+        columns.append(("untrained", scored[0]))
     later = [record for record in scored if record["step"] > 0]
     best = next((record for record in reversed(later) if record.get("best")), None)
     if best is not None:

@@ -148,7 +148,7 @@ def test_relation_terms_are_src_and_hdce_of_keys_and_queries():
 
 
 def test_keys_teach_nothing():
-    """With one direction switched off by equal images, F_A learns from B's queries only."""
+    """Each head learns from its own domain's translations, as queries."""
     method = build(KINDS["dclgan"])
     batch = random_batch(1, dtype=torch.float64)
     to_b = method._forward(method.G_A, batch.a_BCHW, batch.b_BCHW)

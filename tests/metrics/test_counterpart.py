@@ -46,6 +46,9 @@ def test_matches_loops():
     assert scores.psnr == pytest.approx(10 * math.log10(4 / (sum(squares) / len(squares))))
     assert scores.psnr_inside == pytest.approx(10 * math.log10(4 / (sum(inside) / len(inside))))
     assert scores.change_outside == pytest.approx(sum(change) / len(change), rel=1e-6)
+    tones = [sorted(image.double().mean(dim=0)[mask].tolist()) for image in (output, truth)]
+    tone = sum(abs(a - b) for a, b in zip(*tones, strict=True)) / len(tones[0]) * 127.5
+    assert scores.tone_inside == pytest.approx(tone)
     expected = detail(output)[mask].mean() / detail(truth)[mask].mean()
     assert scores.detail_inside == pytest.approx(float(expected))
 
@@ -55,7 +58,7 @@ def test_the_truth_itself():
     truth = torch.where(mask, truth, given)
     scores = score_against_counterpart(truth, given, truth, mask)
     assert scores == CounterpartScores(
-        psnr=math.inf, psnr_inside=math.inf, change_outside=0.0, detail_inside=1.0
+        psnr=math.inf, psnr_inside=math.inf, tone_inside=0.0, change_outside=0.0, detail_inside=1.0
     )
 
 

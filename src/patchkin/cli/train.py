@@ -177,9 +177,17 @@ def _tell(run_dir: Path, report: Path, *, as_json: bool) -> None:
         print(json.dumps(summary))
         return
     if len(scored) > 1:
-        first, final = scored[0], scored[-1]
-        print(f"\nvalidation scores       untrained   step {final['step']}", file=sys.stderr)
-        for name, value in final["scores"].items():
-            print(f"  {name:<20} {first['scores'][name]:>10.4g} {value:>10.4g}", file=sys.stderr)
+        columns = {
+            "untrained": scored[0]["scores"],
+            f"step {scored[-1]['step']}": scored[-1]["scores"],
+        }
+        if "baseline" in scored[0]:
+            columns = {"unchanged": scored[0]["baseline"], **columns}
+        print(
+            f"\n{'validation scores':<18}" + "".join(f"{c:>12}" for c in columns), file=sys.stderr
+        )
+        for name in scored[-1]["scores"]:
+            cells = "".join(f"{scores[name]:>12.4g}" for scores in columns.values())
+            print(f"{name:<18}{cells}", file=sys.stderr)
     print(f"model:  {run_dir}", file=sys.stderr)
     print(f"report: {report}", file=sys.stderr)

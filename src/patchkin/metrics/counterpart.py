@@ -28,7 +28,11 @@ class CounterpartScores:
     psnr: float
     """Peak signal-to-noise ratio in dB of the whole image; higher is better."""
     psnr_inside: float
-    """In dB, of the pixels in the mask."""
+    """In dB, of the pixels in the mask. Stripes at other places than the true ones cost more here
+    than no stripes at all, so it says little alone."""
+    tone_inside: float
+    """Distance of the grey levels inside the mask from those of the truth wherever they are (the
+    first Wasserstein distance), 0 to 255; a plain coat is far from a black and white one."""
     change_outside: float
     """Mean absolute change of the input's pixels outside the mask, 0 to 255; should be near 0."""
     detail_inside: float
@@ -63,6 +67,7 @@ def score_against_counterpart(
     return CounterpartScores(
         psnr=_psnr(error_CHW),
         psnr_inside=_psnr(error_CHW[:, mask_HW]),
+        tone_inside=_tone_distance(output_CHW[:, mask_HW], truth_CHW[:, mask_HW]),
         change_outside=float(change_CHW[:, ~mask_HW].mean()) * PIXEL_LEVELS,
         detail_inside=float(_detail(output_CHW)[mask_HW].mean() / truth_detail.clamp_min(1e-12)),
     )
@@ -80,6 +85,11 @@ def _psnr(error: Tensor) -> float:
     """10 log10(peak^2 / mean square error) with a peak of 2, the width of [-1, 1]."""
     mean_square = float(error.square().mean())
     return math.inf if mean_square == 0 else 10 * math.log10(4 / mean_square)
+
+
+def _tone_distance(a_CN: Tensor, b_CN: Tensor) -> float:
+    a_N, b_N = (x.double().mean(dim=0).sort().values for x in (a_CN, b_CN))
+    return float((a_N - b_N).abs().mean()) * PIXEL_LEVELS
 
 
 def _detail(image_CHW: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from patchkin.errors import ShapeError
+from patchkin.numerics import without_autocast
 
 _KERNEL = 4
 _SLOPE = 0.2
@@ -91,8 +92,10 @@ class Siamese(nn.Module):
 
     def forward(self, x_BCHW: Tensor, *, domain: int) -> Tensor:
         """[B, D] of images of domain 0 or 1."""
-        x_BD: Tensor = self.vector(_grid(self.shared(self.first[domain](x_BCHW))))
-        return x_BD
+        features_BC = _grid(self.shared(self.first[domain](x_BCHW)))
+        with without_autocast(x_BCHW):  # what counts are small differences of these numbers
+            x_BD: Tensor = self.vector(features_BC.to(self.vector.weight.dtype))
+            return x_BD
 
 
 class GlobalDiscriminator(nn.Module):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from patchkin.errors import ConfigError, ShapeError
 from patchkin.networks.channels import match_channels
+from patchkin.numerics import widened
 
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 """torchvision's weights, trained on ImageNet; 528 MB, of which the features are 59 MB."""
@@ -118,6 +119,7 @@ class VGGFeatures(nn.Module):
                 f"Images must be at least {self.min_size} x {self.min_size} pixels for these "
                 f"features; got {x_BCHW.shape[2]} x {x_BCHW.shape[3]}."
             )
+        x_BCHW = widened(x_BCHW)
         mean, deviation = (
             torch.tensor(row, dtype=x_BCHW.dtype, device=x_BCHW.device).view(1, 3, 1, 1)
             for row in (_MEAN, _DEVIATION)

@@ -57,6 +57,8 @@ class Scorer:
     primary: str
     """The score that decides which checkpoint is the best."""
     higher_is_better: bool = True
+    baseline: dict[str, float] | None = None
+    """The scores of leaving the input as it is; logged beside those of the untrained networks."""
 
 
 @dataclass
@@ -220,7 +222,10 @@ class _Run:
         if better and self.step > 0:  # there is no checkpoint of step 0
             self.best = _Best(self.step, value)
         is_best = self.best.step == self.step
-        self.log.write({"step": self.step, "scores": scores, "best": is_best})
+        record = {"step": self.step, "scores": scores, "best": is_best}
+        if self.step == 0 and self.scorer.baseline is not None:
+            record["baseline"] = self.scorer.baseline
+        self.log.write(record)
         listed = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self.log.say(f"step {self.step}/{self.total_steps}  validation: {listed}")
         return self.step > 0
