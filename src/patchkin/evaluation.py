@@ -239,7 +239,7 @@ def _pairs(subject: Translator | Path, inputs: Sequence[Path], size: int | None)
     """Inputs at `size` and their translations; of a folder, the images that are there."""
     if isinstance(subject, Translator):
         for path in inputs:
-            input_CHW = _load(path, subject.method.channels[0], size)
+            input_CHW = _load(path, subject.channels[0], size)
             output_CHW = subject(input_CHW[None])[0].cpu()
             if not output_CHW.isfinite().all():
                 raise DataError(f"The translation of `{path}` holds NaN or infinity.")

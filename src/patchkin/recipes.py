@@ -24,6 +24,12 @@ from patchkin.data.loading import (
     steps_per_epoch,
     training_loader,
 )
+from patchkin.data.paired import (
+    PairedBatch,
+    evaluation_pairs,
+    open_paired_data,
+    paired_loader,
+)
 from patchkin.data.toy import mask_file, truth_file
 from patchkin.data.verify import Broken
 from patchkin.errors import CheckpointError, ConfigError, StorageError, nearest
@@ -139,7 +145,12 @@ def train(
             f"--size {config.data.size} is smaller than the networks can take; "
             f"use at least {method.min_training_size}."
         )
-    data = UnpairedRun(
+    if config.data.size % method.multiple_of:
+        raise ConfigError(
+            f"--size {config.data.size}: the networks of `{kind.name}` take multiples of "
+            f"{method.multiple_of}."
+        )
+    data = _source_kind(kind)(
         config,
         channels=method.channels,
         rank=fabric.global_rank,
@@ -200,17 +211,14 @@ class UnpairedRun:
 
     def batches(self, start_step: int, total_steps: int) -> Iterable[UnpairedBatch]:
         """See `patchkin.training.BatchSource`."""
-        schedule = self._config.schedule
-        units = schedule.steps or schedule.epochs
-        constant_units = units - round(units * schedule.decay_fraction)
         return training_loader(
             self.opened.dataset,
-            batch_size=self._config.data.batch_size,
             start_step=start_step,
             total_steps=total_steps,
+            batch_size=self._config.data.batch_size,
             workers=self._config.data.workers,
             pin_memory=self._pin_memory,
-            jitter_steps=constant_units * (1 if schedule.steps else self.steps_per_epoch),
+            jitter_steps=_jitter_steps(self._config.schedule, self.steps_per_epoch),
             **self._processes,
         )
 
@@ -257,6 +265,78 @@ class UnpairedRun:
             higher_is_better=False,
             baseline=scores_of(inputs),
         )
+
+
+class PairedRun:
+    """Side-by-side pairs as a `BatchSource` of the training loop."""
+
+    def __init__(
+        self,
+        config: RunConfig[Any],
+        *,
+        channels: tuple[int, int],
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+        known_broken: Sequence[Broken] | None = None,
+    ) -> None:
+        self.opened = open_paired_data(
+            config.data, seed=config.training.seed, channels=channels, known_broken=known_broken
+        )
+        self.steps_per_epoch = steps_per_epoch(
+            len(self.opened.dataset), config.data.batch_size, world_size
+        )
+        self._config = config
+        self._channels = channels
+        self._processes = {"rank": rank, "world_size": world_size}
+        self._pin_memory = pin_memory
+
+    def batches(self, start_step: int, total_steps: int) -> Iterable[PairedBatch]:
+        """See `patchkin.training.BatchSource`."""
+        return paired_loader(
+            self.opened.dataset,
+            start_step=start_step,
+            total_steps=total_steps,
+            batch_size=self._config.data.batch_size,
+            workers=self._config.data.workers,
+            pin_memory=self._pin_memory,
+            jitter_steps=_jitter_steps(self._config.schedule, self.steps_per_epoch),
+            **self._processes,
+        )
+
+    def preview_batch(self) -> PairedBatch | None:
+        """The first held-out pairs; training pairs if nothing is held out."""
+        pairs = self.opened.pairs
+        files = (pairs.val or pairs.test or pairs.train)[:6]
+        return evaluation_pairs(files, self._config.data, self._channels)
+
+    def scorer(self) -> Scorer | None:
+        """None yet: the terms of the loss say what the truth says."""
+        return None
+
+
+SOURCES: dict[type, type[UnpairedRun] | type[PairedRun]] = {
+    UnpairedBatch: UnpairedRun,
+    PairedBatch: PairedRun,
+}
+"""What a method's `batch_type` asks for."""
+
+
+def _source_kind(kind: type[Method]) -> type[UnpairedRun] | type[PairedRun]:
+    source = SOURCES.get(kind.batch_type)
+    if source is None:
+        known = ", ".join(batch_type.__name__ for batch_type in SOURCES)
+        raise ConfigError(
+            f"`{kind.name}` asks for batches of type {kind.batch_type.__name__}; known: {known}."
+        )
+    return source
+
+
+def _jitter_steps(schedule: ScheduleConfig, steps_per_epoch: int) -> int:
+    """Steps before the learning rate falls."""
+    units = schedule.steps or schedule.epochs
+    constant_units = units - round(units * schedule.decay_fraction)
+    return constant_units * (1 if schedule.steps else steps_per_epoch)
 
 
 def _claim_folder(run_dir: Path, *, resume: bool, overwrite: bool) -> None:

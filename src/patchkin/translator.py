@@ -15,10 +15,12 @@ from torch import Tensor
 from patchkin.checkpoint import EMA_PREFIX, ModelHeader, find_model, load_strictly, read_model
 from patchkin.config import from_plain
 from patchkin.devices import Device, Precision, autocast_dtype, choose_device
-from patchkin.errors import CheckpointError, DataError, PatchkinError, nearest
+from patchkin.errors import CheckpointError, ConfigError, DataError, PatchkinError, nearest
 from patchkin.images import Encoding, is_image_file, read_image, to_tensor, write_image
 from patchkin.method import Method, translating_mode
 from patchkin.methods import METHODS
+
+Direction = Literal["AtoB", "BtoA"]
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,20 @@ class Translator:
         method: Method,
         *,
         header: ModelHeader | None = None,
+        direction: Direction = "AtoB",
         device: Device = "auto",
         precision: Precision = "32-true",
     ) -> None:
+        if direction not in method.directions:
+            raise ConfigError(
+                f"`{method.name}` translates {' and '.join(method.directions)} only; got "
+                f"--direction {direction}."
+            )
         self.method = method
         self.header = header
+        self.direction = direction
+        self.channels = method.channels if direction == "AtoB" else method.channels[::-1]
+        """Of the images it takes, and of those it gives."""
         self.device = choose_device(device)
         self._dtype = autocast_dtype(precision, self.device)
         self.method.to(self.device)
@@ -74,6 +85,7 @@ class Translator:
         which: Literal["last", "best"] = "last",
         weights: Literal["averaged", "live"] = "averaged",
         complete: bool = False,
+        direction: Direction = "AtoB",
         device: Device = "auto",
         precision: Precision = "32-true",
     ) -> Translator:
@@ -85,11 +97,13 @@ class Translator:
             which: the checkpoint of a run folder to take.
             weights: averaged weights where there are any, or the live ones.
             complete: also load what `translate` does not use, such as a projection head.
+            direction: BtoA for the way back of a method that has one.
             device: where to compute.
             precision: of the networks.
 
         Raises:
             CheckpointError: nothing is there, or it does not fit its own header.
+            ConfigError: the method does not translate in this direction.
         """
         path = find_model(Path(model), which=which)
         header, tensors = read_model(path)
@@ -109,7 +123,7 @@ class Translator:
             averaged = _under(tensors, f"{EMA_PREFIX}{name}.")
             chosen = averaged if averaged and weights == "averaged" else live
             load_strictly(method.get_submodule(name), chosen, source=f"`{path}`, network {name},")
-        return cls(method, header=header, device=device, precision=precision)
+        return cls(method, header=header, direction=direction, device=device, precision=precision)
 
     @torch.no_grad()
     def __call__(self, x_BCHW: Tensor) -> Tensor:
@@ -125,8 +139,14 @@ class Translator:
             self.device.type, dtype=self._dtype or torch.bfloat16, enabled=self._dtype is not None
         )
         with translating_mode(self.method), autocast:
-            y_BCHW = self.method.translate(padded)
+            y_BCHW = self._translate(padded)
         return y_BCHW.float()[..., :height, :width]
+
+    def _translate(self, x_BCHW: Tensor) -> Tensor:
+        if self.direction == "AtoB":
+            return self.method.translate(x_BCHW)
+        # Only methods with both directions take the argument; `__init__` has made sure.
+        return self.method.translate(x_BCHW, direction=self.direction)  # type: ignore[call-arg]
 
     def files(
         self,
@@ -187,7 +207,7 @@ class Translator:
             DataError: it cannot be read, or has channels that the model does not take.
         """
         declared = self.header.encoding.get("value_range") if self.header else None
-        picture = read_image(source, self.method.channels[0])
+        picture = read_image(source, self.channels[0])
         return to_tensor(picture, tuple(declared) if declared else None), picture.encoding
 
 

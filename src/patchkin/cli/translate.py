@@ -18,7 +18,7 @@ from patchkin.config import flag
 from patchkin.devices import Device, Precision
 from patchkin.errors import ConfigError
 from patchkin.method import Method
-from patchkin.translator import Outcome, Translator, plan
+from patchkin.translator import Direction, Outcome, Translator, plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,8 @@ class TranslateOptions:
     """The checkpoint of a run folder: the last, or the best on validation."""
     weights: Literal["averaged", "live"] = "averaged"
     """Averaged weights if the run kept them, or the live ones."""
+    direction: Direction = "AtoB"
+    """BtoA takes the way back, for methods that have one."""
     device: Device = "auto"
     """Where to compute."""
     precision: Precision = "32-true"
@@ -64,6 +66,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         methods=methods,
         which=options.which,
         weights=options.weights,
+        direction=options.direction,
         device=options.device,
         precision=options.precision,
     )

@@ -183,7 +183,8 @@ def _collate_guarded(items: Sequence[UnpairedItem | DataError]) -> UnpairedBatch
         return error
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
+    """What a decoding process does first."""
     torch.set_num_threads(1)  # one core per worker: the others belong to the training process
     # Ctrl-C reaches every process of a terminal. The training process finishes its step and saves,
     # for which it may still need a batch.
@@ -245,7 +246,7 @@ def training_loader(
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate_guarded,
-        worker_init_fn=_start_worker if workers else None,
+        worker_init_fn=start_worker if workers else None,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
         generator=torch.Generator().manual_seed(dataset.seed),  # leaves the global one untouched

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, finished, transformable
 from patchkin.data.layouts import TOY, PairedImages, detect_layout, image_files
-from patchkin.data.loading import StepBatches, TrainingLoader, _start_worker
+from patchkin.data.loading import StepBatches, TrainingLoader, start_worker
 from patchkin.data.toy import MAX_SIZE, MIN_SIZE, TOY_VERSION, Scene
 from patchkin.data.transforms import SeededViewDraws, resized, size_of, view
 from patchkin.data.verify import Broken, verify_images, without_broken
@@ -305,7 +305,7 @@ def paired_loader(
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=collate_pairs,
-        worker_init_fn=_start_worker if workers else None,
+        worker_init_fn=start_worker if workers else None,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
         generator=torch.Generator().manual_seed(dataset.seed),  # leaves the global one untouched
