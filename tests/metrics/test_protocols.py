@@ -59,7 +59,7 @@ def test_images_come_to_the_size_of_the_outputs_in_8_bits_first(name, number):
 
 
 def test_an_output_is_scored_as_if_saved_and_read(tmp_path):
-    for name in ("pytorch-fid", "squeezenet-224"):
+    for name in ("pytorch-fid", "stargan-v2"):
         protocol = replace(find_protocol(name), image_size=None, input_size=33)
         image = torch.rand(3, 24, 40) * 2.2 - 1.1
         scaled = (image.clamp(-1, 1) + 1) / 2 * 255
@@ -70,7 +70,7 @@ def test_an_output_is_scored_as_if_saved_and_read(tmp_path):
 
 
 def test_grey_and_16_bit_images_are_scored_too(tmp_path):
-    protocol = replace(find_protocol("squeezenet-224"), input_size=None)
+    protocol = replace(find_protocol("stargan-v2"), image_size=None, input_size=None)
     grey = torch.linspace(-1, 1, 12).reshape(1, 3, 4)
     assert torch.equal(
         protocol.prepare_output(grey), protocol.prepare_output(grey.expand(3, -1, -1))

@@ -104,9 +104,9 @@ class CutConfig:
 
 _FASTCUT = CutConfig(contrast_weight=10.0, identity=False, flip_equivariance=True)
 _SMALL = CutConfig(
-    generator=ResNetConfig(ngf=16, blocks=6, antialias_down=False, antialias_up=False),
+    generator=ResNetConfig(ngf=16, blocks=6, norm="none", antialias_down=False),
     discriminator=PatchGANConfig(ndf=16, antialias=False),
-    initialization=InitConfig(gain=1.0),
+    initialization=InitConfig(gain=0.7),
     generator_adam=AdamConfig(learning_rate=5e-4),
     discriminator_adam=AdamConfig(learning_rate=2.5e-4),
     taps=(0, 4, 8, 12, 14),
@@ -131,8 +131,8 @@ PRESETS: Mapping[str, Preset] = {
     "toy": Preset(
         summary="a small CUT for the built-in toy set, minutes on a CPU",
         method=_SMALL,
-        schedule=ScheduleConfig(steps=2000),
-        data=DataConfig(size=64, load_size=64),
+        schedule=ScheduleConfig(steps=2000, ema_decay=0.995),
+        data=DataConfig(size=64, load_size=64, workers=0),
     ),
 }
 

@@ -199,14 +199,12 @@ PROTOCOLS = {
             image_size=None,
             input_size=224,
             input_filter="pillow-bilinear",
-            rounding="nearest",
             extractor="torchvision-squeezenet1_1",
         ),
         # ... and distances at the size of the images.
         Protocol(
             name="squeezenet-256",
             input_size=None,
-            rounding="nearest",
             extractor="torchvision-squeezenet1_1",
         ),
     )
