@@ -28,6 +28,8 @@ demo: install
 	test -d build/toy || $(BIN)/patchkin data toy build/toy
 	$(BIN)/patchkin train semantic-relation --preset toy --data build/toy --run-dir $(DEMO) --overwrite
 	$(BIN)/patchkin translate $(DEMO) build/toy/testA --output $(DEMO)/translated --overwrite
+	$(BIN)/patchkin inspect $(DEMO) build/toy/testA/0000.png --point 32,32 --output $(DEMO)/inspection
+	$(BIN)/patchkin evaluate $(DEMO) --data build/toy --protocol
 	@echo "translated images: $(DEMO)/translated"
 	@echo "report page:       $(DEMO)/report.html"
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from patchkin._version import __version__
@@ -26,7 +27,8 @@ from patchkin.data.layouts import find_domains, image_files
 from patchkin.data.toy import mask_file, truth_file
 from patchkin.data.transforms import resized
 from patchkin.errors import ConfigError, DataError, StorageError
-from patchkin.images import read_image, to_uint8
+from patchkin.images import image_grid, read_image, to_uint8
+from patchkin.method import Method
 from patchkin.metrics.content import (
     class_rate,
     masked_change,
@@ -55,7 +57,8 @@ class EvaluationConfig:
     """What to score, and with what."""
 
     protocols: tuple[str, ...] = ("pytorch-fid",)
-    """Names of protocols; each gives a Frechet and a kernel distance."""
+    """Names of protocols; each gives a Frechet and a kernel distance. Without any, only what needs
+    no weights is scored, at the images' own size."""
     split: Literal["test", "val"] = "test"
     """Which held-out images of the source domain are translated."""
     weights: Path | None = None
@@ -84,7 +87,10 @@ class Result:
     evaluation: dict[str, Any]
     patchkin: str = __version__
     worst_and_best: dict[str, list[str]] = field(default_factory=dict)
-    """Names of inputs, least kept first, by the relation of their patches or by the change."""
+    """Names of inputs that were kept least and best, by the relation of their patches where the
+    extractor has feature maps, else by the change."""
+    gallery: Image.Image | None = None
+    """Those inputs and their translations, as a picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +176,50 @@ def evaluate(
         },
         evaluation=to_plain(config),
         worst_and_best=ranking,
+        gallery=_gallery(pairs, ranking),
     )
+
+
+@dataclass(frozen=True)
+class ValidationScores:
+    """Scores of a method while it trains, on the same images each time."""
+
+    inputs: tuple[Path, ...]
+    real: tuple[Path, ...]
+    size: int
+    """Of the images, in pixels."""
+    extractor: Extractor | None = None
+    protocol: Protocol | None = None
+    classes: tuple[int, ...] = ()
+
+    @property
+    def primary(self) -> str | None:
+        """The score that decides, if there is a distance to the real images."""
+        return None if self.protocol is None else f"{self.protocol.name}/frechet"
+
+    def __call__(self, method: Method) -> dict[str, float]:
+        """Score the method as it stands."""
+        device = next(method.parameters()).device
+        pairs = list(_pairs(Translator(method, device=device), self.inputs, self.size))
+        scores = {}
+        if self.protocol is not None and self.extractor is not None:
+            real = cached_statistics(self.real, self.protocol, self.extractor)
+            outputs = statistics_of_outputs(
+                ((pair.name, pair.output_CHW) for pair in pairs), self.protocol, self.extractor
+            )
+            distances = compare(real, outputs)
+            scores[f"{self.protocol.name}/frechet"] = distances.frechet
+            scores[f"{self.protocol.name}/kernel"] = distances.kernel
+            if self.classes and outputs.logits_NK is not None:
+                rate = class_rate(outputs.logits_NK, self.classes)
+                scores[f"{self.protocol.name}/class_top1"] = rate.top1_percent
+        return scores | _content_scores(pairs, self.extractor)[0]
+
+
+def as_plain(result: Result) -> dict[str, Any]:
+    """For JSON: everything but the picture."""
+    plain = {f.name: getattr(result, f.name) for f in fields(result) if f.name != "gallery"}
+    return dict(json.loads(json.dumps(plain)))
 
 
 def write_result(result: Result, path: Path) -> None:
@@ -183,7 +232,7 @@ def write_result(result: Result, path: Path) -> None:
     def key(entry: dict[str, Any]) -> tuple[Any, ...]:
         return (entry["subject"], entry["data"]["split"], sorted(entry["protocols"]))
 
-    entry = json.loads(json.dumps(asdict(result)))
+    entry = as_plain(result)
     kept = [other for other in read_results(path) if key(other) != key(entry)]
     temporary = path.with_suffix(".tmp")
     try:
@@ -294,6 +343,23 @@ def _content_scores(
         scores["relation_change"] = sum(relations.values()) / len(relations)
     ranked = sorted(relations or changes, key=lambda name: -(relations or changes)[name])
     return scores, {"least_kept": ranked[:6], "best_kept": ranked[::-1][:6]}
+
+
+def _gallery(pairs: Sequence[_Pair], ranking: dict[str, list[str]]) -> Image.Image | None:
+    """Rows of input and translation: the least kept, then the best kept."""
+    if not ranking:
+        return None
+    by_name = {pair.name: pair for pair in pairs}
+    columns = {}
+    for kind, names in ranking.items():
+        chosen = [by_name[name] for name in names]
+        columns[f"{kind.replace('_', ' ')}: input"] = [
+            _in_colour(pair.input_CHW) for pair in chosen if pair.input_CHW is not None
+        ]
+        columns["output" if kind == "least_kept" else "output "] = [
+            _in_colour(pair.output_CHW) for pair in chosen
+        ]
+    return image_grid(list(zip(*columns.values(), strict=True)), captions=list(columns))
 
 
 def _masked_scores(

@@ -33,8 +33,11 @@ from patchkin.data.paired import (
 from patchkin.data.toy import mask_file, truth_file
 from patchkin.data.verify import Broken
 from patchkin.errors import CheckpointError, ConfigError, StorageError, nearest
+from patchkin.evaluation import ValidationScores
 from patchkin.method import Method, Preset
 from patchkin.metrics import mean_scores, score_against_counterpart
+from patchkin.metrics.extractors import make_extractor
+from patchkin.metrics.protocols import find_protocol
 from patchkin.randomness import derive_seed
 from patchkin.report import write_report
 from patchkin.schedules import ScheduleConfig
@@ -199,7 +202,11 @@ class UnpairedRun:
         known_broken: Sequence[Broken] | None = None,
     ) -> None:
         self.opened = open_training_data(
-            config.data, seed=config.training.seed, channels=channels, known_broken=known_broken
+            config.data,
+            seed=config.training.seed,
+            channels=channels,
+            known_broken=known_broken,
+            validate=config.training.score_every > 0,
         )
         self.steps_per_epoch = steps_per_epoch(
             len(self.opened.dataset), config.data.batch_size, world_size
@@ -240,10 +247,31 @@ class UnpairedRun:
         return torch.cat([batch.images_BCHW for batch in batches])
 
     def scorer(self) -> Scorer | None:
-        """Scores against the hidden counterparts of the validation images, where there are any."""
+        """Scores of the validation images: against their hidden counterparts where they have any,
+        else by protocol and content if scores were asked for.
+        """
         files = self.opened.domains.val_a
-        if not files or not all(truth_file(path).is_file() for path in files):
-            return None
+        if files and all(truth_file(path).is_file() for path in files):
+            return self._counterpart_scorer(files)
+        return self._protocol_scorer() if self._config.training.score_every else None
+
+    def _protocol_scorer(self) -> Scorer:
+        training, domains = self._config.training, self.opened.domains
+        extractor, protocol = None, None
+        if training.score_weights is not None:
+            protocol = find_protocol(training.score_protocol)
+            extractor = make_extractor(protocol.extractor, training.score_weights)
+        scores = ValidationScores(
+            inputs=domains.val_a,
+            real=domains.val_b,
+            size=self._config.data.size,
+            extractor=extractor,
+            protocol=protocol,
+            classes=training.score_classes,
+        )
+        return Scorer(score=scores, primary=scores.primary, higher_is_better=False)
+
+    def _counterpart_scorer(self, files: Sequence[Path]) -> Scorer:
         inputs = self._images(files, self._channels[0], limit=len(files))
         truths = self._images(
             [truth_file(path) for path in files], self._channels[1], limit=len(files)

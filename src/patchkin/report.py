@@ -31,7 +31,10 @@ def write_report(run_dir: Path) -> Path:
         title=f"{config['name']} on {_data_name(config)}",
         subtitle=f"{run_dir.name}, {last_step} steps",
         scores=_score_table(records),
+        test=_test_table(run_dir / "scores.json"),
         previews=_previews(run_dir / "previews"),
+        gallery=_pictures(run_dir / "evaluation"),
+        inspection=_pictures(run_dir / "inspection"),
         curves=_curves(records),
         command=f"patchkin train {config['name']} --config config.yaml",
         configuration=(run_dir / "config.yaml").read_text(encoding="utf-8"),
@@ -87,6 +90,32 @@ def _score_table(records: list[dict[str, Any]]) -> dict[str, Any] | None:
         ],
         "note": "Means over validation images, none of them seen in training.",
     }
+
+
+def _test_table(path: Path) -> dict[str, Any] | None:
+    """Scores of `patchkin evaluate`, one column per evaluated checkpoint."""
+    if not path.is_file():
+        return None
+    results = json.loads(path.read_text(encoding="utf-8"))
+    names = list(dict.fromkeys(name for result in results for name in result["scores"]))
+    if not names:
+        return None
+    return {
+        "columns": [f"{r['data']['split']}, step {r['subject'].get('step')}" for r in results],
+        "rows": [
+            (name, [_number(result["scores"].get(name)) for result in results]) for name in names
+        ],
+        "warnings": [warning for result in results for warning in result["warnings"]],
+        "protocols": json.dumps([result["protocols"] for result in results], indent=1),
+    }
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _pictures(folder: Path) -> list[tuple[str, str]]:
+    return [(file.stem, _base64(file.read_bytes())) for file in sorted(folder.glob("*.png"))]
 
 
 def _previews(folder: Path) -> list[tuple[str, str]]:

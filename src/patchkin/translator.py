@@ -59,7 +59,7 @@ class Translator:
         *,
         header: ModelHeader | None = None,
         direction: Direction = "AtoB",
-        device: Device = "auto",
+        device: Device | torch.device = "auto",
         precision: Precision = "32-true",
     ) -> None:
         if direction not in method.directions:
@@ -72,7 +72,7 @@ class Translator:
         self.direction = direction
         self.channels = method.channels if direction == "AtoB" else method.channels[::-1]
         """Of the images it takes, and of those it gives."""
-        self.device = choose_device(device)
+        self.device = device if isinstance(device, torch.device) else choose_device(device)
         self._dtype = autocast_dtype(precision, self.device)
         self.method.to(self.device)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +15,18 @@ from patchkin.checkpoint import CheckpointStore, find_model
 from patchkin.cli.parsing import parse
 from patchkin.data.config import DataConfig
 from patchkin.devices import Device, Precision
-from patchkin.evaluation import SCORES_FILE, EvaluationConfig, Result, evaluate, write_result
-from patchkin.images import is_image_file
+from patchkin.evaluation import (
+    SCORES_FILE,
+    EvaluationConfig,
+    Result,
+    as_plain,
+    evaluate,
+    write_result,
+)
+from patchkin.images import is_image_file, write_pillow
 from patchkin.method import Method
 from patchkin.metrics.perceptual import PerceptualNet
+from patchkin.report import write_report
 from patchkin.translator import Translator
 
 
@@ -33,7 +41,8 @@ class EvaluateOptions:
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """Which domain is translated into which."""
     protocol: tuple[str, ...] = ("pytorch-fid",)
-    """How images become scores; several may be named."""
+    """How images become scores; several may be named. Without a name after it: only the scores that
+    need no weights."""
     weights: Path | None = None
     """File of the extractor's weights, instead of a download."""
     split: Literal["test", "val"] = "test"
@@ -82,8 +91,11 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         target = _target(options)
         if target is not None:
             write_result(results[-1], target)
+            _write_gallery(results[-1], target.parent)
+    if CheckpointStore(options.model).steps():
+        write_report(options.model)
     if options.json:
-        print(json.dumps([asdict(result) for result in results]))
+        print(json.dumps([as_plain(result) for result in results]))
         return 0
     for result in results:
         _tell(result)
@@ -123,6 +135,13 @@ def _target(options: EvaluateOptions) -> Path | None:
     if options.output is not None:
         return options.output
     return options.model / SCORES_FILE if CheckpointStore(options.model).steps() else None
+
+
+def _write_gallery(result: Result, folder: Path) -> None:
+    if result.gallery is not None:
+        step = result.subject.get("step")
+        name = "outputs" if step is None else f"step_{step:08d}"
+        write_pillow(folder / "evaluation" / f"{name}_{result.data['split']}.png", result.gallery)
 
 
 def _tell(result: Result) -> None:

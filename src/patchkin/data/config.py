@@ -53,6 +53,9 @@ class DataConfig:
     value_range: tuple[float, float] | None = None
     """Values that become -1 and 1 in 16-bit and float files (12 bits: 0 4095). By default 0 and
     65535, and 0 and 1."""
+    validation_images: int = 32
+    """Images per domain held out of training for scores during training, chosen by the seed, where
+    the set has no val split and scores are asked for (`--score-every`). At most a quarter."""
     max_images: int | None = None
     """Use only the first so many training images of a domain, in the order of their names."""
 
@@ -67,7 +70,7 @@ class DataConfig:
                 f"`load_size` ({self.load_size}) must be at least `size` ({self.size}): "
                 "views are cropped from the loaded image."
             )
-        for name, least in (("batch_size", 1), ("workers", 0)):
+        for name, least in (("batch_size", 1), ("workers", 0), ("validation_images", 2)):
             if getattr(self, name) < least:
                 raise ConfigError(f"`{name}` must be at least {least}; got {getattr(self, name)}.")
         for name in ("load_size", "max_images"):

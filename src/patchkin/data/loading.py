@@ -26,7 +26,7 @@ from patchkin.data.datasets import (
     finished,
     transformable,
 )
-from patchkin.data.layouts import Domains, find_domains
+from patchkin.data.layouts import MIN_UNPAIRED_IMAGES, Domains, find_domains
 from patchkin.data.transforms import resized
 from patchkin.data.verify import Broken, verify_images, without_broken
 from patchkin.errors import ConfigError, DataError
@@ -51,6 +51,7 @@ def open_training_data(
     seed: int,
     channels: tuple[int, int] = (3, 3),
     known_broken: Sequence[Broken] | None = None,
+    validate: bool = False,
     threads: int | None = None,
 ) -> TrainingData:
     """Find the files, decode each once, leave out the broken ones.
@@ -61,6 +62,8 @@ def open_training_data(
         channels: of the source and the target domain.
         known_broken: of the run that is resumed; nothing is decoded then, and the order of the
             images is the same even if a file broke in between.
+        validate: whether validation images are needed; a set without a val split gives some of its
+            training images.
         threads: for decoding.
 
     Raises:
@@ -78,8 +81,30 @@ def open_training_data(
         train_a=without_broken(domains.train_a, broken),
         train_b=without_broken(domains.train_b, broken),
     )
+    if validate and not usable.val_a:
+        train_a, val_a = _held_out(usable.train_a, config.validation_images, seed, "a")
+        train_b, val_b = _held_out(usable.train_b, config.validation_images, seed, "b")
+        usable = replace(usable, train_a=train_a, train_b=train_b, val_a=val_a, val_b=val_b)
     dataset = UnpairedDataset(usable.train_a, usable.train_b, config, seed=seed, channels=channels)
     return TrainingData(dataset, usable, tuple(broken))
+
+
+def _held_out(
+    files: tuple[Path, ...], number: int, seed: int, domain: str
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Training and validation files, each in the old order."""
+    number = min(number, len(files) // 4)
+    if number < MIN_UNPAIRED_IMAGES:
+        raise DataError(
+            f"{len(files)} training images are too few to hold some out for scores; add valA and "
+            "valB, or leave out --score-every."
+        )
+    generator = torch.Generator().manual_seed(derive_seed(seed, "validation", domain))
+    chosen = set(torch.randperm(len(files), generator=generator)[:number].tolist())
+    return (
+        tuple(path for index, path in enumerate(files) if index not in chosen),
+        tuple(path for index, path in enumerate(files) if index in chosen),
+    )
 
 
 def steps_per_epoch(num_items: int, batch_size: int, world_size: int = 1) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from patchkin.config import flag
@@ -35,7 +36,15 @@ class TrainingConfig:
     preview_every: int = 1000
     """Steps between preview images. 0: only at the start and the end."""
     score_every: Annotated[int, flag("--score-every")] = 0
-    """Steps between scores on validation images. 0: only at the start and the end."""
+    """Steps between scores on validation images, which never are test images. 0: only at the start
+    and the end, and only where the set has a val split with known counterparts."""
+    score_protocol: str = "squeezenet-256"
+    """Of the scores during training, if `score_weights` are given."""
+    score_weights: Path | None = None
+    """File of that protocol's extractor. Without it only change and warnings are logged, unless the
+    set knows the counterparts (as the toy set does)."""
+    score_classes: tuple[int, ...] = ()
+    """Classes of ImageNet that outputs should be taken for (340: zebra)."""
 
     def __post_init__(self) -> None:
         for name in ("devices", "nodes", "log_every", "save_every"):

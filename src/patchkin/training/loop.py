@@ -54,8 +54,8 @@ class Scorer:
     """Scores of a method on validation images."""
 
     score: Callable[[Method], dict[str, float]]
-    primary: str
-    """The score that decides which checkpoint is the best."""
+    primary: str | None
+    """The score that decides which checkpoint is the best; None if none can."""
     higher_is_better: bool = True
     baseline: dict[str, float] | None = None
     """The scores of leaving the input as it is; logged beside those of the untrained networks."""
@@ -215,12 +215,8 @@ class _Run:
             return False
         with self._averaged(), translating_mode(self.method):
             scores = self.scorer.score(self.method)
-        value = scores[self.scorer.primary]
-        better = self.best.value is None or (
-            value > self.best.value if self.scorer.higher_is_better else value < self.best.value
-        )
-        if better and self.step > 0:  # there is no checkpoint of step 0
-            self.best = _Best(self.step, value)
+        if self.scorer.primary is not None and self.step > 0:  # step 0 has no checkpoint
+            self._remember_best(scores[self.scorer.primary], self.scorer)
         is_best = self.best.step == self.step
         record = {"step": self.step, "scores": scores, "best": is_best}
         if self.step == 0 and self.scorer.baseline is not None:
@@ -229,6 +225,13 @@ class _Run:
         listed = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self.log.say(f"step {self.step}/{self.total_steps}  validation: {listed}")
         return self.step > 0
+
+    def _remember_best(self, value: float, scorer: Scorer) -> None:
+        better = self.best.value is None or (
+            value > self.best.value if scorer.higher_is_better else value < self.best.value
+        )
+        if better:
+            self.best = _Best(self.step, value)
 
     def _preview(self, *, final: bool) -> None:
         every = self.training.preview_every
