@@ -1,0 +1,72 @@
+"""The pages in a real browser: every image loads and nothing is fetched from anywhere.
+
+Needs Chromium (`apt-get install chromium`) and `pip install playwright`; skipped without them.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def look(browser, path):
+    """Messages of the console, addresses asked for, and the widths of all images."""
+    page = browser.new_page()
+    messages, addresses = [], []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: addresses.append(request.url.split(":")[0]))
+    page.goto(path.as_uri())
+    widths = page.eval_on_selector_all("img", "images => images.map(i => i.naturalWidth)")
+    text = page.inner_text("body")
+    page.close()
+    return messages, set(addresses), widths, text
+
+
+def test_the_report_opens_with_every_image(command, run_copy, toy_root, browser):
+    command("inspect", run_copy, toy_root / "testA" / "0000.png", "--point", "20,20", "--output",
+            run_copy / "inspection")  # fmt: skip
+    code, _, err = command("evaluate", run_copy, "--data", toy_root, "--protocol")
+    assert code == 0, err
+    messages, schemes, widths, text = look(browser, run_copy / "report.html")
+    assert messages == []
+    assert schemes <= {"file", "data"}
+    assert len(widths) == 5  # two previews, cases, inspection, curves
+    assert min(widths) > 0
+    for part in ("Validation scores", "untrained", "Worst and best cases", "counterpart/psnr"):
+        assert part in text
+
+
+def test_the_comparison_opens_with_every_image(command, run_copy, tmp_path, browser):
+    page = tmp_path / "comparison.html"
+    code, _, err = command("compare", run_copy, "--output", page)
+    assert code == 0, err
+    messages, schemes, widths, text = look(browser, page)
+    assert messages == []
+    assert schemes <= {"file", "data"}
+    assert len(widths) == 1
+    assert min(widths) > 0
+    assert "best on validation" in text
