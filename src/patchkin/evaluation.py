@@ -29,6 +29,7 @@ from patchkin.data.transforms import resized
 from patchkin.errors import ConfigError, DataError, StorageError
 from patchkin.images import image_grid, read_image, to_uint8
 from patchkin.method import Method
+from patchkin.metrics.cityscapes import fetch_judge
 from patchkin.metrics.content import (
     class_rate,
     masked_change,
@@ -41,13 +42,20 @@ from patchkin.metrics.diversity import collapse_scores
 from patchkin.metrics.extractors import Extractor, SqueezeNetExtractor, make_extractor
 from patchkin.metrics.perceptual import PerceptualDistance, PerceptualNet
 from patchkin.metrics.protocols import Protocol, find_protocol
+from patchkin.metrics.segmentation import CityscapesScorer
 from patchkin.metrics.statistics import Statistics, cached_statistics, compare, file_statistics
 from patchkin.metrics.statistics import output_statistics as statistics_of_outputs
+from patchkin.metrics.weights import cache_folder
+from patchkin.networks.drn import DRNName, read_drn
 from patchkin.translator import Translator
 
 SCORES_FILE = "scores.json"
 HIGHER_IS_BETTER = frozenset(
-    {"class_top1", "class_top5", "collapse_ratio", "psnr", "psnr_inside", "change_inside"}
+    {
+        *("class_top1", "class_top5", "collapse_ratio", "change_inside"),
+        *("psnr", "psnr_inside", "stripe_iou"),
+        *("mAP", "pixAcc", "classAcc", "mIoU"),
+    }
 )
 """Last part of the names of scores; all others are the better the lower."""
 
@@ -71,6 +79,10 @@ class EvaluationConfig:
     """Backbone of LPIPS, for the mode collapse score. None: not scored."""
     lpips_weights: Path | None = None
     """File of that backbone's weights; downloaded unless given."""
+    judge: DRNName | None = None
+    """Segmentation network that reads translations of Cityscapes label maps. None: not scored."""
+    judge_weights: Path | None = None
+    """File of its weights; downloaded unless given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +172,13 @@ def evaluate(
     content, ranking = _content_scores(pairs, extractor)
     scores |= content
     scores |= _masked_scores(pairs, config.masks, size)
-    scores |= _counterpart_scores(pairs, inputs, size)
+    perceptual = None
     if config.lpips is not None:
-        scores |= _collapse_scores(pairs, config.lpips, config.lpips_weights)
+        perceptual = PerceptualDistance(config.lpips, weights=config.lpips_weights)
+        scores |= _collapse_scores(pairs, perceptual)
+    scores |= _counterpart_scores(pairs, inputs, size, perceptual)
+    if config.judge is not None:
+        scores |= _segmentation_scores(pairs, config.judge, config.judge_weights)
     return Result(
         scores=scores,
         warnings=_warnings(pairs),
@@ -387,11 +403,14 @@ def _masked_scores(
 
 
 def _counterpart_scores(
-    pairs: Sequence[_Pair], inputs: Sequence[Path], size: int | None
+    pairs: Sequence[_Pair],
+    inputs: Sequence[Path],
+    size: int | None,
+    perceptual: PerceptualDistance | None,
 ) -> dict[str, float]:
     """Against the hidden truth, where the set has one."""
     by_stem = {path.stem: path for path in inputs}
-    rows = []
+    rows, distances = [], []
     for pair in pairs:
         source = by_stem.get(pair.name)
         if pair.input_CHW is None or source is None or not truth_file(source).is_file():
@@ -399,13 +418,39 @@ def _counterpart_scores(
         truth_CHW = _load(truth_file(source), pair.output_CHW.shape[0], size)
         mask_HW = _load(mask_file(source), 1, size)[0] > 0
         rows.append(score_against_counterpart(pair.output_CHW, pair.input_CHW, truth_CHW, mask_HW))
-    return {f"counterpart/{name}": value for name, value in mean_scores(rows).items()}
+        if perceptual is not None:
+            images = (_in_colour(pair.output_CHW)[None], _in_colour(truth_CHW)[None])
+            distances.append(float(perceptual(*images)))
+    scores = mean_scores(rows)
+    if distances:
+        scores["lpips"] = sum(distances) / len(distances)
+    return {f"counterpart/{name}": value for name, value in scores.items()}
 
 
-def _collapse_scores(
-    pairs: Sequence[_Pair], net: PerceptualNet, weights: Path | None
+def _segmentation_scores(
+    pairs: Sequence[_Pair], judge: DRNName, weights: Path | None
 ) -> dict[str, float]:
-    distance = PerceptualDistance(net, weights=weights)
+    """Both forms of the label-map scores; the inputs are label maps in Cityscapes' colours."""
+    path = weights or fetch_judge(judge, cache_folder() / "weights")[0]
+    network = read_drn(path, judge)
+    scorer = CityscapesScorer()
+    for pair in pairs:
+        if pair.input_CHW is not None:
+            label, photo = (
+                Image.fromarray(to_uint8(_in_colour(x)).permute(1, 2, 0).contiguous().numpy())
+                for x in (pair.input_CHW, pair.output_CHW)
+            )
+            scorer.add_photos(network, [(label, photo)])
+    scores = scorer.scores()
+    return {
+        f"segmentation-{form}/{name}": float(value)
+        for form in ("released", "correct")
+        for name, value in scores[form].items()
+        if isinstance(value, (int, float))
+    }
+
+
+def _collapse_scores(pairs: Sequence[_Pair], distance: PerceptualDistance) -> dict[str, float]:
     known = [pair for pair in pairs if pair.input_CHW is not None]
     collapse = collapse_scores(
         (_in_colour(pair.input_CHW)[None] for pair in known if pair.input_CHW is not None),

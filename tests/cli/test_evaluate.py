@@ -155,3 +155,41 @@ def test_weights_of_another_network(command, toy_root, tmp_path):
     )
     assert code == 2
     assert len(err.splitlines()) == 1
+
+
+def test_label_maps_are_scored_by_a_segmentation_network(command, tmp_path):
+    from patchkin.images import read_image
+    from patchkin.metrics.cityscapes import palette
+    from patchkin.metrics.segmentation import CityscapesScorer
+    from patchkin.networks.drn import DRN, read_drn
+
+    torch.manual_seed(0)
+    torch.save(DRN("drn-d-22").state_dict(), tmp_path / "drn.pth")
+    rng = np.random.default_rng(0)
+    colours = palette().numpy().astype(np.uint8)
+    for name in ("trainA", "trainB", "testA", "testB", "outputs"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for index in range(2):
+            pixels = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+            if name.endswith("A"):  # label maps: blocks of the palette's colours
+                pixels = colours[rng.integers(0, 19, (8, 8))].repeat(32, 0).repeat(32, 1)
+            Image.fromarray(pixels).save(tmp_path / "set" / name / f"{index}.png")
+    result = evaluated(
+        *(command, tmp_path / "set" / "outputs", "--data", tmp_path / "set", "--protocol"),
+        *("--judge", "drn-d-22", "--judge-weights", tmp_path / "drn.pth"),
+    )
+    scorer = CityscapesScorer()
+    scorer.add_photos(
+        read_drn(tmp_path / "drn.pth", "drn-d-22"),
+        [
+            tuple(
+                read_image(tmp_path / "set" / name / f"{index}.png").pixels
+                for name in ("testA", "outputs")
+            )
+            for index in range(2)
+        ],
+    )
+    expected = scorer.scores()
+    assert result["scores"]["segmentation-released/mAP"] == expected["released"]["mAP"]
+    for name in ("pixAcc", "classAcc", "mIoU"):
+        assert result["scores"][f"segmentation-correct/{name}"] == expected["correct"][name]

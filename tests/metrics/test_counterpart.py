@@ -49,6 +49,10 @@ def test_matches_loops():
     tones = [sorted(image.double().mean(dim=0)[mask].tolist()) for image in (output, truth)]
     tone = sum(abs(a - b) for a, b in zip(*tones, strict=True)) / len(tones[0]) * 127.5
     assert scores.tone_inside == pytest.approx(tone)
+    grey = [image.double().mean(dim=0)[mask].tolist() for image in (output, truth)]
+    level = sum(grey[1]) / len(grey[1])
+    dark = [{i for i, value in enumerate(values) if value < level} for values in grey]
+    assert scores.stripe_iou == pytest.approx(len(dark[0] & dark[1]) / len(dark[0] | dark[1]))
     expected = detail(output)[mask].mean() / detail(truth)[mask].mean()
     assert scores.detail_inside == pytest.approx(float(expected))
 
@@ -58,7 +62,12 @@ def test_the_truth_itself():
     truth = torch.where(mask, truth, given)
     scores = score_against_counterpart(truth, given, truth, mask)
     assert scores == CounterpartScores(
-        psnr=math.inf, psnr_inside=math.inf, tone_inside=0.0, change_outside=0.0, detail_inside=1.0
+        psnr=math.inf,
+        psnr_inside=math.inf,
+        tone_inside=0.0,
+        stripe_iou=1.0,
+        change_outside=0.0,
+        detail_inside=1.0,
     )
 
 

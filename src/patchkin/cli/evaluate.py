@@ -26,6 +26,7 @@ from patchkin.evaluation import (
 from patchkin.images import is_image_file, write_pillow
 from patchkin.method import Method
 from patchkin.metrics.perceptual import PerceptualNet
+from patchkin.networks.drn import DRNName
 from patchkin.report import write_report
 from patchkin.translator import Translator
 
@@ -55,6 +56,10 @@ class EvaluateOptions:
     """Backbone of LPIPS, for the mode collapse score."""
     lpips_weights: Path | None = None
     """File of that backbone's weights, instead of a download."""
+    judge: DRNName | None = None
+    """Segmentation network that reads translations of Cityscapes label maps."""
+    judge_weights: Path | None = None
+    """File of its weights, instead of a download."""
     which: Literal["last", "best", "all"] = "last"
     """Checkpoints of a run folder: the last, the best on validation, or each that is kept."""
     output: Path | None = None
@@ -83,6 +88,8 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         masks=options.masks,
         lpips=options.lpips,
         lpips_weights=options.lpips_weights,
+        judge=options.judge,
+        judge_weights=options.judge_weights,
     )
     results = []
     for subject, name in _subjects(options, methods):

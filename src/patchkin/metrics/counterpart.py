@@ -33,6 +33,9 @@ class CounterpartScores:
     tone_inside: float
     """Distance of the grey levels inside the mask from those of the truth wherever they are (the
     first Wasserstein distance), 0 to 255; a plain coat is far from a black and white one."""
+    stripe_iou: float
+    """Intersection over union, in the mask, of what is darker than the truth's mean there: 1 if
+    the dark stripes are where the true ones are, about 1/3 if they are anywhere."""
     change_outside: float
     """Mean absolute change of the input's pixels outside the mask, 0 to 255; should be near 0."""
     detail_inside: float
@@ -68,6 +71,7 @@ def score_against_counterpart(
         psnr=_psnr(error_CHW),
         psnr_inside=_psnr(error_CHW[:, mask_HW]),
         tone_inside=_tone_distance(output_CHW[:, mask_HW], truth_CHW[:, mask_HW]),
+        stripe_iou=_dark_overlap(output_CHW[:, mask_HW], truth_CHW[:, mask_HW]),
         change_outside=float(change_CHW[:, ~mask_HW].mean()) * PIXEL_LEVELS,
         detail_inside=float(_detail(output_CHW)[mask_HW].mean() / truth_detail.clamp_min(1e-12)),
     )
@@ -90,6 +94,13 @@ def _psnr(error: Tensor) -> float:
 def _tone_distance(a_CN: Tensor, b_CN: Tensor) -> float:
     a_N, b_N = (x.double().mean(dim=0).sort().values for x in (a_CN, b_CN))
     return float((a_N - b_N).abs().mean()) * PIXEL_LEVELS
+
+
+def _dark_overlap(a_CN: Tensor, b_CN: Tensor) -> float:
+    a_N, b_N = (x.double().mean(dim=0) for x in (a_CN, b_CN))
+    a_dark_N, b_dark_N = (x < b_N.mean() for x in (a_N, b_N))
+    union = int((a_dark_N | b_dark_N).sum())
+    return int((a_dark_N & b_dark_N).sum()) / union if union else 1.0
 
 
 def _detail(image_CHW: Tensor) -> Tensor:
