@@ -144,6 +144,8 @@ class Method(nn.Module, ABC):
     """Smallest height or width that `translate` takes."""
     min_training_size: int = 1
     """Smallest height or width that `train_step` takes."""
+    min_batch_size: int = 1
+    """Fewest images of a batch, for methods that compare the images of one."""
 
     @abstractmethod
     def adam(self) -> dict[str, AdamConfig]:

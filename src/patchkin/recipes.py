@@ -143,16 +143,7 @@ def train(
     fabric.barrier()
     torch.manual_seed(derive_seed(config.training.seed, "weights"))
     method = kind(config.method)
-    if config.data.size < method.min_training_size:
-        raise ConfigError(
-            f"--size {config.data.size} is smaller than the networks can take; "
-            f"use at least {method.min_training_size}."
-        )
-    if config.data.size % method.multiple_of:
-        raise ConfigError(
-            f"--size {config.data.size}: the networks of `{kind.name}` take multiples of "
-            f"{method.multiple_of}."
-        )
+    _check_fit(method, config.data)
     data = _source_kind(kind)(
         config,
         channels=method.channels,
@@ -186,6 +177,25 @@ def train(
         ema_decay=config.schedule.ema_decay,
     )
     return write_report(run_dir) if fabric.is_global_zero else None
+
+
+def _check_fit(method: Method, data: DataConfig) -> None:
+    """Refuse views and batches that the networks cannot take, before any image is read."""
+    if data.size < method.min_training_size:
+        raise ConfigError(
+            f"--size {data.size} is smaller than the networks can take; "
+            f"use at least {method.min_training_size}."
+        )
+    if data.size % method.multiple_of:
+        raise ConfigError(
+            f"--size {data.size}: the networks of `{method.name}` take multiples of "
+            f"{method.multiple_of}."
+        )
+    if data.batch_size < method.min_batch_size:
+        raise ConfigError(
+            f"--batch-size {data.batch_size}: `{method.name}` compares the images of a batch; "
+            f"use at least {method.min_batch_size}."
+        )
 
 
 class UnpairedRun:

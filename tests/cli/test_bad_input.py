@@ -204,3 +204,13 @@ def test_a_disk_that_cannot_be_written(toy_root, tmp_path, trouble):
     assert len(errors) == 1
     assert errors[0].startswith("patchkin: error: Cannot write")
     assert reason in errors[0]
+
+
+def test_a_batch_too_small_to_compare_images(command, toy_root):
+    message = one_line_error(
+        command, "train", "travelgan", "--data", toy_root, "--size", "64", "--batch-size", "1",
+        "--data.load-size", "64", "--ngf", "4", "--device", "cpu",
+    )  # fmt: skip
+    assert message == (
+        "--batch-size 1: `travelgan` compares the images of a batch; use at least 2."
+    )

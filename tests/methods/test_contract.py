@@ -186,7 +186,7 @@ def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Me
 
 
 def batch_for(method: Method, num_images: int = 1, **options):
-    num_images = max(num_images, getattr(method, "min_batch_size", 1))
+    num_images = max(num_images, method.min_batch_size)
     batch = random_batch(num_images, channels=method.channels, **options)
     return method.batch_type(batch.a_BCHW, batch.b_BCHW)
 

@@ -55,7 +55,8 @@ class DataConfig:
     65535, and 0 and 1."""
     validation_images: int = 32
     """Images per domain held out of training for scores during training, chosen by the seed, where
-    the set has no val split and scores are asked for (`--score-every`). At most a quarter."""
+    the set has no val split and scores are asked for (`--score-every`). At most a quarter. A run
+    with and one without such scores therefore train on different images."""
     max_images: int | None = None
     """Use only the first so many training images of a domain, in the order of their names."""
 
