@@ -30,7 +30,7 @@ def cache(tmp_path, monkeypatch):
 def evaluated(command, *arguments):
     code, out, err = command("evaluate", *arguments, "--json")
     assert code == 0, err
-    (result,) = json.loads(out)
+    (result,) = json.loads(out)["results"]
     return result
 
 

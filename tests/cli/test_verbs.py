@@ -252,6 +252,14 @@ def test_data_toy(command, tmp_path):
     assert "is not empty" in err
 
 
+def test_public_sets_are_listed(command):
+    code, out, _ = command("data", "download", "--json")
+    assert code == 0
+    assert "horse2zebra" in json.loads(out)
+    _, out, _ = command("data", "download")
+    assert out.splitlines()[0].startswith("horse2zebra ")
+
+
 def test_methods_lists_all(command):
     _, out, _ = command("methods", "--json")
     listed = json.loads(out)

@@ -130,6 +130,9 @@ def _download(options: DownloadOptions) -> int:
     from patchkin.data.catalogue import CATALOGUE
     from patchkin.data.download import fetch_dataset
 
+    if not options.name and options.json:
+        print(json.dumps({name: entry.about for name, entry in CATALOGUE.items()}))
+        return 0
     if not options.name:
         for name, entry in CATALOGUE.items():
             print(f"{name:<24} {entry.about}")

@@ -102,7 +102,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
     if CheckpointStore(options.model).steps():
         write_report(options.model)
     if options.json:
-        print(json.dumps([as_plain(result) for result in results]))
+        print(json.dumps({"results": [as_plain(result) for result in results]}))
         return 0
     for result in results:
         _tell(result)
