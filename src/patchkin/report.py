@@ -35,7 +35,8 @@ def write_report(run_dir: Path) -> Path:
         previews=_previews(run_dir / "previews"),
         gallery=_pictures(run_dir / "evaluation"),
         inspection=_pictures(run_dir / "inspection"),
-        curves=_curves(records),
+        curves=_curves(records, "terms"),
+        score_curves=_curves(records, "scores"),
         command=f"patchkin train {config['name']} --config config.yaml",
         configuration=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )
@@ -127,23 +128,24 @@ def _previews(folder: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _curves(records: list[dict[str, Any]]) -> str | None:
-    """All terms over the steps, one small plot each, as a base64 PNG."""
-    logged = [record for record in records if "terms" in record]
+def _curves(records: list[dict[str, Any]], kind: str) -> str | None:
+    """All terms or scores over the steps, one small plot each, as a base64 PNG."""
+    logged = [record for record in records if kind in record]
     if not logged:
         return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    names = list(logged[-1]["terms"])
+    names = list(logged[-1][kind])
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3.6 * columns, 2.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     for place, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, place + 1)
-        points = [(r["step"], r["terms"][name]) for r in logged if name in r["terms"]]
-        axes.plot(*zip(*points, strict=True), linewidth=1)
+        points = [(r["step"], r[kind][name]) for r in logged if name in r[kind]]
+        marker = "o" if kind == "scores" else ""
+        axes.plot(*zip(*points, strict=True), linewidth=1, marker=marker, markersize=3)
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)

@@ -54,7 +54,7 @@ def test_the_report_opens_with_every_image(command, run_copy, toy_root, browser)
     messages, schemes, widths, text = look(browser, run_copy / "report.html")
     assert messages == []
     assert schemes <= {"file", "data"}
-    assert len(widths) == 5  # two previews, cases, inspection, curves
+    assert len(widths) == 6  # two previews, cases, inspection, curves of scores and terms
     assert min(widths) > 0
     for part in ("Validation scores", "untrained", "Worst and best cases", "counterpart/psnr"):
         assert part in text

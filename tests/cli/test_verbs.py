@@ -67,7 +67,7 @@ def test_train_writes_a_run(finished_run):
     assert config["data"]["size"] == 32
     assert config["schedule"]["steps"] == 3
     page = (finished_run / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 4
     assert "untrained" in page
 
 
