@@ -35,7 +35,7 @@ class CounterpartScores:
     first Wasserstein distance), 0 to 255; a plain coat is far from a black and white one."""
     stripe_iou: float
     """Intersection over union, in the mask, of what is darker than the truth's mean there: 1 if
-    the dark stripes are where the true ones are, about 1/3 if they are anywhere."""
+    the dark stripes are where the true ones are, 1/3 for unrelated stripes on half of the coat."""
     change_outside: float
     """Mean absolute change of the input's pixels outside the mask, 0 to 255; should be near 0."""
     detail_inside: float
