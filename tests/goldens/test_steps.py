@@ -57,9 +57,12 @@ def load(method: Method, archive, prefix: str) -> None:
     for network in NETWORKS:
         module = method.get_submodule(network)
         state = {}
-        for ours in module.state_dict():
-            array = archive[f"{prefix}net{network}/{upstream_name(network, ours)}"]
-            state[ours] = torch.from_numpy(array).double()
+        for ours, value in module.state_dict().items():
+            key = f"{prefix}net{network}/{upstream_name(network, ours)}"
+            if key not in archive.files and ours.endswith("num_batches_tracked"):
+                state[ours] = value  # a counter of batch norm that takes no part in a step
+                continue
+            state[ours] = torch.from_numpy(archive[key]).to(value.dtype)
         module.load_state_dict(state, strict=True)
         names = {n for n in archive.files if n.startswith(f"{prefix}net{network}/")}
         known = {f"{prefix}net{network}/{upstream_name(network, n)}" for n in state}
