@@ -131,6 +131,8 @@ def test_scores_during_training_choose_the_best_checkpoint(
     torch.manual_seed(0)
     torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "squeezenet.pth")
     run_dir = tmp_path / "r"
+    for path in [*(unpaired / "testA").iterdir(), *(unpaired / "testB").iterdir()]:
+        path.write_bytes(b"no image")  # reading a test image would be an error
     code, out, err = command(
         *("train", "cut", "--data", unpaired, "--run-dir", run_dir, *TINY, "--steps", "4"),
         *("--score-every", "1", "--data.validation-images", "3", "--json"),
@@ -144,5 +146,3 @@ def test_scores_during_training_choose_the_best_checkpoint(
     assert set(distances) == {0, 1, 2, 3, 4}
     best = min((step for step in distances if step), key=distances.get)
     assert CheckpointStore(run_dir).pointed("best").name == f"step_{best:08d}"
-    tested = {path.name for path in (unpaired / "testA").iterdir()}
-    assert tested  # test images are there, and nothing above read them

@@ -45,10 +45,18 @@ def test_help_needs_no_torch():
     assert result.stdout.splitlines()[-1] == "False"
 
 
-def test_help_of_a_verb_names_the_short_flags(command):
+def test_help_of_a_verb_names_the_short_flags(command, capsys):
     with pytest.raises(SystemExit) as stop:
         command("train", "cut", "--help")
     assert stop.value.code == 0
+    said = capsys.readouterr().out
+    flags = (
+        *("--data", "--run-dir", "--steps", "--epochs", "--seed", "--size", "--batch-size"),
+        *("--precision", "--device", "--devices", "--workers", "--save-every", "--score-every"),
+        *("--preset", "--config", "--resume", "--overwrite", "--direction"),
+        *("--ngf", "--ndf", "--blocks", "--json"),
+    )
+    assert [flag for flag in flags if f"{flag} " not in said and f"{flag}," not in said] == []
 
 
 def test_train_writes_a_run(finished_run):
