@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from patchkin.errors import ConfigError
 from patchkin.networks import PatchMap
 from patchkin.randomness import Draws, SeededDraws
 from patchkin.schedules import AdamConfig, ScheduleConfig
+
+Direction = Literal["AtoB", "BtoA"]
+"""From the source domain to the target domain, or back."""
 
 Terms = dict[str, Tensor]
 """Name -> scalar, weights included. Their sum is what is differentiated."""
@@ -179,6 +182,39 @@ class Method(nn.Module, ABC):
     def networks(self, names: Iterable[str]) -> list[nn.Module]:
         """The networks of these names."""
         return [self.get_submodule(name) for name in names]
+
+
+class StyledMethod(Method):
+    """A method whose translations have a style: drawn at random, or taken from a reference image.
+
+    A style is a vector that its `translate` takes beside the images; what stands in it is the
+    method's own affair.
+    """
+
+    num_domains: int = 1
+    """Target domains to choose from. Methods between two domains have one for each direction."""
+
+    @abstractmethod
+    def latent_styles(
+        self, draws: Draws, *, count: int, domain: int = 0, direction: Direction = "AtoB"
+    ) -> Tensor:
+        """Random styles of a target domain, [count, S]."""
+
+    @abstractmethod
+    def reference_styles(
+        self, reference_BCHW: Tensor, *, domain: int = 0, direction: Direction = "AtoB"
+    ) -> Tensor:
+        """The styles of images of the target domain, [B, S]."""
+
+    @abstractmethod
+    def translate(
+        self,
+        x_BCHW: Tensor,
+        *,
+        styles_BS: Tensor | None = None,
+        direction: Direction = "AtoB",
+    ) -> Tensor:
+        """Images in the styles given; unless given, all in one style that is always the same."""
 
 
 @contextmanager

@@ -17,10 +17,8 @@ from patchkin.config import from_plain
 from patchkin.devices import Device, Precision, autocast_dtype, choose_device
 from patchkin.errors import CheckpointError, ConfigError, DataError, PatchkinError, nearest
 from patchkin.images import Encoding, is_image_file, read_image, to_tensor, write_image
-from patchkin.method import Method, translating_mode
+from patchkin.method import Direction, Method, translating_mode
 from patchkin.methods import METHODS
-
-Direction = Literal["AtoB", "BtoA"]
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from patchkin.cli.parsing import parse
 from patchkin.config import flag
 from patchkin.devices import Device, Precision
 from patchkin.errors import ConfigError
-from patchkin.method import Method
-from patchkin.translator import Direction, Outcome, Translator, plan
+from patchkin.method import Direction, Method
+from patchkin.translator import Outcome, Translator, plan
 
 
 @dataclass(frozen=True, kw_only=True)
