@@ -51,6 +51,10 @@ class FixedDraws:
         assert tuple(numbers.shape[-len(shape) :]) == shape
         return numbers
 
+    def normal_rows(self, num_images: int, *shape: int) -> Tensor:
+        """The next normal numbers."""
+        return self.normal(num_images, *shape)
+
     def uniform(self, *shape: int) -> Tensor:
         """The next uniform numbers."""
         numbers = next(self._uniforms)

@@ -49,6 +49,13 @@ class Draws(Protocol):
         """Independent standard normal numbers, float32 on the CPU."""
         ...
 
+    def normal_rows(self, num_images: int, *shape: int) -> Tensor:
+        """Standard normal numbers for each image of this process, [num_images, *shape].
+
+        They are this process's rows of one draw for the whole batch.
+        """
+        ...
+
     def uniform(self, *shape: int) -> Tensor:
         """Independent numbers between 0 and 1, float32 on the CPU."""
         ...
@@ -57,7 +64,8 @@ class Draws(Protocol):
 class SeededDraws:
     """`Draws` from a generator that belongs to one step."""
 
-    def __init__(self, seed: int, step: int) -> None:
+    def __init__(self, seed: int, step: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self._rank, self._world_size = rank, world_size
         self._generator = torch.Generator().manual_seed(derive_seed(seed, "step", step))
 
     def places(self, num_positions: int, num_patches: int) -> Tensor:
@@ -88,6 +96,17 @@ class SeededDraws:
         torch.Size([2, 3])
         """
         return torch.randn(shape, generator=self._generator)
+
+    def normal_rows(self, num_images: int, *shape: int) -> Tensor:
+        """See `Draws.normal_rows`.
+
+        >>> whole = SeededDraws(0, 0).normal_rows(4, 3)
+        >>> second = SeededDraws(0, 0, rank=1, world_size=2).normal_rows(2, 3)
+        >>> torch.equal(second, whole[1::2])
+        True
+        """
+        rows = self.normal(self._world_size * num_images, *shape)
+        return rows[self._rank :: self._world_size]  # processes take turns in the batch
 
     def uniform(self, *shape: int) -> Tensor:
         """See `Draws.uniform`.

@@ -31,7 +31,8 @@ def main(variant: str, num_processes: int, target: Path) -> None:
         whole = random_batch(4, channels=method.channels, seed=step, dtype=torch.float64)
         mine = slice(fabric.global_rank, None, fabric.world_size)
         batch = UnpairedBatch(whole.a_BCHW[mine], whole.b_BCHW[mine])
-        progress = Progress.of_step(step, total_steps=3, draws=SeededDraws(0, step))
+        draws = SeededDraws(0, step, rank=fabric.global_rank, world_size=num_processes)
+        progress = Progress.of_step(step, total_steps=3, draws=draws)
         update.begin_step(1.0)
         method.train_step(batch, update, progress)
     if fabric.is_global_zero:

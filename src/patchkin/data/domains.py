@@ -5,6 +5,7 @@ Shape suffixes: B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,20 +34,18 @@ class DomainBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> DomainBatch:
         """The batch on a device."""
-        return DomainBatch(
-            *(tensor.to(device, non_blocking=non_blocking) for tensor in self._tensors()),
-            names=self.names,
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> DomainBatch:
         """The batch in page-locked memory; called by the `DataLoader`."""
-        return DomainBatch(*(tensor.pin_memory() for tensor in self._tensors()), names=self.names)
+        return self._each(Tensor.pin_memory)
 
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        return (
-            self.x_BCHW,
-            self.domain_B,
-            self.reference_BCHW,
-            self.second_reference_BCHW,
-            self.target_B,
+    def _each(self, moved: Callable[[Tensor], Tensor]) -> DomainBatch:
+        return DomainBatch(
+            x_BCHW=moved(self.x_BCHW),
+            domain_B=moved(self.domain_B),
+            reference_BCHW=moved(self.reference_BCHW),
+            second_reference_BCHW=moved(self.second_reference_BCHW),
+            target_B=moved(self.target_B),
+            names=self.names,
         )

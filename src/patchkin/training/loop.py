@@ -186,7 +186,12 @@ class _Run:
             total_steps=self.total_steps,
             steps_per_epoch=self.data.steps_per_epoch,
             counts_epochs=self.counts_epochs,
-            seed=self.training.seed,
+            draws=SeededDraws(
+                self.training.seed,
+                self.step,
+                rank=self.fabric.global_rank,
+                world_size=self.fabric.world_size,
+            ),
         )
         # Dropout and noise, unlike `Draws`, differ between processes.
         torch.manual_seed(derive_seed(self.training.seed, self.step, self.fabric.global_rank))
