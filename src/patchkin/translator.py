@@ -13,6 +13,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from patchkin.checkpoint import EMA_PREFIX, ModelHeader, find_model, load_strictly, read_model
+from patchkin.compression import COMPRESSED_METHODS
 from patchkin.config import from_plain
 from patchkin.devices import Device, Precision, autocast_dtype, choose_device
 from patchkin.errors import CheckpointError, ConfigError, DataError, PatchkinError, nearest
@@ -105,7 +106,7 @@ class Translator:
         """
         path = find_model(Path(model), which=which)
         header, tensors = read_model(path)
-        known = methods or METHODS
+        known = {**COMPRESSED_METHODS, **(methods or METHODS)}
         if header.method not in known:
             raise CheckpointError(
                 f"`{path}` is a model of the method `{header.method}`, which is not known here. "

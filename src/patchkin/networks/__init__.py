@@ -22,6 +22,13 @@ from patchkin.networks.projection import (
 )
 from patchkin.networks.resampling import BlurDownsample, BlurUpsample, ReflectionPad2d
 from patchkin.networks.resnet import ResNetBlock, ResNetConfig, ResNetGenerator
+from patchkin.networks.separable import (
+    SeparableConv,
+    SeparableGenerator,
+    channels_of,
+    format_channels,
+    parse_channels,
+)
 from patchkin.networks.similarity import (
     HeadKind,
     SimilarityHead,
@@ -54,22 +61,27 @@ __all__ = [
     "ResNetBlock",
     "ResNetConfig",
     "ResNetGenerator",
+    "SeparableConv",
+    "SeparableGenerator",
     "SimilarityHead",
     "SimilarityHeads",
     "UNet",
     "UNetConfig",
     "apply_together",
+    "channels_of",
     "check_channels",
     "check_pair",
     "discriminator",
     "discriminator_pair",
     "draw_places",
+    "format_channels",
     "gather_places",
     "generator_pair",
     "initialize",
     "judge_together",
     "match_channels",
     "norm_layer",
+    "parse_channels",
     "patch_maps",
     "stack_taps",
     "unit_rows",
