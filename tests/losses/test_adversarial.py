@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from patchkin.errors import ConfigError
-from patchkin.losses import AdversarialMode, fake_loss, generator_loss, real_loss
+from patchkin.losses import AdversarialMode, fake_loss, generator_loss, r1_penalty, real_loss
 
 MODES = get_args(AdversarialMode)
 
@@ -78,3 +78,39 @@ def test_16_bit_logits_are_judged_in_float32(mode, loss):
 def test_an_unknown_mode_is_answered_with_the_nearest(loss):
     with pytest.raises(ConfigError, match=r"mode `hinge-cliped`.*hinge-clipped"):
         loss("hinge-cliped", torch.zeros(1))
+
+
+def test_r1_and_its_gradient_match_finite_differences_image_by_image():
+    """On a small network with a kink-free nonlinearity, two logits per image."""
+    weight = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
+    real = torch.randn(3, 1, 2, 3, dtype=torch.float64)
+
+    def judge(images):
+        return torch.tanh(images.flatten(1) @ weight.T) ** 2
+
+    def slope_by_differences():
+        step, total = 1e-5, 0.0
+        for image in real:
+            for place in range(image.numel()):
+                shift = torch.zeros(image.numel(), dtype=torch.float64)
+                shift[place] = step
+                shifted = [image + sign * shift.view_as(image) for sign in (1, -1)]
+                up, down = (float(judge(x[None]).detach().sum()) for x in shifted)
+                total += ((up - down) / (2 * step)) ** 2
+        return total / len(real) / 2
+
+    wanted = real.clone().requires_grad_()
+    penalty = r1_penalty(judge(wanted), wanted)
+    penalty.backward()
+    assert penalty.item() == pytest.approx(slope_by_differences(), rel=1e-7)
+    analytic = weight.grad.clone()
+    for index in ((0, 0), (1, 4)):
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                weight[index] += sign * 1e-5
+            values.append(slope_by_differences())
+            with torch.no_grad():
+                weight[index] -= sign * 1e-5
+        numeric = (values[0] - values[1]) / 2e-5
+        assert float(analytic[index]) == pytest.approx(numeric, rel=1e-4)

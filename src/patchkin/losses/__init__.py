@@ -1,6 +1,12 @@
 """Losses are functions of tensors: adversarial, contrastive, relational."""
 
-from patchkin.losses.adversarial import AdversarialMode, fake_loss, generator_loss, real_loss
+from patchkin.losses.adversarial import (
+    AdversarialMode,
+    fake_loss,
+    generator_loss,
+    r1_penalty,
+    real_loss,
+)
 from patchkin.losses.contrastive import (
     decoupled,
     hard_negative_weights,
@@ -23,6 +29,7 @@ __all__ = [
     "log_importance",
     "log_negative_importance",
     "pixel_distance",
+    "r1_penalty",
     "real_loss",
     "relation_consistency",
     "relation_divergence",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
@@ -107,6 +108,30 @@ def generator_loss(mode: AdversarialMode, logits: Tensor) -> Tensor:
     (-3.0, 0.0)
     """
     return real_loss("wgan" if mode == "hinge" else mode, logits)
+
+
+def r1_penalty(logits: Tensor, real_BCHW: Tensor) -> Tensor:
+    """How steeply the discriminator's judgement changes around real images (R1; Mescheder, Geiger
+    and Nowozin 2018, Eq. 9; StyleGAN2, StarGAN v2, SinCUT).
+
+        1/2 mean_b || d logits_b / d real_b ||^2
+
+    Args:
+        logits: what the discriminator says of `real_BCHW`; several of an image are added up. The
+            gradient of the penalty goes through their graph a second time.
+        real_BCHW: the real images that were judged, which required a gradient then; constant.
+
+    Returns:
+        Scalar, squared gradients summed over an image's values and averaged over images, in
+        float32 or float64.
+
+    >>> real_BCHW = torch.ones(2, 1, 1, 3, requires_grad=True)
+    >>> r1_penalty(2 * real_BCHW.sum(dim=(1, 2, 3)), real_BCHW).item()  # 1/2 (4 + 4 + 4)
+    6.0
+    """
+    with without_autocast(logits):
+        (slope_BCHW,) = torch.autograd.grad(widened(logits).sum(), real_BCHW, create_graph=True)
+        return 0.5 * widened(slope_BCHW).square().flatten(1).sum(dim=1).mean()
 
 
 def _unknown(mode: str) -> ConfigError:
