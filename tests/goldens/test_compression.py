@@ -1,0 +1,74 @@
+"""GAN Compression: supernet, distillation, cost, weight transfer (`compression_*`)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from goldens.fixtures import Golden, assert_close_to_maximum, golden_files
+from patchkin.networks.separable import MULTIPLIERS, SeparableGenerator
+from patchkin.networks.supernet import Supernet
+
+
+def supernet_from(weights, dtype=torch.float64) -> Supernet:
+    first, last = weights["model.1.weight"], weights["model.26.weight"]
+    supernet = Supernet(first.shape[0], first.shape[1], last.shape[0]).to(dtype)
+    supernet.load_state_dict({name: weight.to(dtype) for name, weight in weights.items()})
+    return supernet
+
+
+@pytest.mark.parametrize("path", golden_files("compression_supernet"))
+@torch.no_grad()
+def test_supernet(path):
+    golden = Golden(path)
+    supernet = supernet_from(golden.state_dict("netS"))
+    x_BCHW = golden.tensor("input")
+    cases = [name.removeprefix("config") for name in golden if name.startswith("config")]
+    assert cases
+    for case in cases:
+        output_BCHW = supernet(x_BCHW, golden[f"config{case}"].tolist())
+        torch.testing.assert_close(output_BCHW, golden.tensor(f"output{case}"), rtol=0, atol=1e-5)
+    tapped = [name for name in golden if name.startswith("feat")]
+    assert tapped
+    for name in tapped:
+        case, tap = name.removeprefix("feat").split("_")
+        _, (map_BCHW,) = supernet.forward_with_taps(
+            x_BCHW, golden[f"config{case}"].tolist(), taps=(int(tap),)
+        )
+        assert_close_to_maximum(map_BCHW, golden.tensor(name), relative=1e-5)
+
+
+@pytest.mark.parametrize("path", golden_files("compression_supernet"))
+@torch.no_grad()
+def test_what_is_cut_out_is_what_was_there(path):
+    golden = Golden(path)
+    for dtype in (torch.float32, torch.float64):
+        supernet = supernet_from(golden.state_dict("netS"), dtype)
+        x_BCHW = golden.tensor("input", dtype)
+        for case in (name for name in golden if name.startswith("config")):
+            channels = golden[case].tolist()
+            narrow = supernet.export(channels)
+            assert torch.equal(narrow(x_BCHW), supernet(x_BCHW, channels))
+    exported = [name for name in golden.children() if name.startswith("netSub")]
+    assert exported
+    for name in exported:
+        weights = golden.state_dict(name)
+        ours = supernet.export(golden[f"config{name.removeprefix('netSub')}"].tolist())
+        assert weights.keys() == ours.state_dict().keys()
+        for key, weight in weights.items():
+            assert torch.equal(ours.state_dict()[key], weight), key
+
+
+@pytest.mark.parametrize("path", golden_files("compression_supernet"))
+@torch.no_grad()
+def test_the_mobile_generator_does_not_clamp(path):
+    golden = Golden(path)
+    weights = golden.state_dict("netS")
+    channels = supernet_from(weights).channels
+    assert weights["model.7.weight"].shape[0] == channels[2] * MULTIPLIERS[2]
+    mobile = SeparableGenerator(channels, clamp=False).double()
+    mobile.load_state_dict(weights)
+    output_BCHW = mobile(golden.tensor("input"))
+    torch.testing.assert_close(
+        output_BCHW, golden.tensor("output_mobile_noclamp"), rtol=0, atol=1e-5
+    )
