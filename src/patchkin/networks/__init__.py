@@ -35,6 +35,12 @@ from patchkin.networks.similarity import (
     SimilarityHeads,
     stack_taps,
 )
+from patchkin.networks.stylegan2 import (
+    StyleGan2Discriminator,
+    StyleGan2DiscriminatorConfig,
+    StyleGan2Generator,
+    StyleGan2GeneratorConfig,
+)
 from patchkin.networks.two_sided import (
     apply_together,
     check_pair,
@@ -65,6 +71,10 @@ __all__ = [
     "SeparableGenerator",
     "SimilarityHead",
     "SimilarityHeads",
+    "StyleGan2Discriminator",
+    "StyleGan2DiscriminatorConfig",
+    "StyleGan2Generator",
+    "StyleGan2GeneratorConfig",
     "UNet",
     "UNetConfig",
     "apply_together",
