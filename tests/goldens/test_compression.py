@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from goldens.distilling import assert_losses, distillation_from, own_names, replayed, seen_places
 from goldens.fixtures import Golden, assert_close_to_maximum, golden_files
+from patchkin.losses import hard_negative_weights
 from patchkin.networks.separable import MULTIPLIERS, SeparableGenerator
 from patchkin.networks.supernet import Supernet
 
@@ -72,3 +74,49 @@ def test_the_mobile_generator_does_not_clamp(path):
     torch.testing.assert_close(
         output_BCHW, golden.tensor("output_mobile_noclamp"), rtol=0, atol=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    "path", golden_files("compression_distill_unaligned", "compression_distill_aligned")
+)
+def test_distillation_step(path):
+    golden = Golden(path)
+    options = golden.options
+    method = distillation_from(golden, teacher="netT", student="netS")
+    channels = tuple(golden["config"].tolist())
+    places = seen_places(golden, "patch_ids")
+    step = replayed(method, golden, places, real_a="real_A", real_b="real_B")
+
+    for name, image_BCHW in (
+        ("Tfake_B", step.teacher.image_BCHW),
+        ("Sfake_B", step.student.image_BCHW),
+    ):
+        torch.testing.assert_close(image_BCHW, golden.tensor(name), rtol=0, atol=1e-5)
+    for tap, map_BCHW in enumerate(step.student.maps):
+        assert map_BCHW.shape[1] == channels[2] * MULTIPLIERS[2]
+        assert_close_to_maximum(map_BCHW, golden.tensor(f"Sact{tap}"), relative=1e-5)
+    rows = {"S": step.student_rows[0], "T": step.teacher_rows[0]}
+    for side, rows_BKC in rows.items():
+        expected = golden.tensor(f"{side}actF0")
+        torch.testing.assert_close(rows_BKC.flatten(0, 1), expected, rtol=0, atol=1e-5)
+    assert_weights(rows["T"], step.gamma_divisor, golden.tensor("hard_weight0_first4rows"))
+
+    assert_losses(step.terms, golden, prefix="loss_", relative=1e-6)
+    assert options["epoch"] <= options["max_epoch"]
+    norms = dict(zip(golden["gradnorm_names"].tolist(), golden["gradnorm"].tolist(), strict=True))
+    assert norms
+    for name, norm in own_names(norms, student="netS").items():
+        assert float(step.gradients[name].norm()) == pytest.approx(norm, rel=1e-9), name
+    after = own_names(golden.tensors("after"), student="netS")
+    assert after
+    for name, weight in after.items():
+        actual = method.get_parameter(name)
+        torch.testing.assert_close(actual, weight, rtol=0, atol=1e-7, msg=name)
+
+
+def assert_weights(key_BKC, gamma_divisor, expected):
+    """The file's diagonal is the softmax of its mask; ours stands for the positive."""
+    count = len(expected)
+    off_diagonal = ~torch.eye(key_BKC.shape[1], dtype=torch.bool)[:count]
+    weights_KK = hard_negative_weights(key_BKC, gamma_divisor)[0, :count]
+    torch.testing.assert_close(weights_KK[off_diagonal], expected[off_diagonal], rtol=0, atol=1e-6)
