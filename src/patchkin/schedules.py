@@ -25,10 +25,15 @@ class AdamConfig:
     """Decay of the second moment."""
     weight_decay: float = 0.0
     """L2 penalty inside the gradient (Adam, not AdamW)."""
+    clip_norm: float | None = None
+    """Largest gradient norm of this network (DRIT's content discriminator: 5). None leaves it to
+    the training's `clip_norm`."""
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise ConfigError(f"`learning_rate` must be positive; got {self.learning_rate}.")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ConfigError(f"`clip_norm` must be positive; got {self.clip_norm}.")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be in [0, 1); got {getattr(self, name)}.")
@@ -44,7 +49,9 @@ class ScheduleConfig:
     """Optimisation steps; replaces `epochs` and lets everything change per step."""
     decay_fraction: float = 0.5
     """Share of the run, at its end, over which the learning rate falls linearly to zero."""
-
+    halve_every: int | None = None
+    """Epochs (or steps) after which the learning rate is halved, again and again (MUNIT: 100,000
+    steps, without a linear fall). None never halves it."""
     ema_decay: float = 0.0
     """Of the averaged weights of the translating networks, kept beside the live ones and used to
     translate. 0 keeps none, as published (StarGAN v2: 0.999)."""
@@ -58,11 +65,20 @@ class ScheduleConfig:
             raise ConfigError(f"`steps` must be at least 1; got {self.steps}.")
         if not 0 <= self.decay_fraction <= 1:
             raise ConfigError(f"`decay_fraction` must be in [0, 1]; got {self.decay_fraction}.")
+        if self.halve_every is not None and self.halve_every < 1:
+            raise ConfigError(f"`halve_every` must be at least 1; got {self.halve_every}.")
 
     def learning_rate_factor(self, unit: int, total_units: int) -> float:
-        """The factor on the learning rate in epoch (or step) `unit` of `total_units`, from 1."""
+        """The factor on the learning rate in epoch (or step) `unit` of `total_units`, from 1.
+
+        >>> halving = ScheduleConfig(decay_fraction=0.0, halve_every=2)
+        >>> [halving.learning_rate_factor(step, 5) for step in range(1, 6)]
+        [1.0, 0.5, 0.5, 0.25, 0.25]
+        """
         decaying = round(total_units * self.decay_fraction)
-        return linear_decay(unit, total_units - decaying, decaying)
+        factor = linear_decay(unit, total_units - decaying, decaying)
+        # Released MUNIT counts before it trains: step 100,000 is the first at half the rate.
+        return factor if self.halve_every is None else factor * 0.5 ** (unit // self.halve_every)
 
 
 def linear_decay(epoch: int, constant_epochs: int, decay_epochs: int) -> float:

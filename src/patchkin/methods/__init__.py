@@ -7,6 +7,7 @@ from patchkin.methods.dclgan import DclGan
 from patchkin.methods.distancegan import DistanceGan
 from patchkin.methods.gcgan import GcGan
 from patchkin.methods.lsesim import LSeSim
+from patchkin.methods.munit import Munit
 from patchkin.methods.negcut import NegCut
 from patchkin.methods.pix2pix import Pix2Pix
 from patchkin.methods.semantic_relation import SemanticRelation
@@ -23,6 +24,7 @@ METHODS: dict[str, type[Method]] = {
     LSeSim.name: LSeSim,
     DistanceGan.name: DistanceGan,
     TravelGan.name: TravelGan,
+    Munit.name: Munit,
     SemanticRelation.name: SemanticRelation,
     SimDcl.name: SimDcl,
 }
@@ -36,6 +38,7 @@ __all__ = [
     "DistanceGan",
     "GcGan",
     "LSeSim",
+    "Munit",
     "NegCut",
     "Pix2Pix",
     "SemanticRelation",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ class Updater:
 
     def __init__(self, method: Method, fabric: Fabric, *, clip_norm: float | None = None) -> None:
         self._fabric = fabric
-        self._clip_norm = clip_norm
+        self._clip_norms: dict[torch.optim.Adam, float | None] = {}
         self._networks: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Adam] = {}
         self.terms: dict[str, Tensor] = {}
@@ -36,6 +36,7 @@ class Updater:
             network.requires_grad_(True)
             self._networks[name] = network
             self.optimizers[name] = _adam(network, config)
+            self._clip_norms[self.optimizers[name]] = config.clip_norm or clip_norm
         self._base_rates = {name: c.learning_rate for name, c in method.adam().items()}
 
     @property
@@ -50,7 +51,9 @@ class Updater:
             for group in optimizer.param_groups:
                 group["lr"] = self._base_rates[name] * learning_rate_factor
 
-    def __call__(self, *networks: str, loss: Callable[[], Terms]) -> None:
+    def __call__(
+        self, *networks: str, loss: Callable[[], Terms] | Sequence[Callable[[], Terms]]
+    ) -> None:
         """See `patchkin.method.Update`.
 
         Raises:
@@ -60,14 +63,11 @@ class Updater:
         parameters = [list(self._networks[name].parameters()) for name in networks]
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        with self._only_these_learn(networks):
-            terms = loss()
-        total = torch.stack(list(terms.values())).sum()
-        self._remember("+".join(networks), terms, total)
-        # Leaving autocast: backward must not cast anew, and the cast copies of weights that the
-        # forward pass left in autocast's cache are stale once the optimizer has stepped.
-        with torch.autocast(total.device.type, enabled=False):
-            self._fabric.backward(total)
+        terms: Terms = {}
+        for part in [loss] if callable(loss) else loss:
+            for name, term in self._differentiate(networks, part).items():
+                terms[name] = terms[name] + term if name in terms else term
+        self._remember("+".join(networks), terms)
         for group in parameters:
             self._average(group)
         self._step(optimizers, parameters)
@@ -81,14 +81,25 @@ class Updater:
         """See `patchkin.method.Update`."""
         return whole_batch(self._fabric, tensor)
 
-    def _remember(self, updated: str, terms: Terms, total: Tensor) -> None:
-        for name, term in terms.items():
-            self.terms[f"{updated}.{name}"] = term.detach()
+    def _differentiate(self, networks: Sequence[str], loss: Callable[[], Terms]) -> Terms:
+        """Adds the gradient of a loss to those of the networks; its terms, without their graph."""
+        with self._only_these_learn(networks):
+            terms = loss()
+        total = torch.stack(list(terms.values())).sum()
+        # Leaving autocast: backward must not cast anew, and the cast copies of weights that the
+        # forward pass left in autocast's cache are stale once the optimizer has stepped.
+        with torch.autocast(total.device.type, enabled=False):
+            self._fabric.backward(total)
+        return {name: term.detach() for name, term in terms.items()}
+
+    def _remember(self, updated: str, terms: Terms) -> None:
+        self.terms.update({f"{updated}.{name}": term for name, term in terms.items()})
+        total = torch.stack(list(terms.values())).sum()
         # The mean over processes, so that all of them stop where one of them has to.
         everywhere = mean_over_processes(self._fabric, total)
         if not torch.isfinite(everywhere):
             culprit, value = next(
-                ((n, float(t.detach())) for n, t in terms.items() if not t.detach().isfinite()),
+                ((n, float(t)) for n, t in terms.items() if not t.isfinite()),
                 ("sum", float(everywhere)),
             )
             raise DivergenceError(f"The term `{culprit}` of the update of {updated} became {value}")
@@ -118,20 +129,21 @@ class Updater:
     ) -> None:
         if self.scaler is None:
             for optimizer, group in zip(optimizers, parameters, strict=True):
-                self._clip(group)
+                self._clip(optimizer, group)
                 optimizer.step()
             return
         # The scale may change only after every optimizer of this backward pass has stepped, which
         # is why the optimizers are not wrapped one by one.
         for optimizer, group in zip(optimizers, parameters, strict=True):
             self.scaler.unscale_(optimizer)
-            self._clip(group)
+            self._clip(optimizer, group)
             self.scaler.step(optimizer)
         self.scaler.update()
 
-    def _clip(self, parameters: list[nn.Parameter]) -> None:
-        if self._clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, self._clip_norm)
+    def _clip(self, optimizer: torch.optim.Adam, parameters: list[nn.Parameter]) -> None:
+        largest = self._clip_norms[optimizer]
+        if largest is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, largest)
 
 
 def _adam(network: nn.Module, config: AdamConfig) -> torch.optim.Adam:
