@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from patchkin.networks import InstanceNorm2d, norm_layer, normalization, uses_bias
+from patchkin.networks.normalization import apply_layers
 
 
 def explicit(x_BCHW):
@@ -92,6 +93,68 @@ def test_gradients_per_sample_under_functional_transforms():
     per_sample = torch.func.vmap(torch.func.grad(lambda x: InstanceNorm2d()(x[None]).pow(3).sum()))
     expected = gradient(explicit, x_BCHW, lambda y: y.pow(3).sum())
     torch.testing.assert_close(per_sample(x_BCHW), expected, rtol=1e-9, atol=1e-10)
+
+
+PAIRS = [(InstanceNorm2d(), nn.ReLU()), (InstanceNorm2d(), nn.LeakyReLU(0.2))]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("layers", PAIRS, ids=["relu", "leaky"])
+@pytest.mark.parametrize("head", [channels_last_head, sampling_head])
+def test_norm_and_relu_in_one_match_the_explicit_formula(shape, layers, head):
+    x_BCHW, head = torch.randn(shape, dtype=torch.float64), head(shape)
+    expected = gradient(lambda x: layers[1](explicit(x)), x_BCHW, head)
+    actual = gradient(lambda x: apply_layers(layers, x), x_BCHW, head)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+    value = apply_layers(layers, x_BCHW.requires_grad_())
+    torch.testing.assert_close(value, layers[1](explicit(x_BCHW)), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("layers", PAIRS, ids=["relu", "leaky"])
+def test_norm_and_relu_in_one_can_be_derived_twice(layers):
+    x_BCHW = torch.randn(2, 2, 3, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: apply_layers(layers, x), (x_BCHW,))
+    assert torch.autograd.gradgradcheck(lambda x: apply_layers(layers, x), (x_BCHW,))
+
+
+def saved_bytes(function, x_BCHW):
+    """What autograd keeps for the backward pass, each piece of memory counted once."""
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        function(x_BCHW)
+    return sum(kept.values())
+
+
+def test_norm_and_relu_in_one_keep_their_input_alone():
+    x_BCHW = torch.randn(1, 8, 32, 32, requires_grad=True)
+    layers, one_map = PAIRS[0], x_BCHW.nbytes
+    assert saved_bytes(lambda x: layers[1](layers[0](x)), x_BCHW) >= 2 * one_map
+    assert one_map <= saved_bytes(lambda x: apply_layers(layers, x), x_BCHW) < 1.1 * one_map
+
+
+def test_statistics_of_16_bit_maps_are_wide():
+    # A mean that bfloat16 rounds by 0.04 would move every normalised value.
+    x_BCHW = (torch.randn(1, 3, 40, 40) + 20).bfloat16()
+    weight = torch.randn(x_BCHW.shape)
+    head = lambda y: (y.float() * weight).sum()  # noqa: E731
+    exact = gradient(lambda x: explicit(x).relu(), x_BCHW.double(), head)
+    fused = gradient(lambda x: apply_layers(PAIRS[0], x), x_BCHW, head)
+    assert fused.dtype == torch.bfloat16
+    torch.testing.assert_close(fused.double(), exact, rtol=0.03, atol=0.03)
+
+
+def test_layers_that_form_no_pair_run_as_they_are():
+    layers = nn.Sequential(
+        nn.Conv2d(3, 4, 3), InstanceNorm2d(), nn.Dropout(0.0), nn.ReLU(), nn.Conv2d(4, 2, 1),
+        InstanceNorm2d(),
+    ).double()  # fmt: skip
+    x_BCHW = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    torch.testing.assert_close(apply_layers(layers, x_BCHW), layers(x_BCHW), rtol=0, atol=0)
 
 
 def test_kinds():

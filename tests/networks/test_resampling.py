@@ -128,3 +128,34 @@ def test_filters_are_not_saved():
     assert not BlurDownsample(3).state_dict()
     assert BlurDownsample(3).filt.shape == (3, 1, 3, 3)
     assert not BlurUpsample().state_dict()
+
+
+LAYERS = [ReflectionPad2d(1), ReflectionPad2d(3), BlurDownsample(3), BlurUpsample()]
+LAYER_NAMES = ["pad-1", "pad-3", "blur", "enlarge"]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=LAYER_NAMES)
+def test_first_and_second_derivatives_match_finite_differences(layer):
+    x_BCHW = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    layer = layer.double()
+    assert torch.autograd.gradcheck(layer, (x_BCHW,))
+    assert torch.autograd.gradgradcheck(layer, (x_BCHW,))
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=LAYER_NAMES)
+def test_no_map_is_kept_for_the_backward_pass(layer):
+    x_BCHW = torch.randn(1, 3, 64, 64, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        layer.float()(x_BCHW)
+    assert sum(tensor.numel() for tensor in kept) < 100
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=LAYER_NAMES)
+@pytest.mark.parametrize("recorded", [True, False])
+def test_16_bit_maps_stay_16_bit_under_autocast(layer, recorded):
+    x_BCHW = torch.randn(1, 3, 8, 8).bfloat16().requires_grad_(recorded)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y_BCHW = layer.float()(x_BCHW)
+    assert y_BCHW.dtype == torch.bfloat16
+    torch.testing.assert_close(y_BCHW.float(), layer(x_BCHW.float()), rtol=0.02, atol=0.02)

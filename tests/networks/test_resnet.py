@@ -129,7 +129,7 @@ def test_layers_behind_the_last_tap_are_not_run():
     for index, layer in enumerate(generator.model):
         layer.register_forward_hook(lambda *_, index=index: seen.append(index))
     generator.encode(torch.randn(1, 3, 16, 16), (0, 8))
-    assert seen == list(range(9))
+    assert max(seen) == 8
 
 
 def test_taps_come_in_the_order_they_were_asked_for():

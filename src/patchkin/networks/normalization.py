@@ -5,6 +5,7 @@ Shape suffixes: B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -70,6 +71,83 @@ class InstanceNorm2d(nn.Module):
         if y_BCHW.requires_grad and torch.is_grad_enabled():
             y_BCHW = contiguous_gradient(y_BCHW)
         return y_BCHW
+
+
+class _NormalizedRectified(torch.autograd.Function):
+    """Instance norm, then a (leaky) ReLU, keeping one map for the backward pass instead of two.
+
+    The sign of a normalised value is that of its distance to the mean, so the ReLU's mask comes
+    from the norm's input. Means and deviations are float32 or wider for maps of 16 bits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BCHW: Tensor, slope: float) -> Tensor:
+        num_maps = x_BCHW.shape[0] * x_BCHW.shape[1]
+        flat_1NHW = x_BCHW.reshape(1, num_maps, *x_BCHW.shape[2:])
+        scale_N, shift_N = _wide_unit_scale(flat_1NHW)
+        y_1NHW, mean_N, inverse_N = torch.native_batch_norm(
+            flat_1NHW, scale_N, shift_N, None, None, True, 0.0, EPSILON
+        )
+        ctx.save_for_backward(x_BCHW, mean_N, inverse_N)
+        ctx.slope = slope
+        return nnf.leaky_relu_(y_1NHW, slope).view(x_BCHW.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        x_BCHW, mean_N, inverse_N = ctx.saved_tensors
+        shape_1NHW = (1, len(mean_N), *x_BCHW.shape[2:])
+        flat_1NHW = x_BCHW.reshape(shape_1NHW)
+        positive_1NHW = flat_1NHW > mean_N[:, None, None]
+        gradient_1NHW = gradients[0].reshape(shape_1NHW)
+        stopped_1NHW = ctx.slope * gradient_1NHW if ctx.slope else 0.0
+        passed_1NHW = torch.where(positive_1NHW, gradient_1NHW, stopped_1NHW)
+        gradient_x, *_ = torch.ops.aten.native_batch_norm_backward(
+            passed_1NHW.contiguous(), flat_1NHW, _wide_unit_scale(flat_1NHW)[0], None, None,
+            mean_N, inverse_N, True, EPSILON, [True, False, False],
+        )  # fmt: skip
+        return gradient_x.view(x_BCHW.shape), None
+
+
+def _wide_unit_scale(x_1NHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """A scale of one, a shift of zero in float32: the statistics of 16-bit maps stay wide."""
+    if x_1NHW.dtype not in (torch.bfloat16, torch.float16):
+        return None, None
+    ones_N = torch.ones(x_1NHW.shape[1], device=x_1NHW.device)
+    return ones_N, torch.zeros_like(ones_N)
+
+
+def apply_layers(layers: Iterable[nn.Module], x_BCHW: Tensor) -> Tensor:
+    """The layers in order, as `nn.Sequential`; an instance norm and its ReLU are one operation.
+
+    The result is the same; the backward pass needs one map less for each such pair.
+    """
+    rest = iter(layers)
+    for layer in rest:
+        if not (isinstance(layer, InstanceNorm2d) and _records(x_BCHW)):
+            x_BCHW = layer(x_BCHW)
+            continue
+        follower = next(rest, None)
+        match follower:
+            case nn.ReLU():
+                x_BCHW = _NormalizedRectified.apply(x_BCHW, 0.0)
+            case nn.LeakyReLU():
+                x_BCHW = _NormalizedRectified.apply(x_BCHW, follower.negative_slope)
+            case None:
+                x_BCHW = layer(x_BCHW)
+            case _:
+                x_BCHW = follower(layer(x_BCHW))
+    return x_BCHW
+
+
+def _records(x: Tensor) -> bool:
+    """Whether autograd, and not a compiler, records a gradient of a map that has a variance."""
+    return (
+        x.requires_grad
+        and torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and x.device.type in ("cpu", "cuda")
+        and x.shape[2] * x.shape[3] > 1
+    )
 
 
 def norm_layer(kind: NormKind, channels: int) -> nn.Module:

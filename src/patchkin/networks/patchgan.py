@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from patchkin.config import flag
 from patchkin.errors import ConfigError
-from patchkin.networks.normalization import NormKind, norm_layer, uses_bias
+from patchkin.networks.normalization import NormKind, apply_layers, norm_layer, uses_bias
 from patchkin.networks.resampling import BlurDownsample
 from patchkin.networks.resnet import ResNetConfig
 
@@ -84,8 +84,7 @@ class PatchGAN(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits [B, 1, h, w], one per patch."""
-        logits_B1hw: Tensor = self.model(x_BCHW)
-        return logits_B1hw
+        return apply_layers(self.model, x_BCHW)
 
 
 class PixelDiscriminator(nn.Module):
@@ -114,8 +113,7 @@ class PixelDiscriminator(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits [B, 1, H, W], one per pixel."""
-        logits_B1HW: Tensor = self.net(x_BCHW)
-        return logits_B1HW
+        return apply_layers(self.net, x_BCHW)
 
 
 def discriminator(config: PatchGANConfig | None = None) -> PatchGAN | PixelDiscriminator:

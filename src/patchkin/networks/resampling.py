@@ -5,10 +5,15 @@ On accelerators, torch adds up the gradients of reflection padding and of biline
 fixed order. Where such a gradient is recorded the layers use an equal form whose sums are ordered,
 so that a seeded run repeats bit for bit.
 
+Both are linear, so their gradients need sizes and no maps: nothing of the size of a map is kept for
+the backward pass. They compute in the type of the map also under autocast, which would widen it.
+
 Shape suffixes: B images, C channels, H and W pixels.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as nnf
@@ -45,6 +50,49 @@ def binomial_filter(taps: int) -> Tensor:
     return filter_HW / filter_HW.sum()
 
 
+class _Reflected(torch.autograd.Function):
+    """Reflection padding that keeps only the size of what it padded."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BCHW: Tensor, padding: list[int]) -> Tensor:
+        ctx.shape, ctx.padding = x_BCHW.shape, padding
+        return nnf.pad(x_BCHW, padding, mode="reflect")
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient_BCHW,) = gradients
+        like_x = gradient_BCHW.new_empty(ctx.shape)  # only its size is read
+        return _reflected_gradient(gradient_BCHW, like_x, ctx.padding), None
+
+
+class _Blurred(torch.autograd.Function):
+    """Reflection padding and a fixed depthwise filter, keeping no map."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_BCHW: Tensor, filter_C1HW: Tensor, padding: list[int], stride: int
+    ) -> Tensor:
+        padded_BCHW = nnf.pad(x_BCHW, padding, mode="reflect")
+        ctx.shapes, ctx.padding, ctx.stride = (x_BCHW.shape, padded_BCHW.shape), padding, stride
+        ctx.save_for_backward(filter_C1HW)
+        return nnf.conv2d(padded_BCHW, filter_C1HW, stride=stride, groups=len(filter_C1HW))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient_BCHW,), (filter_C1HW,) = gradients, ctx.saved_tensors
+        like_x, like_padded = (gradient_BCHW.new_empty(shape) for shape in ctx.shapes)
+        padded_gradient, *_ = torch.ops.aten.convolution_backward(
+            gradient_BCHW, like_padded, filter_C1HW, None, [ctx.stride] * 2, [0, 0], [1, 1],
+            False, [0, 0], len(filter_C1HW), [True, False, False],
+        )  # fmt: skip
+        return _reflected_gradient(padded_gradient, like_x, ctx.padding), None, None, None
+
+
+def _reflected_gradient(gradient_BCHW: Tensor, like_x: Tensor, padding: list[int]) -> Tensor:
+    folded: Tensor = torch.ops.aten.reflection_pad2d_backward(gradient_BCHW, like_x, padding)
+    return folded
+
+
 class ReflectionPad2d(nn.Module):
     """Extend an image by `padding` pixels on each side, mirrored at its border pixels.
 
@@ -63,7 +111,11 @@ class ReflectionPad2d(nn.Module):
         """Pad `x_BCHW`, whose sides must be longer than the padding."""
         if _needs_ordered_sums(x_BCHW):
             return mirror(mirror(x_BCHW, self.padding, dim=-1), self.padding, dim=-2)
-        return nnf.pad(x_BCHW, [self.padding] * 4, mode="reflect")
+        with _own_type(x_BCHW):
+            if _records(x_BCHW):
+                padded_BCHW: Tensor = _Reflected.apply(x_BCHW, [self.padding] * 4)
+                return padded_BCHW
+            return nnf.pad(x_BCHW, [self.padding] * 4, mode="reflect")
 
     def extra_repr(self) -> str:
         """The padding, for the printed network."""
@@ -95,9 +147,14 @@ class BlurDownsample(nn.Module):
         if _needs_ordered_sums(x_BCHW):
             before, after = self._pad[:2]
             padded_BCHW = mirror(mirror(x_BCHW, before, after, dim=-1), before, after, dim=-2)
-        else:
+            return nnf.conv2d(padded_BCHW, self.filt, stride=self.stride, groups=self.channels)
+        with _own_type(x_BCHW):
+            filt = self.filt.to(x_BCHW.dtype)
+            if _records(x_BCHW):
+                blurred_BCHW: Tensor = _Blurred.apply(x_BCHW, filt, self._pad, self.stride)
+                return blurred_BCHW
             padded_BCHW = nnf.pad(x_BCHW, self._pad, mode="reflect")
-        return nnf.conv2d(padded_BCHW, self.filt, stride=self.stride, groups=self.channels)
+            return nnf.conv2d(padded_BCHW, filt, stride=self.stride, groups=self.channels)
 
     def extra_repr(self) -> str:
         """The sizes, for the printed network."""
@@ -120,11 +177,22 @@ class BlurUpsample(nn.Module):
         """Enlarge `x_BCHW`."""
         if _needs_ordered_sums(x_BCHW):
             return double(double(x_BCHW, dim=-1), dim=-2)
-        return nnf.interpolate(x_BCHW, scale_factor=2, mode="bilinear", align_corners=False)
+        with _own_type(x_BCHW):
+            return nnf.interpolate(x_BCHW, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def _needs_ordered_sums(x: Tensor) -> bool:
     return x.requires_grad and torch.is_grad_enabled() and x.device.type != "cpu"
+
+
+def _records(x: Tensor) -> bool:
+    """Whether a gradient is recorded, by autograd and not by a compiler."""
+    return x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _own_type(x: Tensor) -> torch.autocast:
+    """Without autocast."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def mirror(x: Tensor, before: int, after: int | None = None, *, dim: int) -> Tensor:

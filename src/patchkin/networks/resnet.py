@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Annotated, ClassVar
 
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 
 from patchkin.config import flag
 from patchkin.errors import ConfigError, ShapeError
-from patchkin.networks.normalization import NormKind, norm_layer, uses_bias
+from patchkin.networks.normalization import NormKind, apply_layers, norm_layer, uses_bias
 from patchkin.networks.resampling import BlurDownsample, BlurUpsample, ReflectionPad2d
 
 
@@ -78,8 +77,7 @@ class ResNetBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """The sum of `x_BCHW` and what the block makes of it; same shape."""
-        y_BCHW: Tensor = x_BCHW + self.conv_block(x_BCHW)
-        return y_BCHW
+        return x_BCHW + apply_layers(self.conv_block, x_BCHW)
 
 
 class ResNetGenerator(nn.Module):
@@ -137,8 +135,7 @@ class ResNetGenerator(nn.Module):
             ShapeError: if the channels are not `in_channels` or a side is below `min_size`.
         """
         self._check(x_BCHW)
-        y_BCHW: Tensor = self.model(x_BCHW)
-        return y_BCHW
+        return apply_layers(self.model, x_BCHW)
 
     def encode(self, x_BCHW: Tensor, taps: Sequence[int]) -> list[Tensor]:
         """The maps at `taps`, in their order; layers after the last tap are not run.
@@ -214,10 +211,11 @@ class ResNetGenerator(nn.Module):
         self._check(x_BCHW)
         sources = self._sources(taps)
         maps: dict[int, Tensor] = {}
-        for index, layer in enumerate(islice(self.model, length)):
-            x_BCHW = layer(x_BCHW)
-            if index in sources:
-                maps[index] = x_BCHW
+        layers, start = list(self.model), 0
+        for stop in sorted({source + 1 for source in sources} | {length}):
+            x_BCHW = apply_layers(layers[start:stop], x_BCHW)
+            maps[stop - 1] = x_BCHW
+            start = stop
         return x_BCHW, [maps[source] for source in sources]
 
     def _sources(self, taps: Sequence[int]) -> list[int]:
