@@ -23,12 +23,15 @@ from patchkin.methods.negcut import NegCutConfig
 from patchkin.methods.pix2pix import Pix2PixConfig
 from patchkin.methods.semantic_relation import SemanticRelationConfig
 from patchkin.methods.simdcl import SimDclConfig
+from patchkin.methods.sincut import SinCutConfig
 from patchkin.methods.travelgan import TravelGanConfig
 from patchkin.networks import (
     ImagePoolConfig,
     InitConfig,
     PatchGANConfig,
     ResNetConfig,
+    StyleGan2DiscriminatorConfig,
+    StyleGan2GeneratorConfig,
     UNetConfig,
 )
 from patchkin.networks.munit import MultiScaleConfig, MunitGeneratorConfig
@@ -61,6 +64,19 @@ SMALL_POOL = ImagePoolConfig(capacity=3, side=40)
 CYCLEGAN = CycleGanConfig(**{**PLAIN, "pool": ImagePoolConfig(capacity=0)})
 DCLGAN = DclGanConfig(**SMALL)
 SIMDCL = SimDclConfig(**SMALL)
+SINCUT = SinCutConfig(
+    generator=StyleGan2GeneratorConfig(ngf=1, working_size=32),
+    discriminator=StyleGan2DiscriminatorConfig(ndf=1, working_size=32),
+    head_initialization=InitConfig(gain=1.0),
+    head_width=8,
+)
+SINCUT_SMALL = replace(
+    SINCUT,
+    generator=StyleGan2GeneratorConfig(ngf=1, blocks=2, working_size=32, noise=False),
+    taps=(0, 2, 3),
+    num_patches=12,
+    all_negatives=False,
+)
 PIX2PIX = Pix2PixConfig(
     generator=UNetConfig(ngf=4, levels=2, norm="instance", dropout=False),
     discriminator=PatchGANConfig(in_channels=6, ndf=4, antialias=False),
@@ -158,6 +174,28 @@ VARIANTS: dict[str, tuple[str, object]] = {
     ),
     "simdcl-fixed-heads": ("simdcl", replace(SIMDCL, similarity_heads="fixed")),
     "simdcl-few-places": ("simdcl", replace(SIMDCL, num_patches=500)),
+    "sincut-noise": ("sincut", SINCUT),
+    "sincut-noise-deep": (
+        "sincut",
+        replace(
+            SINCUT,
+            generator=StyleGan2GeneratorConfig(
+                ngf=1, blocks=2, num_downsampling=2, working_size=32, in_channels=1
+            ),
+            num_patches=12,
+            r1_weight=0.0,
+        ),
+    ),
+    "sincut-noise-relation": ("sincut", replace(SINCUT, contrast="relation")),
+    "sincut-noise-relation-fixed": (
+        "sincut",
+        replace(SINCUT, contrast="relation", weights="fixed", relation_weight=0.0),
+    ),
+    "sincut-small": ("sincut", SINCUT_SMALL),
+    "sincut-small-relation": (
+        "sincut",
+        replace(SINCUT_SMALL, contrast="relation", weights="fixed", num_patches=500),
+    ),
     "pix2pix": ("pix2pix", PIX2PIX),
     "pix2pix-batch-norm": (
         "pix2pix",
@@ -172,9 +210,12 @@ PER_IMAGE = [
     name
     for name in VARIANTS
     if not any(s in name for s in ("bank", "pool", "batch-norm", "distancegan-pairs", "travelgan"))
+    and "noise" not in name
 ]
 """Not those whose definition is over the batch: DistanceGAN compares its pairs of images and
-TraVeLGAN the vectors between them."""
+TraVeLGAN the vectors between them. Nor those that draw noise for each image."""
+ONE_SIZE = {"sincut": (32, 32)}
+"""Methods that train at one size only, and the size of their variants here."""
 ROWS_BELONG_TOGETHER = ("lsesim", "pix2pix", "simdcl")
 """Methods that compare row i of one domain with row i of the other."""
 
@@ -198,6 +239,10 @@ def batch_for(method: Method, num_images: int = 1, **options):
     num_images = max(num_images, method.min_batch_size)
     batch = random_batch(num_images, channels=method.channels, **options)
     return method.batch_type(batch.a_BCHW, batch.b_BCHW)
+
+
+def training_size(method: Method, size: tuple[int, int]) -> tuple[int, int]:
+    return ONE_SIZE.get(method.name, size)
 
 
 def progress(step: int = 0, draws=None) -> Progress:
@@ -257,7 +302,8 @@ def test_terms_are_finite_and_add_up_to_the_loss(variant):
     method = prepared(build(variant))
     update = Recorder(method)
     update.begin_step(1.0)
-    method.train_step(batch_for(method, 2, size=(36, 28)), update, progress())
+    size = training_size(method, (36, 28))
+    method.train_step(batch_for(method, 2, size=size), update, progress())
     assert len(update.sums) == len(update.updated) > 0
     for names, total in zip(update.updated, update.sums, strict=True):
         prefix = "+".join(names) + "."
@@ -270,7 +316,8 @@ def test_terms_are_finite_and_add_up_to_the_loss(variant):
 def test_batch_4_gives_the_mean_of_four_batch_1_gradients(name):
     """With the same places: every term is a mean over images."""
     method = build(name, dtype=torch.float64)
-    batch = batch_for(method, 4, size=(32, 40), dtype=torch.float64)
+    size = training_size(method, (32, 40))
+    batch = batch_for(method, 4, size=size, dtype=torch.float64)
 
     def gradients(part, image=None):
         fresh = copy.deepcopy(method)  # pools and averages move in every step

@@ -15,6 +15,7 @@ Preprocess: TypeAlias = Literal[
     "scale_width_and_crop",
     "scale_shortside_and_crop",
     "zoom_and_crop",
+    "zoom_and_patch",
     "none",
 ]
 SIDE_MULTIPLE = 4
@@ -23,10 +24,11 @@ SIDE_MULTIPLE = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """Two unpaired domains. Defaults are those of CycleGAN and CUT."""
+    """Where the images are and how views are made. Defaults are those of CycleGAN and CUT."""
 
     root: Annotated[str, flag("--data")] = "toy"
-    """Folder with trainA and trainB, or `toy`: the built-in set (`./toy` is a folder of yours)."""
+    """Folder with trainA and trainB (or, for methods of several domains, train/<domain>), or
+    `toy`: the built-in set (`./toy` is a folder of yours)."""
     source: str | None = None
     """Folder of the images to translate; with `target` it replaces `root`."""
     target: str | None = None
@@ -41,6 +43,9 @@ class DataConfig:
     """Steps from picture to view (CUT's names). `crop` alone keeps the pixels as they are."""
     flip: bool = True
     """Mirror left and right with probability one half."""
+    crop_probability: float = 0.5
+    """How often a view shows 80 to 100 % of the picture instead of all (StarGAN v2). Only with
+    several domains, where it takes the place of `preprocess` and `load_size`."""
     jitter_in_decay: bool = False
     """Go on scaling and cropping once the learning rate falls. CUT's code does not: `load_size`
     becomes `size` there."""
@@ -78,6 +83,10 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"`{name}` must be at least 1; got {value}.")
+        if not 0 <= self.crop_probability <= 1:
+            raise ConfigError(
+                f"`crop_probability` must be from 0 to 1; got {self.crop_probability}."
+            )
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise ConfigError(f"`value_range` must be low, then high; got {self.value_range}.")
 

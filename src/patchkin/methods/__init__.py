@@ -12,6 +12,7 @@ from patchkin.methods.negcut import NegCut
 from patchkin.methods.pix2pix import Pix2Pix
 from patchkin.methods.semantic_relation import SemanticRelation
 from patchkin.methods.simdcl import SimDcl
+from patchkin.methods.sincut import SinCut
 from patchkin.methods.travelgan import TravelGan
 
 METHODS: dict[str, type[Method]] = {
@@ -27,6 +28,7 @@ METHODS: dict[str, type[Method]] = {
     Munit.name: Munit,
     SemanticRelation.name: SemanticRelation,
     SimDcl.name: SimDcl,
+    SinCut.name: SinCut,
 }
 """Name on the command line -> class. A new method is one file and one row here."""
 
@@ -43,5 +45,6 @@ __all__ = [
     "Pix2Pix",
     "SemanticRelation",
     "SimDcl",
+    "SinCut",
     "TravelGan",
 ]

@@ -1,0 +1,351 @@
+"""SinCUT: Park, Efros, Zhang and Zhu, ECCV 2020 (arXiv 2007.15651), Sec. 4.3 and appendix.
+
+One source and one target image. Crops of both at many scales stand for the domains, the networks
+are StyleGAN2's, and a patch of the output is told apart from the patches of the other crops of the
+batch at the same place:
+
+    L_D = 1/2 (L_fake + L_real) + lambda_R1 / 2 |grad D(B)|^2
+    L_G = L_GAN + 1/2 (L_PatchNCE(A, G(A)) + L_PatchNCE(B, G(B))) + lambda_idt |G(B) - B|
+
+`contrast="relation"` is the single-image form of Jung, Kwon and Ye (CVPR 2022, arXiv 2203.01532):
+semantic relation consistency and the decoupled contrast with hard negatives in place of PatchNCE,
+
+    L_G = L_GAN + SRC(A, G(A)) + 1/2 (hDCE(A, G(A)) + hDCE(B, G(B))) + lambda_idt |G(B) - B|.
+
+Differs from the papers: the code of Jung et al. takes the patches of one crop (one) for those of
+the batch when it leaves out the positives, so that no weight of a negative is left: all are 1
+whatever gamma is. `weights` chooses between that, which its published model had, and what was
+meant. Its generators draw noise for every translation; here a translation always has the same.
+
+Shape suffixes: B images, C channels, H and W pixels, K patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, final
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from patchkin.data.config import DataConfig
+from patchkin.data.datasets import UnpairedBatch
+from patchkin.errors import ConfigError
+from patchkin.losses import (
+    AdversarialMode,
+    decoupled,
+    fake_loss,
+    generator_loss,
+    hard_negative_weights,
+    info_nce,
+    pixel_distance,
+    r1_penalty,
+    real_loss,
+    relation_consistency,
+)
+from patchkin.method import Method, Preset, Progress, Terms, Update
+from patchkin.networks import (
+    InitConfig,
+    PatchMap,
+    ProjectionHead,
+    StyleGan2Discriminator,
+    StyleGan2DiscriminatorConfig,
+    StyleGan2Generator,
+    StyleGan2GeneratorConfig,
+    draw_places,
+    initialize,
+    match_channels,
+    patch_maps,
+)
+from patchkin.numerics import without_autocast
+from patchkin.randomness import Draws
+from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
+
+_ADAM = AdamConfig(learning_rate=2e-3, beta1=0.0, beta2=0.99)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SinCutConfig:
+    """Defaults are the released SinCUT."""
+
+    generator: StyleGan2GeneratorConfig = field(default_factory=StyleGan2GeneratorConfig)
+    discriminator: StyleGan2DiscriminatorConfig = field(
+        default_factory=StyleGan2DiscriminatorConfig
+    )
+    head_initialization: InitConfig = field(default_factory=InitConfig)
+    """Of F. G and D have StyleGAN2's own scaled weights."""
+    generator_adam: AdamConfig = _ADAM
+    """For the generator and the projection head."""
+    discriminator_adam: AdamConfig = _ADAM
+    adversarial: AdversarialMode = "nonsaturating"
+    adversarial_weight: float = 1.0
+    """lambda_GAN."""
+    r1_weight: float = 1.0
+    """lambda_R1, of half the squared gradient of D at real crops, in every step. 0: none."""
+    identity_weight: float = 1.0
+    """lambda_idt, of the plain difference between B and G(B)."""
+    taps: tuple[int, ...] = (0, 2, 4)
+    """Layers of the generator's encoder whose output is compared: colours, the halving block and
+    the second plain block, with receptive fields of 1, 8 and 24 pixels."""
+    head_width: int = 256
+    """Length of an embedded patch."""
+    num_patches: int = 1
+    """Places drawn per tap, shared by the images of a batch; fewer if the map has fewer."""
+    all_negatives: bool = True
+    """Compare with the patches of the whole batch rather than of the same image."""
+    temperature: float = 0.07
+    """tau of the contrast."""
+    contrast: Literal["nce", "relation"] = "nce"
+    """PatchNCE, or SRC and hDCE."""
+    contrast_weight: float = 4.0
+    """lambda_NCE, or lambda_hDCE."""
+    relation_weight: float = 10.0
+    """lambda_SRC, a weight of a sum over all patches that are compared, so it goes with the batch
+    size; with `contrast` relation only."""
+    weights: Literal["released", "fixed"] = "released"
+    """Of hard negatives, with `contrast` relation only: all 1 as in the released code, or by the
+    similarities of the inputs' patches, which was meant."""
+    gamma_divisor_start: float = 200.0
+    """Hardness of negatives, with `weights` fixed only: large is gentle."""
+    gamma_divisor_end: float = 40.0
+    """At the end of the run; linear in between."""
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "gamma_divisor_start", "gamma_divisor_end"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"`{name}` must be positive; got {getattr(self, name)}.")
+        if not self.taps:
+            raise ConfigError("`taps` must name at least one layer of the generator's encoder.")
+        if self.num_patches < 1:
+            raise ConfigError(f"`num_patches` must be at least 1; got {self.num_patches}.")
+        if self.num_patches == 1 and not self.all_negatives:
+            raise ConfigError(
+                "One patch per image has no negatives in its image; set `all_negatives`, or "
+                "`num_patches` to 2 or more."
+            )
+        several = self.num_patches > 1 or not self.all_negatives
+        if self.contrast == "relation" and self.weights == "released" and several:
+            raise ConfigError(
+                "The released weights are void for one patch per image and undefined for more; "
+                "set `weights` fixed."
+            )
+        channels = (self.generator.in_channels, self.generator.out_channels)
+        if channels[1] != self.discriminator.in_channels:
+            raise ConfigError(
+                "The discriminator's `in_channels` must be the generator's `out_channels`; got "
+                f"{self.discriminator.in_channels} and {channels[1]}."
+            )
+        if channels[0] != channels[1] and 1 not in channels:
+            raise ConfigError(
+                "The generator's encoder reads its own output too, so `in_channels` and "
+                f"`out_channels` must be equal or one of them 1; got {channels[0]} and "
+                f"{channels[1]}."
+            )
+
+
+_CROPS = DataConfig(size=64, preprocess="zoom_and_patch", batch_size=16)
+_EPOCHS = ScheduleConfig(epochs=16)
+
+PRESETS: Mapping[str, Preset] = {
+    "released": Preset(
+        summary="released SinCUT: 16 crops of 64 pixels, 8 + 8 epochs of 100,000 crops",
+        method=SinCutConfig(),
+        schedule=_EPOCHS,
+        data=_CROPS,
+    ),
+    "semantic-relation": Preset(
+        summary="released SRC + hDCE for Monet: lambda_SRC 10, lambda_hDCE 4, weights void",
+        method=SinCutConfig(contrast="relation"),
+        schedule=_EPOCHS,
+        data=_CROPS,
+    ),
+    "semantic-relation-fixed": Preset(
+        summary="the same with the hard negatives that were meant: gamma divisor 200 to 40",
+        method=SinCutConfig(contrast="relation", weights="fixed"),
+        schedule=_EPOCHS,
+        data=_CROPS,
+    ),
+    "toy": Preset(
+        summary="a small SinCUT for the built-in toy set (many images), minutes on a CPU",
+        method=SinCutConfig(
+            generator=StyleGan2GeneratorConfig(ngf=3, blocks=4),
+            discriminator=StyleGan2DiscriminatorConfig(ndf=2),
+            head_width=64,
+            num_patches=64,
+            all_negatives=False,
+        ),
+        schedule=ScheduleConfig(steps=1000, ema_decay=0.995),
+        data=DataConfig(size=64, load_size=72, batch_size=4, workers=0),
+    ),
+}
+
+
+@final
+class SinCut(Method):
+    """Single-image contrastive translation (SinCUT), and its form with semantic relations."""
+
+    name: ClassVar[str] = "sincut"
+    paper: ClassVar[str] = "Park, Efros, Zhang, Zhu, ECCV 2020 (arXiv 2007.15651)"
+    config_type: ClassVar[type] = SinCutConfig
+    presets: ClassVar[Mapping[str, Preset]] = PRESETS
+
+    config: SinCutConfig
+
+    def __init__(self, config: SinCutConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or SinCutConfig()
+        self.G = StyleGan2Generator(config.generator)
+        self.D = StyleGan2Discriminator(config.discriminator)
+        self.F = ProjectionHead(self.G.tap_channels(config.taps), config.head_width)
+        initialize(self.F, config.head_initialization)
+        self.channels = (config.generator.in_channels, config.generator.out_channels)
+        self.multiple_of = self.G.multiple_of
+        self.min_size = self.G.min_size
+        self.min_training_size = self.D.size
+        self.min_batch_size = 2 if config.num_patches == 1 else 1
+
+    def adam(self) -> dict[str, AdamConfig]:
+        """One optimizer per network; the head learns at the generator's rate."""
+        generator, judge = self.config.generator_adam, self.config.discriminator_adam
+        return {"G": generator, "F": generator, "D": judge}
+
+    def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
+        """Forward once, with noise; D on the detached output; then G and F together."""
+        real_BCHW = torch.cat([batch.a_BCHW, match_channels(batch.b_BCHW, self.channels[0])])
+        outputs_BCHW, features = self.G.forward_with_taps(
+            real_BCHW, self.config.taps, self._noise(real_BCHW, progress.draws)
+        )
+        keys = [feature.detach() for feature in features]
+        fake_BCHW, identity_BCHW = outputs_BCHW[: len(batch)], outputs_BCHW[len(batch) :]
+
+        def generator_terms() -> Terms:
+            adversarial = generator_loss(self.config.adversarial, self.D(fake_BCHW))
+            queries = self.G.encode(
+                match_channels(outputs_BCHW, self.channels[0]), self.config.taps
+            )
+            terms = {"adversarial": self.config.adversarial_weight * adversarial}
+            if self.config.contrast == "nce":
+                terms |= self._nce_terms(queries, keys, len(batch), progress.draws)
+            else:
+                terms |= self._semantic_terms(queries, keys, len(batch), update, progress)
+            distance = pixel_distance(identity_BCHW, batch.b_BCHW)
+            return terms | {"identity": self.config.identity_weight * distance}
+
+        update("D", loss=lambda: self._discriminator_terms(fake_BCHW.detach(), batch.b_BCHW))
+        update("G", "F", loss=generator_terms)
+
+    def translate(self, x_BCHW: Tensor) -> Tensor:
+        """G(x), always with the same noise."""
+        y_BCHW: Tensor = self.G(x_BCHW)
+        return y_BCHW
+
+    def patch_maps(self, x_BCHW: Tensor) -> list[PatchMap]:
+        """Maps of the generator's encoder at `taps`, embedded by F."""
+        return patch_maps(self.G, self.F, self.config.taps, x_BCHW)
+
+    def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
+        """Input, output, a target image and its reconstruction."""
+        return {
+            "input": batch.a_BCHW,
+            "translated": self.G(batch.a_BCHW),
+            "target": batch.b_BCHW,
+            "identity": self.G(match_channels(batch.b_BCHW, self.channels[0])),
+        }
+
+    def gamma_divisor(self, progress: Progress) -> float:
+        """The hardness of the negatives at this point of the curriculum."""
+        return gamma_curriculum(
+            progress.fraction, self.config.gamma_divisor_start, self.config.gamma_divisor_end
+        )
+
+    def _noise(self, x_BCHW: Tensor, draws: Draws) -> list[Tensor]:
+        height, width = x_BCHW.shape[-2:]
+        sizes = self.G.noise_sizes(height, width)
+        return [draws.normal_rows(len(x_BCHW), 1, h, w).to(x_BCHW.device) for h, w in sizes]
+
+    def _discriminator_terms(self, fake_BCHW: Tensor, real_BCHW: Tensor) -> Terms:
+        mode, weight = self.config.adversarial, self.config.r1_weight
+        terms = {"fake": 0.5 * fake_loss(mode, self.D(fake_BCHW))}
+        if not weight:
+            return terms | {"real": 0.5 * real_loss(mode, self.D(real_BCHW))}
+        real_BCHW = real_BCHW.detach().requires_grad_()
+        with without_autocast(real_BCHW):  # second derivatives are too small for 16 bits
+            logits_B1 = self.D(real_BCHW)
+        terms["real"] = 0.5 * real_loss(mode, logits_B1)
+        return terms | {"r1": weight * r1_penalty(logits_B1, real_BCHW)}
+
+    def _nce_terms(
+        self, queries: list[Tensor], keys: list[Tensor], num_images: int, draws: Draws
+    ) -> Terms:
+        """PatchNCE of A with G(A) and of B with G(B), each at places of its own, as released."""
+        config, terms = self.config, {}
+        branches = {"nce": slice(0, num_images), "identity_nce": slice(num_images, None)}
+        for name, branch in branches.items():
+            places = draw_places(keys, config.num_patches, draws)
+            losses = [
+                info_nce(query, key, temperature=config.temperature)
+                for query, key in self._embedded(queries, keys, branch, places)
+            ]
+            terms[name] = 0.5 * config.contrast_weight * _mean_over_taps(losses)
+        return terms
+
+    def _semantic_terms(
+        self,
+        queries: list[Tensor],
+        keys: list[Tensor],
+        num_images: int,
+        update: Update,
+        progress: Progress,
+    ) -> Terms:
+        """SRC of A with G(A); hDCE of A with G(A) and of B with G(B), at the same places."""
+        config, terms = self.config, {}
+        places = draw_places(keys, config.num_patches, progress.draws)
+        source, target = slice(0, num_images), slice(num_images, None)
+        pairs = {
+            "contrast": self._embedded(queries, keys, source, places),
+            "identity_contrast": self._embedded(queries, keys, target, places),
+        }
+        if config.relation_weight:
+            relations = [relation_consistency(query, key) for query, key in pairs["contrast"]]
+            terms["relation"] = config.relation_weight * torch.stack(relations).mean()
+        gamma_divisor = self.gamma_divisor(progress)
+        for name, rows in pairs.items():
+            losses = [self._decoupled(query, key, gamma_divisor) for query, key in rows]
+            terms[name] = 0.5 * config.contrast_weight * _mean_over_taps(losses)
+            # The released log shows the InfoNCE that the decoupled loss came from.
+            as_nce = _mean_over_taps([nnf.softplus(loss.detach()) for loss in losses])
+            update.report(**{f"{name}_as_nce": config.contrast_weight * as_nce})
+        return terms
+
+    def _embedded(
+        self, queries: list[Tensor], keys: list[Tensor], branch: slice, places: list[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Patches of outputs and inputs at the same places, per tap; those that are compared with
+        each other in one row: of an image, or (`all_negatives`) of the batch.
+        """
+        with torch.no_grad():
+            key_rows = self.F([key[branch] for key in keys], places)
+        query_rows = self.F([query[branch] for query in queries], places)
+        if self.config.all_negatives:
+            query_rows, key_rows = (
+                [rows_BKC.flatten(0, 1)[None] for rows_BKC in rows]
+                for rows in (query_rows, key_rows)
+            )
+        return list(zip(query_rows, key_rows, strict=True))
+
+    def _decoupled(self, query_BKC: Tensor, key_BKC: Tensor, gamma_divisor: float) -> Tensor:
+        """The decoupled contrast per patch, with or without hard negatives."""
+        fixed = self.config.weights == "fixed"
+        return decoupled(
+            query_BKC,
+            key_BKC,
+            temperature=self.config.temperature,
+            weights_BKK=hard_negative_weights(key_BKC, gamma_divisor) if fixed else None,
+        )
+
+
+def _mean_over_taps(rows: list[Tensor]) -> Tensor:
+    """Mean over places and images of each tap, then over taps."""
+    return torch.stack([loss_BK.mean() for loss_BK in rows]).mean()
