@@ -54,6 +54,7 @@ HIGHER_IS_BETTER = frozenset(
     {
         *("class_top1", "class_top5", "collapse_ratio", "change_inside"),
         *("psnr", "psnr_inside", "stripe_iou"),
+        *("lpips_diversity", "lpips_diversity_per_image", "style_spread"),
         *("mAP", "pixAcc", "classAcc", "mIoU"),
     }
 )
@@ -97,6 +98,8 @@ class Result:
     data: dict[str, Any]
     """Root, direction, split, counts."""
     evaluation: dict[str, Any]
+    tasks: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Scores of each pair of domains, where there are several: `scores` holds their means."""
     patchkin: str = __version__
     worst_and_best: dict[str, list[str]] = field(default_factory=dict)
     """Names of inputs that were kept least and best, by the relation of their patches where the

@@ -6,9 +6,9 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,13 @@ from patchkin.checkpoint import CheckpointStore, ModelHeader
 from patchkin.config import from_plain, merge, to_plain, to_yaml
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
+from patchkin.data.domains import (
+    DomainBatch,
+    domain_images,
+    domain_loader,
+    find_domain_files,
+    open_domain_data,
+)
 from patchkin.data.layouts import TOY
 from patchkin.data.loading import (
     evaluation_images,
@@ -32,7 +39,7 @@ from patchkin.data.paired import (
 )
 from patchkin.data.toy import mask_file, truth_file
 from patchkin.data.verify import Broken
-from patchkin.errors import CheckpointError, ConfigError, StorageError, nearest
+from patchkin.errors import CheckpointError, ConfigError, DataError, StorageError, nearest
 from patchkin.evaluation import ValidationScores
 from patchkin.method import Method, Preset
 from patchkin.metrics import mean_scores, score_against_counterpart
@@ -41,6 +48,7 @@ from patchkin.metrics.protocols import find_protocol
 from patchkin.randomness import derive_seed
 from patchkin.report import write_report
 from patchkin.schedules import ScheduleConfig
+from patchkin.style_evaluation import DomainValidation
 from patchkin.training import Scorer, TrainingConfig, fit
 from patchkin.training.launch import launch
 
@@ -141,9 +149,14 @@ def train(
     if fabric.is_global_zero:
         _claim_folder(run_dir, resume=resume, overwrite=overwrite)
     fabric.barrier()
+    domains: tuple[str, ...] = ()
+    if kind.batch_type is DomainBatch:
+        domains = find_domain_files(config.data).names
+        config = _for_domains(config, domains, run_dir if resume else None)
     torch.manual_seed(derive_seed(config.training.seed, "weights"))
     method = kind(config.method)
     _check_fit(method, config.data)
+    _check_domains(method, domains)
     data = _source_kind(kind)(
         config,
         channels=method.channels,
@@ -157,12 +170,15 @@ def train(
             logger.warning("left out: %s", broken.reason)
     if fabric.is_global_zero:
         _write_text(run_dir / "config.yaml", to_yaml(config_to_plain(kind, config)))
-        _write_manifest(run_dir, data.opened.broken)
+        _write_manifest(run_dir, data.opened.broken, domains)
     header = ModelHeader(
         method=kind.name,
         config=to_plain(config.method),
         size=config.data.size,
-        encoding={"value_range": config.data.value_range},
+        encoding={
+            "value_range": config.data.value_range,
+            **({"domains": list(domains)} if domains else {}),
+        },
     )
     fit(
         method,
@@ -177,6 +193,47 @@ def train(
         ema_decay=config.schedule.ema_decay,
     )
     return write_report(run_dir) if fabric.is_global_zero else None
+
+
+def _for_domains(
+    config: RunConfig[Any], domains: tuple[str, ...], resumed: Path | None
+) -> RunConfig[Any]:
+    """The configuration with as many domains as the data has.
+
+    Raises:
+        DataError: the run to resume was started with others.
+    """
+    if resumed is not None:
+        known = tuple(_manifest(resumed).get("domains", domains))
+        if known != domains:
+            raise DataError(
+                f"The run in `{resumed}` has the domains {', '.join(known)}; the data now has "
+                f"{', '.join(domains)}. Restore the folders, or start another run."
+            )
+        return config
+    method = _with_setting(config.method, "num_domains", len(domains))
+    if method != config.method:
+        logger.warning("%d domains, as the data has: %s", len(domains), ", ".join(domains))
+    return replace(config, method=method)
+
+
+def _with_setting(config: Any, name: str, value: Any) -> Any:
+    """A configuration with a setting changed, in whichever of its parts it stands."""
+    parts = {f.name: getattr(config, f.name) for f in fields(config)}
+    nested = {
+        key: _with_setting(part, name, value) for key, part in parts.items() if is_dataclass(part)
+    }
+    own = {name: value} if name in parts else {}
+    return replace(config, **nested, **own)
+
+
+def _check_domains(method: Method, domains: tuple[str, ...]) -> None:
+    number = getattr(method, "num_domains", len(domains))
+    if domains and number != len(domains):
+        raise ConfigError(
+            f"`{method.name}` translates into {number} domains; the data has {len(domains)}: "
+            f"{', '.join(domains)}."
+        )
 
 
 def _check_fit(method: Method, data: DataConfig) -> None:
@@ -353,14 +410,123 @@ class PairedRun:
         return None
 
 
-SOURCES: dict[type, type[UnpairedRun] | type[PairedRun]] = {
+class DomainRun:
+    """Several domains as a `BatchSource` of the training loop, and their scores."""
+
+    def __init__(
+        self,
+        config: RunConfig[Any],
+        *,
+        channels: tuple[int, int],
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+        known_broken: Sequence[Broken] | None = None,
+    ) -> None:
+        self.opened = open_domain_data(
+            config.data,
+            seed=config.training.seed,
+            channels=channels[0],
+            known_broken=known_broken,
+            validate=config.training.score_every > 0,
+        )
+        self.steps_per_epoch = steps_per_epoch(
+            len(self.opened.dataset), config.data.batch_size, world_size
+        )
+        self._config = config
+        self._channels = channels[0]
+        self._processes = {"rank": rank, "world_size": world_size}
+        self._pin_memory = pin_memory
+
+    def batches(self, start_step: int, total_steps: int) -> Iterable[DomainBatch]:
+        """See `patchkin.training.BatchSource`."""
+        return domain_loader(
+            self.opened.dataset,
+            start_step=start_step,
+            total_steps=total_steps,
+            batch_size=self._config.data.batch_size,
+            workers=self._config.data.workers,
+            pin_memory=self._pin_memory,
+            **self._processes,
+        )
+
+    def preview_batch(self) -> DomainBatch:
+        """Held-out images of all domains, each with references of another; training images if
+        nothing is held out.
+        """
+        files = self.opened.files
+        held_out = files.val or files.test or files.train
+        number = len(files.names)
+        rows = [
+            (row % number, (row + 1 + index % (number - 1)) % number, index)
+            for row in range(max(6, number))
+            for index in (row // number,)
+        ]
+
+        def images(domains: Iterable[int], shift: int) -> Tensor:
+            paths = [
+                held_out[domain][(index + shift) % len(held_out[domain])]
+                for domain, (_, _, index) in zip(domains, rows, strict=True)
+            ]
+            return domain_images(
+                paths,
+                size=self._config.data.size,
+                channels=self._channels,
+                value_range=self._config.data.value_range,
+            )
+
+        sources, targets = [row[0] for row in rows], [row[1] for row in rows]
+        return DomainBatch(
+            x_BCHW=images(sources, 0),
+            domain_B=torch.tensor(sources),
+            reference_BCHW=images(targets, 0),
+            second_reference_BCHW=images(targets, 1),
+            target_B=torch.tensor(targets),
+        )
+
+    def scorer(self) -> Scorer | None:
+        """Scores of the validation images: against their hidden counterparts where they have any,
+        else by protocol and change if scores were asked for.
+        """
+        training, files = self._config.training, self.opened.files
+        if not files.val:
+            return None
+        limit = self._config.data.validation_images
+        validation = DomainValidation(
+            names=files.names,
+            paths=tuple(paths[:limit] for paths in files.val),
+            size=self._config.data.size,
+            channels=self._channels,
+            value_range=self._config.data.value_range,
+        )
+        if validation.has_truth:
+            baseline = validation.baseline()
+        elif not training.score_every:
+            return None
+        else:
+            baseline = None
+            if training.score_weights is not None:
+                protocol = find_protocol(training.score_protocol)
+                extractor = make_extractor(protocol.extractor, training.score_weights)
+                validation = replace(validation, protocol=protocol, extractor=extractor)
+        return Scorer(
+            score=validation,
+            primary=validation.primary,
+            higher_is_better=False,
+            baseline=baseline,
+        )
+
+
+Source: TypeAlias = UnpairedRun | PairedRun | DomainRun
+SOURCES: dict[type, type[Source]] = {
     UnpairedBatch: UnpairedRun,
     PairedBatch: PairedRun,
+    DomainBatch: DomainRun,
 }
 """What a method's `batch_type` asks for."""
 
 
-def _source_kind(kind: type[Method]) -> type[UnpairedRun] | type[PairedRun]:
+def _source_kind(kind: type[Method]) -> type[Source]:
     source = SOURCES.get(kind.batch_type)
     if source is None:
         known = ", ".join(batch_type.__name__ for batch_type in SOURCES)
@@ -403,10 +569,19 @@ def _write_text(path: Path, text: str) -> None:
         raise StorageError(f"Cannot write `{path}`: {error.strerror}.") from error
 
 
-def _write_manifest(run_dir: Path, broken: Sequence[Broken]) -> None:
-    """The files that were left out; a resumed run must leave out the same."""
+def _write_manifest(run_dir: Path, broken: Sequence[Broken], domains: Sequence[str]) -> None:
+    """What a resumed run must find again: the files that were left out, and the domains."""
     listed = [{"path": str(entry.path), "reason": entry.reason} for entry in broken]
-    _write_text(run_dir / "data.json", json.dumps({"broken": listed}, indent=1))
+    manifest = {"broken": listed, **({"domains": list(domains)} if domains else {})}
+    _write_text(run_dir / "data.json", json.dumps(manifest, indent=1))
+
+
+def _manifest(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / "data.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    except ValueError as error:
+        raise CheckpointError(f"`{path}` is damaged: {error}.") from error
 
 
 def _read_manifest(run_dir: Path) -> list[Broken] | None:
@@ -414,7 +589,7 @@ def _read_manifest(run_dir: Path) -> list[Broken] | None:
     if not path.is_file():
         return None
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["broken"]
+        listed = _manifest(run_dir)["broken"]
         return [Broken(Path(entry["path"]), entry["reason"]) for entry in listed]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"`{path}` is damaged: {error}.") from error

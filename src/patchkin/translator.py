@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -18,8 +19,9 @@ from patchkin.config import from_plain
 from patchkin.devices import Device, Precision, autocast_dtype, choose_device
 from patchkin.errors import CheckpointError, ConfigError, DataError, PatchkinError, nearest
 from patchkin.images import Encoding, is_image_file, read_image, to_tensor, write_image
-from patchkin.method import Direction, Method, translating_mode
+from patchkin.method import Direction, Method, StyledMethod, translating_mode
 from patchkin.methods import METHODS
+from patchkin.randomness import Draws
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Job:
 
     source: Path
     target: Path
+    style_S: Tensor | None = field(default=None, compare=False)
+    """For methods whose translations have a style; the same for all images unless given."""
 
 
 @dataclass
@@ -71,6 +75,8 @@ class Translator:
         self.direction = direction
         self.channels = method.channels if direction == "AtoB" else method.channels[::-1]
         """Of the images it takes, and of those it gives."""
+        self.domains: tuple[str, ...] = tuple(header.encoding.get("domains", ())) if header else ()
+        """Names of the target domains, where there are several and the model knows them."""
         self.device = device if isinstance(device, torch.device) else choose_device(device)
         self._dtype = autocast_dtype(precision, self.device)
         self.method.to(self.device)
@@ -124,28 +130,93 @@ class Translator:
             load_strictly(method.get_submodule(name), chosen, source=f"`{path}`, network {name},")
         return cls(method, header=header, direction=direction, device=device, precision=precision)
 
-    @torch.no_grad()
-    def __call__(self, x_BCHW: Tensor) -> Tensor:
+    def __call__(self, x_BCHW: Tensor, styles_BS: Tensor | None = None) -> Tensor:
         """Translate images of any height and width, values in [-1, 1].
 
         They are padded by reflection to what the network takes and cropped back.
+
+        Args:
+            x_BCHW: on any device.
+            styles_BS: for methods whose translations have a style, one for each image.
         """
         height, width = x_BCHW.shape[-2:]
         padded = pad_to(
             x_BCHW.to(self.device), self.method.multiple_of, minimum=self.method.min_size
         )
+        with self._computing():
+            y_BCHW = self._translate(padded, styles_BS)
+        return y_BCHW.float()[..., :height, :width]
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
         autocast = torch.autocast(
             self.device.type, dtype=self._dtype or torch.bfloat16, enabled=self._dtype is not None
         )
         with translating_mode(self.method), autocast:
-            y_BCHW = self._translate(padded)
-        return y_BCHW.float()[..., :height, :width]
+            yield
 
-    def _translate(self, x_BCHW: Tensor) -> Tensor:
+    def _translate(self, x_BCHW: Tensor, styles_BS: Tensor | None) -> Tensor:
+        if isinstance(self.method, StyledMethod):
+            if styles_BS is not None:
+                styles_BS = styles_BS.to(self.device)
+            return self.method.translate(x_BCHW, styles_BS=styles_BS, direction=self.direction)
         if self.direction == "AtoB":
             return self.method.translate(x_BCHW)
         # Only methods with both directions take the argument; `__init__` has made sure.
         return self.method.translate(x_BCHW, direction=self.direction)  # type: ignore[call-arg]
+
+    # Styles
+
+    @property
+    def styled(self) -> StyledMethod:
+        """The method, whose translations have a style.
+
+        Raises:
+            ConfigError: they have none.
+        """
+        if not isinstance(self.method, StyledMethod):
+            raise ConfigError(
+                f"The method `{self.method.name}` gives one translation per image: it has no "
+                "domains, samples or references to choose from."
+            )
+        return self.method
+
+    def latent_styles(self, draws: Draws, *, count: int, domain: int = 0) -> Tensor:
+        """Random styles of a domain, [count, S], on the CPU.
+
+        Raises:
+            ConfigError: the method has no styles.
+        """
+        with self._computing():
+            styles_BS = self.styled.latent_styles(
+                draws, count=count, domain=domain, direction=self.direction
+            )
+        return styles_BS.float().cpu()
+
+    def reference_styles(self, reference_BCHW: Tensor, *, domain: int = 0) -> Tensor:
+        """The styles of images of a domain, [B, S], on the CPU.
+
+        Args:
+            reference_BCHW: in [-1, 1]; brought to the size that the model was trained at, because
+                a style encoder knows no other.
+            domain: which they belong to.
+
+        Raises:
+            ConfigError: the method has no styles.
+        """
+        if self.header is not None:
+            side = (self.header.size, self.header.size)
+            if reference_BCHW.shape[-2:] != side:
+                reference_BCHW = nnf.interpolate(
+                    reference_BCHW, side, mode="bilinear", align_corners=False, antialias=True
+                )
+        with self._computing():
+            styles_BS = self.styled.reference_styles(
+                reference_BCHW.to(self.device), domain=domain, direction=self.direction
+            )
+        return styles_BS.float().cpu()
+
+    # Files
 
     def files(
         self,
@@ -155,7 +226,15 @@ class Translator:
         batch_size: int = 1,
         on_file: Callable[[Path], None] = lambda _: None,
     ) -> Outcome:
-        """Translate files; one that cannot be read or written does not stop the others."""
+        """Translate files; one that cannot be read or written does not stop the others.
+
+        Args:
+            jobs: those of one file next to each other, so that it is read once. Either all have a
+                style or none has.
+            overwrite: also those whose target is there.
+            batch_size: images of one size translated at once.
+            on_file: called with the source of each job that is done.
+        """
         outcome = Outcome()
         todo = []
         for job in jobs:
@@ -165,7 +244,11 @@ class Translator:
             else:
                 todo.append(job)
         for batch in self._batches(todo, batch_size, outcome, on_file):
-            y_BCHW = self(torch.stack([image for _, image, _ in batch]))
+            styles = [job.style_S for job, _, _ in batch if job.style_S is not None]
+            y_BCHW = self(
+                torch.stack([image for _, image, _ in batch]),
+                torch.stack(styles) if styles else None,
+            )
             for (job, _, encoding), y_CHW in zip(batch, y_BCHW, strict=True):
                 try:
                     job.target.parent.mkdir(parents=True, exist_ok=True)
@@ -185,13 +268,20 @@ class Translator:
     ) -> Iterator[list[tuple[Job, Tensor, Encoding]]]:
         """Neighbouring images of one size, up to `batch_size` at once."""
         batch: list[tuple[Job, Tensor, Encoding]] = []
+        source: Path | None = None
+        content: tuple[Tensor, Encoding] | None = None
         for job in jobs:
-            try:
-                image, encoding = self.read(job.source)
-            except (DataError, OSError) as error:
-                outcome.failed.append((job.source, str(error)))
+            if job.source != source:
+                source = job.source
+                try:
+                    content = self.read(source)
+                except (DataError, OSError) as error:
+                    outcome.failed.append((source, str(error)))
+                    content = None
+            if content is None:
                 on_file(job.source)
                 continue
+            image, encoding = content
             if batch and (len(batch) == batch_size or batch[0][1].shape != image.shape):
                 yield batch
                 batch = []
@@ -199,14 +289,18 @@ class Translator:
         if batch:
             yield batch
 
-    def read(self, source: Path) -> tuple[Tensor, Encoding]:
+    def read(self, source: Path, *, channels: int | None = None) -> tuple[Tensor, Encoding]:
         """A file as the model takes it, [C, H, W] in [-1, 1], and how the file stores it.
+
+        Args:
+            source: the file.
+            channels: those of the images that the model takes, unless given.
 
         Raises:
             DataError: it cannot be read, or has channels that the model does not take.
         """
         declared = self.header.encoding.get("value_range") if self.header else None
-        picture = read_image(source, self.channels[0])
+        picture = read_image(source, self.channels[0] if channels is None else channels)
         return to_tensor(picture, tuple(declared) if declared else None), picture.encoding
 
 

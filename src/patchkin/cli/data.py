@@ -21,7 +21,7 @@ class CheckOptions:
     """Options of `data check`."""
 
     root: tyro.conf.Positional[Path]
-    """Folder with trainA, trainB and so on."""
+    """Folder with trainA, trainB and so on, or train/<domain> for several domains."""
     json: bool = False
     """Print one JSON object."""
 
@@ -32,12 +32,14 @@ class ToyOptions:
 
     root: tyro.conf.Positional[Path]
     """Folder to write; must be empty or absent."""
+    domains: bool = False
+    """Write the set of three domains: plain, spotted, striped."""
     size: int = 64
     """Side of the images in pixels, 64 to 256."""
-    train: int = 300
-    """Training images per domain."""
-    test: int = 24
-    """Held-out images per domain, for validation and as many for tests."""
+    train: int | None = None
+    """Training images per domain; by default 300 of two domains, 200 of three."""
+    test: int | None = None
+    """Held-out images per domain, for validation and as many for tests; by default 24 or 12."""
     seed: int = 0
     """Same seed, same images."""
 
@@ -60,7 +62,7 @@ def run(arguments: Sequence[str], _: Mapping[str, Any]) -> int:
     """Find the part of `data` that was asked for."""
     parts: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
         "check": (CheckOptions, _check, "Decode every image of a data set and report."),
-        "toy": (ToyOptions, _toy, "Write the toy set: plain and striped animals, with the truth."),
+        "toy": (ToyOptions, _toy, "Write a toy set: plain and striped (and spotted) animals."),
         "download": (DownloadOptions, _download, "Fetch a public data set and verify it."),
     }
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -83,6 +85,8 @@ def _check(options: CheckOptions) -> int:
         print(json.dumps({**to_plain(report), "ok": report.ok}))
         return 0 if report.ok else 2
     print(f"{report.root}: {report.layout}")
+    width = max((len(folder.folder) for folder in report.folders), default=0)
+    width = max(width, 10)
     for folder in report.folders:
         size = "nothing to decode"
         if folder.width is not None and folder.height is not None:
@@ -95,7 +99,7 @@ def _check(options: CheckOptions) -> int:
             for channels, count in folder.channels.items()
         )
         grey = f", {folder.grey_in_colour} grey in colour" if folder.grey_in_colour else ""
-        print(f"  {folder.folder:<10} {folder.num_images:>6} images  {size}; {kinds}{grey}")
+        print(f"  {folder.folder:<{width}} {folder.num_images:>6} images  {size}; {kinds}{grey}")
         for broken in folder.broken:
             print(f"    broken: {broken.reason}")
     for group in report.duplicates:
@@ -108,16 +112,17 @@ def _check(options: CheckOptions) -> int:
 
 
 def _toy(options: ToyOptions) -> int:
-    from patchkin.data.toy import write_toy
+    from patchkin.data.toy import write_domain_toy, write_toy
 
     if options.root.exists() and any(options.root.iterdir()):
         raise ConfigError(f"`{options.root}` is not empty; choose another folder.")
-    write_toy(
+    write = write_domain_toy if options.domains else write_toy
+    counts = {name: getattr(options, name) for name in ("train", "test")}
+    write(
         options.root,
         size=options.size,
-        train=options.train,
-        test=options.test,
         seed=options.seed,
+        **{name: number for name, number in counts.items() if number is not None},
     )
     print(f"wrote {options.root}", file=sys.stderr)
     return 0

@@ -15,6 +15,7 @@ from patchkin.checkpoint import CheckpointStore, find_model
 from patchkin.cli.parsing import parse
 from patchkin.data.config import DataConfig
 from patchkin.devices import Device, Precision
+from patchkin.errors import ConfigError
 from patchkin.evaluation import (
     SCORES_FILE,
     EvaluationConfig,
@@ -24,10 +25,11 @@ from patchkin.evaluation import (
     write_result,
 )
 from patchkin.images import is_image_file, write_pillow
-from patchkin.method import Method
+from patchkin.method import Method, StyledMethod
 from patchkin.metrics.perceptual import PerceptualNet
 from patchkin.networks.drn import DRNName
 from patchkin.report import write_report
+from patchkin.style_evaluation import evaluate_styles
 from patchkin.translator import Translator
 
 
@@ -52,8 +54,11 @@ class EvaluateOptions:
     """Classes of ImageNet that outputs should be taken for (340: zebra)."""
     masks: Path | None = None
     """Folder of masks with the stems of the inputs: white where the change belongs."""
+    samples: int | None = None
+    """Translations of each image in other styles, for methods that have styles; their diversity is
+    scored by LPIPS. With several domains by default as many as the protocol says."""
     lpips: PerceptualNet | None = None
-    """Backbone of LPIPS, for the mode collapse score."""
+    """Backbone of LPIPS, for the mode collapse score and the diversity of styles."""
     lpips_weights: Path | None = None
     """File of that backbone's weights, instead of a download."""
     judge: DRNName | None = None
@@ -94,7 +99,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
     results = []
     for subject, name in _subjects(options, methods):
         data = _data(options, subject)
-        results.append(evaluate(subject, data, config, model=name))
+        results.append(_evaluated(subject, data, config, name, options.samples))
         target = _target(options)
         if target is not None:
             write_result(results[-1], target)
@@ -107,6 +112,23 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
     for result in results:
         _tell(result)
     return 0
+
+
+def _evaluated(
+    subject: Translator | Path,
+    data: DataConfig,
+    config: EvaluationConfig,
+    name: str,
+    samples: int | None,
+) -> Result:
+    if isinstance(subject, Translator) and isinstance(subject.method, StyledMethod):
+        return evaluate_styles(subject, data, config, model=name, samples=samples)
+    if samples is not None:
+        what = subject if isinstance(subject, Path) else f"the method {subject.method.name}"
+        raise ConfigError(
+            f"--samples compares translations in several styles, and `{what}` has one per image."
+        )
+    return evaluate(subject, data, config, model=name)
 
 
 def _subjects(

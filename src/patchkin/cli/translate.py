@@ -1,4 +1,7 @@
-"""`patchkin translate MODEL INPUT... --output DIR`."""
+"""`patchkin translate MODEL INPUT... --output DIR`.
+
+For methods whose translations have a style, also which: `patchkin.styles` tells the names of files.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import tyro
 from rich.console import Console
@@ -17,8 +20,25 @@ from patchkin.cli.parsing import parse
 from patchkin.config import flag
 from patchkin.devices import Device, Precision
 from patchkin.errors import ConfigError
-from patchkin.method import Direction, Method
+from patchkin.images import write_pillow
+from patchkin.method import Direction, Method, StyledMethod
+from patchkin.styles import (
+    Style,
+    domain_name,
+    drawn_styles,
+    find_domain,
+    reference_files,
+    referenced_styles,
+    style_grid,
+    styled_jobs,
+    usual_style,
+    write_paths,
+)
 from patchkin.translator import Outcome, Translator, plan
+
+GRID_ROWS = 32
+"""Inputs that a grid shows at most."""
+GRID_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +61,23 @@ class TranslateOptions:
     """Averaged weights if the run kept them, or the live ones."""
     direction: Direction = "AtoB"
     """BtoA takes the way back, for methods that have one."""
+    domain: str | None = None
+    """Target domain, by name or number; needed where the model has several."""
+    samples: int | None = None
+    """So many random styles: NAME_DOMAIN_s0.png, NAME_DOMAIN_s1.png and so on, the same styles for
+    every image."""
+    seed: int = 0
+    """Of the random styles. Same seed, same styles."""
+    reference: tuple[Path, ...] = ()
+    """Take the style of these images of the target domain (files or folders):
+    NAME_DOMAIN_REFERENCE.png."""
+    grid: Path | None = None
+    """Also write one picture of all inputs (rows) in all styles (columns)."""
+    interpolate: bool = False
+    """Write the way between two styles (--samples 2, or two references) instead:
+    NAME_DOMAIN_path.png, a strip, and NAME_DOMAIN_path.gif."""
+    frames: int = 9
+    """Images of that way."""
     device: Device = "auto"
     """Where to compute."""
     precision: Precision = "32-true"
@@ -71,18 +108,90 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         precision=options.precision,
     )
     jobs = plan(options.inputs, options.output)
+    chosen = _styles(options, translator)
+    domain = "" if chosen is None else chosen.domain
+    styled = jobs
+    if chosen is not None and not options.interpolate:
+        styled = styled_jobs(jobs, chosen.styles, domain)
     with Progress(
         console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
     ) as bar:
-        task = bar.add_task("translating", total=len(jobs))
-        outcome = translator.files(
-            jobs,
-            overwrite=options.overwrite,
-            batch_size=options.batch_size,
-            on_file=lambda _: bar.advance(task),
-        )
+        task = bar.add_task("translating", total=len(styled))
+        if chosen is not None and options.interpolate:
+            first, last = chosen.styles
+            outcome = write_paths(
+                translator,
+                jobs,
+                (first, last),
+                frames=options.frames,
+                domain=domain,
+                overwrite=options.overwrite,
+                on_file=lambda _: bar.advance(task),
+            )
+        else:
+            outcome = translator.files(
+                styled,
+                overwrite=options.overwrite,
+                batch_size=options.batch_size,
+                on_file=lambda _: bar.advance(task),
+            )
+    if options.grid is not None and chosen is not None:
+        grid = style_grid(jobs[:GRID_ROWS], chosen.styles, domain=domain)
+        write_pillow(options.grid, grid)
+        outcome.written.append(options.grid)
+        if len(jobs) > GRID_ROWS:
+            print(f"{options.grid}: the first {GRID_ROWS} inputs only", file=sys.stderr)
     _tell(outcome, options.output, as_json=options.json)
     return 2 if outcome.failed else 0
+
+
+class _Chosen(NamedTuple):
+    styles: list[Style]
+    domain: str
+    """For the names of files; empty for methods with one target domain."""
+
+
+def _styles(options: TranslateOptions, translator: Translator) -> _Chosen | None:
+    """The styles that the options ask for; None for a method that has none, or its usual one.
+
+    Raises:
+        ConfigError: the options do not fit the method or each other.
+    """
+    asked = {
+        "--domain": options.domain is not None,
+        "--samples": options.samples is not None,
+        "--reference": bool(options.reference),
+        "--grid": options.grid is not None,
+        "--interpolate": options.interpolate,
+    }
+    flags = [flag for flag, given in asked.items() if given]
+    if not isinstance(translator.method, StyledMethod):
+        if flags:
+            raise ConfigError(
+                f"`{translator.method.name}` gives one translation per image; {flags[0]} needs a "
+                "model of a method with styles, see `patchkin methods`."
+            )
+        return None
+    domain = find_domain(translator, options.domain)
+    styles = []
+    if options.samples is not None:
+        styles += drawn_styles(translator, options.samples, seed=options.seed, domain=domain)
+    if options.reference:
+        files = reference_files(options.reference)
+        styles += referenced_styles(translator, files, domain=domain)
+    if options.interpolate:
+        if len(styles) != 2:
+            raise ConfigError(
+                "--interpolate goes from one style to another: add --samples 2, or two images "
+                f"with --reference; got {len(styles)} style{'s' * (len(styles) != 1)}."
+            )
+        if options.grid is not None:
+            raise ConfigError("--interpolate writes strips of its own; leave out --grid.")
+    if options.grid is not None and options.grid.suffix.lower() not in GRID_SUFFIXES:
+        raise ConfigError(f"--grid writes PNG, JPEG or WebP; got `{options.grid}`.")
+    if not flags:  # one target domain
+        return None
+    return _Chosen(styles or [usual_style(translator, domain)], domain_name(translator, domain))
 
 
 def _tell(outcome: Outcome, output: Path, *, as_json: bool) -> None:

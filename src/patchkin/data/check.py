@@ -20,6 +20,8 @@ from patchkin.data.layouts import (
     PairedImages,
     SingleImages,
     detect_layout,
+    entries_beside,
+    flat_domains,
     image_files,
 )
 from patchkin.data.verify import MAX_BROKEN_FRACTION, default_threads
@@ -107,7 +109,7 @@ def check_data(root: str | Path, *, threads: int | None = None) -> CheckReport:
         DataError: if there is no such folder, or its layout is unknown.
     """
     root = Path(root)
-    layout = detect_layout(root)
+    layout = flat_domains(root) or detect_layout(root)
     folders: list[FolderReport] = []
     seen: dict[str, list[_Seen]] = {}
     with ThreadPoolExecutor(threads or default_threads()) as pool:
@@ -125,19 +127,42 @@ def check_data(root: str | Path, *, threads: int | None = None) -> CheckReport:
         layout=type(layout).__name__,
         folders=folders,
         duplicates=duplicates,
-        warnings=_warnings(folders, duplicates, layout),
-        errors=_errors(folders, layout),
+        warnings=_warnings(folders, duplicates, layout) + _stray_files(layout),
+        errors=_errors(folders, layout) + _missing_domains(root, layout),
     )
 
 
 def _folders(root: Path, layout: Layout) -> list[Path]:
-    if isinstance(layout, DomainFolders):
+    if isinstance(layout, DomainFolders) and layout.flat:
+        names = list(layout.names)
+    elif isinstance(layout, DomainFolders):
         names = [f"{split}/{name}" for split in _SPLITS for name in layout.names]
     elif isinstance(layout, PairedImages):
         names = list(_SPLITS)
     else:
         names = [f"{split}{domain}" for split in _SPLITS for domain in "AB"]
     return [root / name for name in names if (root / name).is_dir()]
+
+
+def _stray_files(layout: Layout) -> list[str]:
+    stray = entries_beside(layout) if isinstance(layout, DomainFolders) else ()
+    if not stray:
+        return []
+    first = ", ".join(stray[:5]) + (", ..." if len(stray) > 5 else "")
+    return [f"{len(stray)} entries are in no folder of a domain and are left out: {first}."]
+
+
+def _missing_domains(root: Path, layout: Layout) -> list[str]:
+    if not isinstance(layout, DomainFolders):
+        return []
+    errors = []
+    if len(layout.names) < 2:
+        errors.append(f"There is one domain, {layout.names[0]}; at least two are needed.")
+    for split in () if layout.flat else _SPLITS:
+        missing = [name for name in layout.names if not (root / split / name).is_dir()]
+        if 0 < len(missing) < len(layout.names):
+            errors.append(f"{split} has no folder {' and no folder '.join(missing)}.")
+    return errors
 
 
 def _look(path: Path) -> _Seen:
@@ -188,7 +213,7 @@ def _duplicates(root: Path, seen: dict[str, list[_Seen]]) -> list[list[str]]:
         for file in files:
             if file.sha256:
                 name = file.path.relative_to(root).as_posix()
-                groups.setdefault(file.sha256, []).append((folder.startswith("train"), name))
+                groups.setdefault(file.sha256, []).append((_is_training(folder), name))
     return [
         sorted(name for _, name in group)
         for group in groups.values()
@@ -196,12 +221,17 @@ def _duplicates(root: Path, seen: dict[str, list[_Seen]]) -> list[list[str]]:
     ]
 
 
+def _is_training(folder: str) -> bool:
+    """Folders of domains without splits are training folders too."""
+    return not folder.startswith(("val", "test"))
+
+
 def _warnings(
     folders: Sequence[FolderReport], duplicates: Sequence[Sequence[str]], layout: Layout
 ) -> list[str]:
     warnings = []
     for report in folders:
-        few = report.folder.startswith("train") and report.num_images < _FEW_IMAGES
+        few = _is_training(report.folder) and report.num_images < _FEW_IMAGES
         if few and not isinstance(layout, SingleImages):
             warnings.append(
                 f"{report.folder} has {report.num_images} images; unpaired methods were published "
@@ -233,9 +263,10 @@ def _warnings(
             f"{len(duplicates)} files are in a training and in a held-out folder, "
             f"for example {' and '.join(duplicates[0][:2])}."
         )
-    held_out = {report.folder[:-1] for report in folders if not report.folder.startswith("train")}
+    held_out = [report for report in folders if not _is_training(report.folder)]
     if not held_out and not isinstance(layout, SingleImages):
-        warnings.append("There are no held-out images (testA, testB); scores need some.")
+        where = "test/<domain>" if isinstance(layout, DomainFolders) else "testA, testB"
+        warnings.append(f"There are no held-out images ({where}); scores need some.")
     return warnings
 
 
@@ -243,7 +274,7 @@ def _errors(folders: Sequence[FolderReport], layout: Layout) -> list[str]:
     errors = []
     least = 1 if isinstance(layout, SingleImages) else MIN_UNPAIRED_IMAGES
     for report in folders:
-        if not report.folder.startswith("train"):
+        if not _is_training(report.folder):
             continue
         usable = report.num_images - len(report.broken)
         if usable < least:

@@ -6,7 +6,7 @@ Layouts that are read, under one root unless said otherwise:
     TwoFolders        any two folders, one per domain, for training only
     SingleImages      trainA and trainB with one image each
     PairedImages      train/*: files that show A and B side by side
-    DomainFolders     train/<domain>/: any number of domains
+    DomainFolders     train/<domain>/: any number of domains; or <domain>/ without splits
 
 Folders are read recursively and sorted by path; hidden files and folders are left out.
 """
@@ -61,6 +61,8 @@ class DomainFolders:
 
     root: Path
     names: tuple[str, ...]
+    flat: bool = False
+    """Whether the domains lie in the root itself: then nothing is held out."""
 
 
 Layout: TypeAlias = UnpairedFolders | TwoFolders | SingleImages | PairedImages | DomainFolders
@@ -148,6 +150,36 @@ def detect_layout(root: Path) -> Layout:
         f"`{root}` needs the folders trainA and trainB (and testA, testB for scores). {found} "
         "Two folders elsewhere: --data.source DIR --data.target DIR."
     )
+
+
+def flat_domains(root: Path) -> DomainFolders | None:
+    """The folders of a root as domains, if it has some with images and none is a split.
+
+    Methods of two domains do not read this layout, which does not say what is the source.
+    """
+    check_folder(root)
+    names = _folder_names(root)
+    if any(name.startswith(("train", "val", "test")) for name in names):
+        return None
+    domains = tuple(name for name in names if _has_image(root / name))
+    return DomainFolders(root, domains, flat=True) if domains else None
+
+
+def entries_beside(layout: DomainFolders) -> tuple[str, ...]:
+    """What lies beside the folders of the domains, relative to the root: misplaced images."""
+    root = layout.root
+    parents = [root] if layout.flat else [root / split for split in ("train", "val", "test")]
+    return tuple(
+        path.relative_to(root).as_posix()
+        for parent in parents
+        if parent.is_dir()
+        for path in sorted(parent.iterdir())
+        if path.name not in layout.names and not path.name.startswith(".")
+    )
+
+
+def _has_image(folder: Path) -> bool:
+    return any(is_image_file(path) for path in folder.rglob("*"))
 
 
 def find_domains(config: DataConfig) -> Domains:

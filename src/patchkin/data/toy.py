@@ -1,6 +1,8 @@
-"""The built-in toy set: animals on grass, plain-coated (A) and striped (B), rendered and seeded.
+"""The built-in toy sets: animals on grass, rendered and seeded.
 
-Both domains share one distribution of sky, hills, grass, light, pose, size and place; only the
+Of two domains, plain-coated (A) and striped (B); of three domains, plain, spotted and striped.
+
+The domains share one distribution of sky, hills, grass, light, pose, size and place; only the
 coat differs, its mean brightness not much. There is no pixel noise: a discriminator would win by
 it. Held-out A images come with a mask of the animal and with the hidden truth, the same scene with
 a striped coat, so that a translation can be scored exactly:
@@ -9,9 +11,16 @@ a striped coat, so that a translation can be scored exactly:
     valA_masks testA_masks                white where a pixel belongs to the animal, even in part
     valA_true testA_true                  the counterpart; equal to the image outside the mask
 
+With three domains each held-out image has two truths, one for each other coat:
+
+    train/plain train/spotted train/striped   and so for val and test
+    val_masks/plain/...                       white where a pixel belongs to the animal
+    val_true/plain2striped/...                the counterpart of val/plain with stripes
+
 The animal is the smooth union of tapered capsules (Inigo Quilez' distance functions); stripes run
-across each capsule and bend where two meet. Lengths are in units of the trunk; x to the right, y
-down. Shape suffixes: H and W pixels of the supersampled canvas, C colour channels.
+across each capsule and bend where two meet; spots lie on a jittered grid. Lengths are in units of
+the trunk; x to the right, y down. Shape suffixes: H and W pixels of the supersampled canvas, R and
+C rows and columns of the grid; a last C is colour channels.
 """
 
 from __future__ import annotations
@@ -20,7 +29,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -39,11 +48,16 @@ Colour: TypeAlias = tuple[float, float, float]
 TOY_VERSION = 1
 """Goes up when the pictures change; part of the cache folder's name."""
 MIN_SIZE, MAX_SIZE = 64, 256
+COATS = ("plain", "spotted", "striped")
+"""The domains of the set of three."""
 _SUPERSAMPLING = 3
+_DOMAIN_COUNTS = {"train": 200, "val": 12, "test": 12}
+_SPOT_GRID = 0.135
+"""Distance of the spots."""
 
 
 class Scene:
-    """One animal on its ground, to be shown with either coat.
+    """One animal on its ground, to be shown with any coat.
 
     Args:
         size: side in pixels, 64 to 256.
@@ -67,6 +81,7 @@ class Scene:
         self._layers = _layers(self._animal, size * _SUPERSAMPLING)
         self._plain_coat = _plain_coat(rng)
         self._striped_coat = _striped_coat(rng)
+        self._spotted_coat = _spotted_coat(rng)  # last: the set of two must not change
 
     def plain(self) -> Image.Image:
         """With a coat of one colour."""
@@ -75,6 +90,19 @@ class Scene:
     def striped(self) -> Image.Image:
         """With stripes; outside the mask the same pixels as `plain`."""
         return self._shown(self._striped_coat)
+
+    def spotted(self) -> Image.Image:
+        """With spots; outside the mask the same pixels as `plain`."""
+        return self._shown(self._spotted_coat)
+
+    def with_coat(self, name: str) -> Image.Image:
+        """With one of `COATS`."""
+        coats = {
+            "plain": self._plain_coat,
+            "spotted": self._spotted_coat,
+            "striped": self._striped_coat,
+        }
+        return self._shown(coats[name])
 
     def mask(self) -> Image.Image:
         """Mode L, 255 where a pixel belongs to the animal, even in part."""
@@ -449,6 +477,16 @@ def _smooth_minimum(a: Array, b: Array, width: float) -> Array:
     return joined
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Spots:
+    """A jittered grid of discs; each point of the body looks at those of its cell's neighbours."""
+
+    shift_RC2: Array
+    """Of the centre of each cell from its middle, in cells; rows and columns of the torus."""
+    radius_RC: Array
+    """In cells."""
+
+
 @dataclass(frozen=True, slots=True)
 class Coat:
     """Colours of an animal."""
@@ -457,12 +495,13 @@ class Coat:
     hair: Colour
     """Mane and tail."""
     dark: Colour
-    """Stripes; muzzle and hooves of both kinds."""
+    """Stripes and spots; muzzle and hooves of all kinds."""
     striped: bool
     duty: float = 0.0
     """Moves the edge of the stripes: higher is more light."""
     socks: float = 0.0
     """How much the lower legs darken."""
+    spots: Spots | None = None
 
 
 def _plain_coat(rng: np.random.Generator) -> Coat:
@@ -486,6 +525,14 @@ def _striped_coat(rng: np.random.Generator) -> Coat:
     return Coat(base, dark, dark, striped=True, duty=rng.uniform(-0.1, 0.2))
 
 
+def _spotted_coat(rng: np.random.Generator) -> Coat:
+    base = _mix((226, 186, 120), (206, 158, 104), rng.uniform())
+    dark = _mix((48, 32, 24), (84, 54, 36), rng.uniform())
+    cells = (12, 12)
+    spots = Spots(rng.uniform(-0.24, 0.24, (*cells, 2)), rng.uniform(0.24, 0.4, cells))
+    return Coat(base, _mix(base, dark, 0.75), dark, striped=False, spots=spots)
+
+
 def _painted(
     scenery_HWC: Array, layers: tuple[_Layer, _Layer], animal: Animal, coat: Coat
 ) -> Array:
@@ -504,6 +551,8 @@ def _coat(layer: _Layer, animal: Animal, coat: Coat) -> Array:
     if coat.striped:
         edge = coat.duty + (1.2 * _belly(x_HW, y_HW) if layer.is_near else 0)
         _lay(colour_HWC, coat.dark, np.clip(0.5 + 2.2 * (layer.stripes_HW - edge), 0, 1))
+    elif coat.spots is not None:
+        _lay(colour_HWC, coat.dark, _spots(coat.spots, x_HW, y_HW))
     else:
         _lay(colour_HWC, coat.dark, coat.socks * np.clip((y_HW - 0.35) / 0.25, 0, 1))
     if layer.is_near:
@@ -519,6 +568,25 @@ def _coat(layer: _Layer, animal: Animal, coat: Coat) -> Array:
     if layer.is_near:
         _cover(colour_HWC, (18, 14, 14), animal.eye, layer, softness=0.012)
     return colour_HWC
+
+
+def _spots(spots: Spots, x_HW: Array, y_HW: Array) -> Array:
+    """How dark each point is, 0 to 1."""
+    rows, columns = spots.radius_RC.shape
+    cell_y_HW, cell_x_HW = y_HW / _SPOT_GRID, x_HW / _SPOT_GRID
+    row_HW, column_HW = np.floor(cell_y_HW).astype(int), np.floor(cell_x_HW).astype(int)
+    amount_HW = np.zeros_like(x_HW)
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            r_HW, c_HW = row_HW + down, column_HW + right
+            shift_HW2 = spots.shift_RC2[r_HW % rows, c_HW % columns]
+            offset = 0.5 * (r_HW % 2)  # every second row lies between the cells of the others
+            away_y_HW = cell_y_HW - (r_HW + 0.5 + shift_HW2[..., 0])
+            away_x_HW = cell_x_HW - (c_HW + offset + 0.5 + shift_HW2[..., 1])
+            inside_HW = spots.radius_RC[r_HW % rows, c_HW % columns]
+            inside_HW = inside_HW - np.hypot(away_x_HW, away_y_HW)
+            amount_HW = np.maximum(amount_HW, np.clip(0.5 + 4 * inside_HW, 0, 1))
+    return amount_HW
 
 
 def _belly(x_HW: Array, y_HW: Array) -> Array:
@@ -606,6 +674,67 @@ def write_toy(
                     write_pillow(truth_file(path), scene.striped())
 
 
+def write_domain_toy(
+    root: str | Path,
+    *,
+    size: int = 64,
+    train: int = _DOMAIN_COUNTS["train"],
+    test: int = _DOMAIN_COUNTS["test"],
+    val: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Render the set of three domains into a folder.
+
+    Image i of a domain is the same whatever the number of images. No scene is shown twice in
+    training, so that nothing is paired.
+
+    Args:
+        root: folder; existing files of the same names are replaced.
+        size: side in pixels, 64 to 256.
+        train: images per domain.
+        test: images per domain.
+        val: images per domain; by default as many as for the test.
+        seed: another seed gives other images.
+
+    Raises:
+        ConfigError: if the size is out of range.
+        StorageError: if a file cannot be written.
+    """
+    root = Path(root)
+    for split, number in (("train", train), ("val", test if val is None else val), ("test", test)):
+        for coat in COATS:
+            for index in range(number):
+                scene = Scene(size, derive_seed(seed, "toy domains", split, coat, index))
+                path = root / split / coat / f"{index:04d}.png"
+                write_pillow(path, scene.with_coat(coat))
+                if split == "train":
+                    continue
+                write_pillow(domain_mask_file(path), scene.mask())
+                for other in COATS:
+                    if other != coat:
+                        write_pillow(domain_truth_file(path, other), scene.with_coat(other))
+
+
+def domain_mask_file(path: Path) -> Path:
+    """Where the mask of a held-out image of the set of three domains lies, if it has one.
+
+    >>> domain_mask_file(Path("toy/val/plain/0000.png")).as_posix()
+    'toy/val_masks/plain/0000.png'
+    """
+    split, domain = path.parent.parent, path.parent.name
+    return split.with_name(f"{split.name}_masks") / domain / f"{path.stem}.png"
+
+
+def domain_truth_file(path: Path, target: str) -> Path:
+    """Where the counterpart of such an image in another domain lies, if it has one.
+
+    >>> domain_truth_file(Path("toy/val/plain/0000.png"), "striped").as_posix()
+    'toy/val_true/plain2striped/0000.png'
+    """
+    split, domain = path.parent.parent, path.parent.name
+    return split.with_name(f"{split.name}_true") / f"{domain}2{target}" / f"{path.stem}.png"
+
+
 def cached_toy(size: int = 64) -> Path:
     """The toy set for this training size, rendered on first use.
 
@@ -615,8 +744,25 @@ def cached_toy(size: int = 64) -> Path:
         StorageError: if the cache cannot be written.
     """
     size = min(max(size, MIN_SIZE), MAX_SIZE)
+    return _rendered_once(f"toy-{size}-{TOY_VERSION}", lambda root: write_toy(root, size=size))
+
+
+def cached_domain_toy(size: int = 64) -> Path:
+    """The set of three domains for this training size, rendered on first use beside the other.
+
+    Raises:
+        StorageError: if the cache cannot be written.
+    """
+    size = min(max(size, MIN_SIZE), MAX_SIZE)
+    return _rendered_once(
+        f"toy-domains-{size}-{TOY_VERSION}", lambda root: write_domain_toy(root, size=size)
+    )
+
+
+def _rendered_once(name: str, write: Callable[[Path], None]) -> Path:
+    """A folder of the cache; written whole or not at all."""
     cache = Path(os.environ.get("PATCHKIN_CACHE") or Path.home() / ".cache" / "patchkin")
-    root = cache / f"toy-{size}-{TOY_VERSION}"
+    root = cache / name
     if root.is_dir():
         return root
     try:
@@ -627,7 +773,7 @@ def cached_toy(size: int = 64) -> Path:
             f"Cannot write `{cache}`: {error.strerror}. Set PATCHKIN_CACHE to another folder."
         ) from error
     try:
-        write_toy(unfinished, size=size)
+        write(unfinished)
         unfinished.chmod(0o755)
         unfinished.rename(root)
     except OSError as error:
