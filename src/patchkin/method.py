@@ -8,10 +8,11 @@ handed a batch, an `Update` to call, and a `Progress` to read.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from functools import partial
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +34,14 @@ Terms = dict[str, Tensor]
 class Update(Protocol):
     """Everything mechanical about one optimisation step of some networks."""
 
-    def __call__(self, *networks: str, loss: Callable[[], Terms]) -> None:
+    def __call__(
+        self, *networks: str, loss: Callable[[], Terms] | Sequence[Callable[[], Terms]]
+    ) -> None:
         """Step the named networks down the gradient of the sum of the terms.
+
+        Several losses, such as those of parts of a batch, are differentiated one after another:
+        the step is that of their sum, and only one graph is kept at a time. Terms of one name are
+        logged as their sum.
 
         Gradients are on for these networks only while `loss` is evaluated, so a discriminator that
         judges inside a generator's loss costs no gradients of its own. What was computed before
@@ -49,6 +56,31 @@ class Update(Protocol):
     def gather(self, tensor: Tensor) -> Tensor:
         """The tensors of all processes along the first axis, in the order of the whole batch."""
         ...
+
+
+Part = TypeVar("Part", bound=Sized)
+
+
+def in_parts(terms: Callable[[Part], Terms], parts: Sequence[Part]) -> list[Callable[[], Terms]]:
+    """The losses of the parts of a batch, for `Update`: their sum is the loss of the whole.
+
+    Exact where every term is a mean over images, as without batch norm and without comparing the
+    images of a batch.
+
+    Args:
+        terms: of a part, weights included.
+        parts: with their numbers of images as lengths.
+
+    >>> losses = in_parts(lambda part: {"mean": torch.tensor(part).mean()}, [[1.0, 2.0], [6.0]])
+    >>> sum(loss()["mean"] for loss in losses)
+    tensor(3.)
+    """
+    total = sum(len(part) for part in parts)
+
+    def weighted(part: Part) -> Terms:
+        return {name: term * (len(part) / total) for name, term in terms(part).items()}
+
+    return [partial(weighted, part) for part in parts]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
