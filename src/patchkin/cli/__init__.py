@@ -24,7 +24,9 @@ VERBS = {
     "evaluate": "score a model, or a folder of translations, by a named protocol",
     "compare": "one table and one page over runs",
     "inspect": "what a patch relates to, in the input and in the output",
+    "import-weights": "checkpoints of upstream projects into a patchkin model",
     "data": "download a public set, check a folder, write the toy set",
+    "bench": "speed of training and translation against this machine's peak",
     "methods": "list the methods and their presets",
     "doctor": "what this machine can do",
 }
@@ -78,7 +80,7 @@ def _run(
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"Did you mean `{near[0]}`?" if near else f"Verbs: {', '.join(VERBS)}."
         return _complain(f"Unknown verb `{verb}`. {hint}")
-    module = importlib.import_module(f"patchkin.cli.{verb}")
+    module = importlib.import_module(f"patchkin.cli.{verb.replace('-', '_')}")
     if verb == "data":  # needs no method, and none of their imports
         methods = {}
     elif methods is None:

@@ -1,0 +1,264 @@
+"""Which networks the released methods consist of, and how their files become a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from patchkin.compression import CompressedResNet
+from patchkin.errors import CheckpointError, ConfigError
+from patchkin.method import Method
+from patchkin.methods.cut import Cut
+from patchkin.methods.cyclegan import CycleGan
+from patchkin.methods.dclgan import DclGan
+from patchkin.methods.gcgan import GcGan
+from patchkin.methods.lsesim import LSeSim
+from patchkin.methods.munit import Munit
+from patchkin.methods.negcut import NegCut
+from patchkin.methods.pix2pix import Pix2Pix
+from patchkin.methods.semantic_relation import SemanticRelation
+from patchkin.methods.simdcl import SimDcl
+from patchkin.methods.sincut import SinCut
+from patchkin.networks import (
+    ResNetConfig,
+    StyleGan2DiscriminatorConfig,
+    StyleGan2GeneratorConfig,
+    UNetConfig,
+)
+from patchkin.upstream.compressed import COMPRESSED
+from patchkin.upstream.discriminators import PATCHGAN, PIXEL
+from patchkin.upstream.generators import RESNET, UNET
+from patchkin.upstream.heads import (
+    NEGATIVES,
+    PROJECTION,
+    SELECTOR,
+    SUMMARY,
+    HeadShape,
+    NegativesShape,
+    SelectorShape,
+)
+from patchkin.upstream.kinds import NetworkKind, Taken
+from patchkin.upstream.munit import LICENCE, MUNIT_DISCRIMINATOR, MUNIT_GENERATOR
+from patchkin.upstream.stylegan2 import STYLEGAN2_DISCRIMINATOR, STYLEGAN2_GENERATOR, at_size
+
+Found = Mapping[str, Taken]
+"""Networks of files by our names for them."""
+
+_TAPS = ((0, 4, 8, 12, 16), (4, 8, 12, 16))
+"""Of the published runs of CUT and DCLGAN, tried in turn: no file tells them."""
+
+
+def _released(base: Any, found: Found, taps: Sequence[int] | None) -> Any:
+    """The configuration of a method of generators, discriminators and heads."""
+    heads = {n: t.config for n, t in found.items() if isinstance(t.config, HeadShape)}
+    generator = _agreed(list(_generators(found)), "generators")
+    if generator is None:
+        generator = _generator_behind(base.generator, heads, found)
+    discriminator = _discriminator(base, found, generator)
+    if isinstance(generator, StyleGan2GeneratorConfig) and isinstance(
+        discriminator, StyleGan2DiscriminatorConfig
+    ):
+        generator = at_size(generator, discriminator.working_size) or generator
+    changes: dict[str, Any] = {"generator": generator, "discriminator": discriminator}
+    if hasattr(base, "taps"):
+        changes["taps"] = _taps(base, generator, heads, taps)
+    elif taps:
+        raise ConfigError("This method has no head with taps; leave out --taps.")
+    for taken in found.values():
+        match taken.config:
+            case HeadShape(width=width):
+                changes["head_width"] = width
+            case NegativesShape(width=width, noise_width=noise_width):
+                changes |= {"head_width": width, "noise_width": noise_width}
+            case SelectorShape():
+                changes["learned"] = True
+    if "G_gc" in found:
+        changes["generators"] = "cross"
+    return replace(base, **changes)
+
+
+def _compressed(base: Any, found: Found, taps: Sequence[int] | None) -> Any:
+    return found["G"].config
+
+
+def _munit(base: Any, found: Found, taps: Sequence[int] | None) -> Any:
+    """Autoencoders and discriminators of domains a and b."""
+    changes: dict[str, Any] = {}
+    for letter, name in (("A", "in_channels"), ("B", "out_channels")):
+        channels = [
+            (network, taken.config.channels)
+            for network, taken in found.items()
+            if network.endswith(letter)
+        ]
+        if channels:
+            changes[name] = channels[0][1]
+    for first, name in (("G", "generator"), ("D", "discriminator")):
+        configs = [(n, taken.config.config) for n, taken in found.items() if n.startswith(first)]
+        if configs:
+            changes[name] = _agreed(configs, f"{name}s")
+    return replace(base, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A method, and the files that its released code writes."""
+
+    method: type[Method]
+    networks: Mapping[str, str]
+    """The name in a file's name -> ours."""
+    kinds: tuple[NetworkKind, ...]
+    """Of networks that the method can have."""
+    configure: Callable[[Any, Found, Sequence[int] | None], Any] = _released
+    """The method's configuration with the networks of the files, from one that tells what no file
+    does, the networks, and the layers that the heads read if the user knows them. Raises
+    `CheckpointError` if they do not go together, `ConfigError` if the method refuses them."""
+    note: str = ""
+    """What everybody who imports its files should know."""
+
+    def fits(self, found: Found) -> bool:
+        """Whether networks with these released names can be this method's."""
+        return found.keys() <= self.networks.keys() and all(
+            taken.kind in self.kinds for taken in found.values()
+        )
+
+
+_JUDGES = (PATCHGAN, PIXEL)
+_ONE_SIDED = {"G": "G", "D": "D", "F": "F"}
+_TWO_SIDED = {"G_A": "G_A", "G_B": "G_B", "D_A": "D_A", "D_B": "D_B"}
+_DUAL = _TWO_SIDED | {"F1": "F_A", "F2": "F_B"}
+
+FAMILIES = (
+    Family(method=Cut, networks=_ONE_SIDED, kinds=(RESNET, *_JUDGES, PROJECTION)),
+    Family(method=SemanticRelation, networks=_ONE_SIDED, kinds=(RESNET, *_JUDGES, PROJECTION)),
+    Family(
+        method=SinCut,
+        networks=_ONE_SIDED,
+        kinds=(STYLEGAN2_GENERATOR, STYLEGAN2_DISCRIMINATOR, PROJECTION),
+    ),
+    Family(method=LSeSim, networks=_ONE_SIDED, kinds=(RESNET, *_JUDGES, SELECTOR)),
+    Family(
+        method=NegCut,
+        networks=_ONE_SIDED | {"N": "N", "F_": "F_average"},
+        kinds=(RESNET, *_JUDGES, PROJECTION, NEGATIVES),
+    ),
+    Family(method=CycleGan, networks=_TWO_SIDED, kinds=(RESNET, *_JUDGES)),
+    Family(method=DclGan, networks=_DUAL, kinds=(RESNET, *_JUDGES, PROJECTION)),
+    Family(
+        method=SimDcl,
+        networks=_DUAL | {"F3": "S_A.real", "F4": "S_B.fake", "F5": "S_B.real", "F6": "S_A.fake"},
+        kinds=(RESNET, *_JUDGES, PROJECTION, SUMMARY),
+    ),
+    Family(
+        method=GcGan,
+        networks={"G_AB": "G", "D_B": "D", "D_gc_B": "D_gc", "G_gc_AB": "G_gc"},
+        kinds=(RESNET, *_JUDGES),
+    ),
+    Family(method=Pix2Pix, networks={"G": "G", "D": "D"}, kinds=(UNET, *_JUDGES)),
+    Family(
+        method=CompressedResNet,
+        networks={"G": "G"},
+        kinds=(COMPRESSED,),
+        configure=_compressed,
+    ),
+    Family(
+        method=Munit,
+        networks={"gen.a": "G_A", "gen.b": "G_B", "dis.a": "D_A", "dis.b": "D_B"},
+        kinds=(MUNIT_GENERATOR, MUNIT_DISCRIMINATOR),
+        configure=_munit,
+        note=LICENCE,
+    ),
+)
+"""The first that fits the files is taken. Files of CUT and of the semantic relation are alike, as
+are those of a method's presets: what differs is only how they were trained."""
+
+
+def _generators(found: Found) -> Iterator[tuple[str, Any]]:
+    """The generators' configurations, as of the direction from A to B."""
+    for name, taken in found.items():
+        if name == "G_B":
+            yield name, _turned(taken.config)
+        elif name.startswith("G"):
+            yield name, taken.config
+
+
+def _turned(config: ResNetConfig) -> ResNetConfig:
+    """The configuration of the way back."""
+    return replace(config, in_channels=config.out_channels, out_channels=config.in_channels)
+
+
+def _agreed(named: Sequence[tuple[str, Any]], what: str) -> Any:
+    """What all say alike; None if there are none."""
+    if not named:
+        return None
+    first_name, first = named[0]
+    for name, config in named[1:]:
+        for part in fields(first):
+            values = getattr(first, part.name), getattr(config, part.name)
+            if values[0] != values[1]:
+                raise CheckpointError(
+                    f"The {what} {first_name} and {name} are not of one model: `{part.name}` is "
+                    f"{values[0]} and {values[1]}."
+                )
+    return first
+
+
+def _generator_behind(default: Any, heads: Mapping[str, HeadShape], found: Found) -> Any:
+    """What heads and discriminators that come without a generator tell about it."""
+    changes = {}
+    if isinstance(default, ResNetConfig):
+        for head in heads.values():
+            changes["ngf"] = max(max(head.channels) // 4, 1)  # of the residual blocks
+    for name in ("D", "D_A"):
+        if name in found and not isinstance(default, UNetConfig):
+            changes["out_channels"] = found[name].config.in_channels
+    return replace(default, **changes)
+
+
+def _discriminator(base: Any, found: Found, generator: Any) -> Any:
+    """The configuration of D and D_A; the others are the same for other channels."""
+    seen = generator.out_channels
+    if isinstance(generator, UNetConfig):  # pix2pix judges source and translation together
+        seen += generator.in_channels
+    judges = [
+        (name, taken.config if name != "D_B" else replace(taken.config, in_channels=seen))
+        for name, taken in found.items()
+        if name.startswith("D")
+    ]
+    return _agreed(judges, "discriminators") or replace(base.discriminator, in_channels=seen)
+
+
+def _taps(
+    base: Any, generator: Any, heads: Mapping[str, HeadShape], taps: Sequence[int] | None
+) -> tuple[int, ...]:
+    """The layers whose channels are those that the heads take."""
+    candidates = [tuple(taps)] if taps else list(dict.fromkeys([base.taps, *_TAPS]))
+    for name, head in heads.items():
+        tapped = _meta_generator(_turned(generator) if name == "F_B" else generator)
+        for candidate in candidates:
+            if _channels(tapped, candidate) == head.channels:
+                return candidate
+        listed = ", ".join(map(str, head.channels))
+        tried = " ".join(map(str, candidates[0]))
+        raise CheckpointError(
+            f"The projection head takes {listed} channels, which the generator's layers {tried} do "
+            "not have; give the layers that it was trained with as --taps (upstream: nce_layers)."
+        )
+    return candidates[0]
+
+
+def _meta_generator(config: Any) -> nn.Module:
+    kind = STYLEGAN2_GENERATOR if isinstance(config, StyleGan2GeneratorConfig) else RESNET
+    with torch.device("meta"):
+        return kind.build(config)
+
+
+def _channels(generator: Any, taps: tuple[int, ...]) -> tuple[int, ...]:
+    """Of the maps at the taps; none if there are no such layers."""
+    try:
+        return tuple(generator.tap_channels(taps))
+    except ConfigError:
+        return ()

@@ -1,0 +1,162 @@
+"""Weight files of other projects, read without executing anything in them.
+
+Accepted are tensors by name: `.pth` or `.pt` (torch's pickled state dict, read with
+`weights_only=True`), `.safetensors`, and the partial models that patchkin itself has imported. One
+file holds one network, or several by a name each (MUNIT).
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from patchkin.checkpoint import ModelHeader
+from patchkin.errors import CheckpointError
+
+SUFFIXES = (".pth", ".pt", ".safetensors")
+_FORBIDDEN = re.compile(r"Unsupported (?:global|class|operand)[^`]*?(?:GLOBAL )?([\w.]+) was not")
+_PARALLEL = "module."
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """The tensors of a file."""
+
+    path: Path
+    parts: dict[str, dict[str, Tensor]]
+    """Networks by the file's own names for them; one without a name in most files."""
+    unwrapped: bool = False
+    """Whether each name began with `module.`, as of a network wrapped for several devices."""
+    header: ModelHeader | None = None
+    """Of a patchkin model."""
+    notes: list[str] = field(default_factory=list)
+    """What was changed in reading, one line each."""
+
+
+def read_weight_file(path: Path) -> WeightFile:
+    """The tensors of a file, in float32 on the CPU.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or holds anything but tensors by name. One line;
+            nothing in the file is executed.
+    """
+    if path.is_dir():
+        found = sorted(file.name for file in path.iterdir() if file.suffix in SUFFIXES)
+        example = f"`{path / found[0]}`" if found else "`latest_net_G.pth`"
+        raise CheckpointError(f"`{path}` is a folder; name its files, such as {example}.")
+    if not path.is_file():
+        raise CheckpointError(f"`{path}`: no such file.")
+    header = None
+    if path.suffix == ".safetensors":
+        header, content = _read_safetensors(path)
+    else:
+        content = _read_pickle(path)
+    parts = _parts(content, path)
+    notes: list[str] = []
+    unwrapped = all(name.startswith(_PARALLEL) for part in parts.values() for name in part)
+    if unwrapped:
+        parts = {
+            part: {name.removeprefix(_PARALLEL): tensor for name, tensor in tensors.items()}
+            for part, tensors in parts.items()
+        }
+        notes.append("`module.` cut off the names")
+    parts = {part: _plain(tensors, path, notes) for part, tensors in parts.items()}
+    return WeightFile(path=path, parts=parts, unwrapped=unwrapped, header=header, notes=notes)
+
+
+def _read_safetensors(path: Path) -> tuple[ModelHeader | None, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:  # whatever the parser of a foreign file stumbles over
+        raise _unreadable(path, error) from error
+    if "patchkin" not in metadata:
+        return None, tensors
+    try:
+        return ModelHeader.from_metadata(metadata, path), tensors
+    except (ValueError, TypeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():  # of pickle protocols; what matters is raised
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        forbidden = _FORBIDDEN.search(str(error))
+        if forbidden:
+            raise CheckpointError(
+                f"`{path}` holds more than tensors (`{forbidden[1]}`); such files can run code, so "
+                "nothing of it was loaded. Save the state dict alone, with "
+                "torch.save(network.state_dict(), FILE)."
+            ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "weights_only" in reason:  # torch advises to switch the protection off
+        reason = "not a file that torch.save wrote"
+    return CheckpointError(
+        f"`{path}` cannot be read as weights ({reason[:160].rstrip('. ')}). Is it damaged or not "
+        "fully downloaded? Expected are .pth, .pt or .safetensors with tensors by name."
+    )
+
+
+def _parts(content: Any, path: Path) -> dict[str, dict[str, Tensor]]:
+    """One network without a name, or several."""
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"`{path}` holds a {type(content).__name__}, not the tensors of a network by name."
+        )
+    if not content:
+        raise CheckpointError(f"`{path}` is empty: it holds no tensors.")
+    if _is_tensors(content):
+        return {"": dict(content)}
+    if {"state", "param_groups"} <= content.keys() or any(
+        isinstance(part, Mapping) and {"state", "param_groups"} <= part.keys()
+        for part in content.values()
+    ):
+        what = "DRIT's networks together" if "disContent" in content else "an optimizer's state"
+        raise CheckpointError(f"`{path}` holds {what}, which patchkin does not import.")
+    if all(isinstance(part, Mapping) and part and _is_tensors(part) for part in content.values()):
+        return {str(name): dict(part) for name, part in content.items()}
+    odd = next((name for name, value in content.items() if not isinstance(value, Tensor)), "")
+    raise CheckpointError(
+        f"`{path}` holds more than tensors by name (`{odd}` is a {type(content[odd]).__name__}); "
+        "expected is the state dict of one network."
+    )
+
+
+def _is_tensors(content: Mapping[Any, Any]) -> bool:
+    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+
+
+def _plain(tensors: dict[str, Tensor], path: Path, notes: list[str]) -> dict[str, Tensor]:
+    """Dense, finite, and floats in float32."""
+    converted: dict[str, int] = {}
+    plain = {}
+    for name, tensor in tensors.items():
+        held = 0
+        if tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta:
+            held = tensor.untyped_storage().nbytes()
+        if held < tensor.numel() * tensor.element_size():
+            raise CheckpointError(f"`{path}`: `{name}` is not a plain tensor with all its numbers.")
+        if tensor.is_complex() or (tensor.is_floating_point() and not tensor.isfinite().all()):
+            raise CheckpointError(f"`{path}`: `{name}` holds numbers that are not finite and real.")
+        if tensor.is_floating_point() and tensor.dtype is not torch.float32:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            converted[kind] = converted.get(kind, 0) + 1
+        plain[name] = (tensor.float() if tensor.is_floating_point() else tensor).detach()
+    notes += [f"{count} tensors converted from {kind}" for kind, count in converted.items()]
+    return plain

@@ -1,0 +1,138 @@
+"""The kinds of networks that released files hold, and which of them an unnamed file is of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from patchkin.errors import CheckpointError
+from patchkin.upstream.compressed import COMPRESSED
+from patchkin.upstream.discriminators import PATCHGAN, PIXEL
+from patchkin.upstream.files import read_weight_file
+from patchkin.upstream.generators import RESNET, UNET
+from patchkin.upstream.heads import NEGATIVES, PROJECTION, SELECTOR, SUMMARY
+from patchkin.upstream.kinds import Layout, NetworkKind, Taken, take
+from patchkin.upstream.munit import MUNIT_DISCRIMINATOR, MUNIT_GENERATOR
+from patchkin.upstream.stylegan2 import STYLEGAN2_DISCRIMINATOR, STYLEGAN2_GENERATOR
+
+KINDS: tuple[NetworkKind, ...] = (
+    COMPRESSED,
+    RESNET,
+    UNET,
+    PATCHGAN,
+    PIXEL,
+    SUMMARY,
+    NEGATIVES,
+    PROJECTION,
+    SELECTOR,
+    STYLEGAN2_GENERATOR,
+    STYLEGAN2_DISCRIMINATOR,
+    MUNIT_GENERATOR,
+    MUNIT_DISCRIMINATOR,
+)
+"""In the order in which a file is asked: narrower signatures first."""
+
+_STRANGERS: Mapping[str, str] = {
+    "model.0.weight": "a network padded with zeros, such as DistanceGAN's generator",
+    "from_rgb.weight": "a network of StarGAN v2",
+    "head_0.conv_0.weight": "GauGAN's generator",
+    "head_0.conv_0.weight_orig": "GauGAN's generator",
+    "mlp.0.weight": "a header network that compression trains with",
+    "weight": "one layer alone, such as an adaptor that compression trains with",
+    "features.0.weight": "a classifier",
+    "conv1.weight": "a classifier",
+}
+"""What a file without a known network may be, by a tensor that it has."""
+
+
+def recognize(tensors: Mapping[str, Tensor], role: str | None = None) -> NetworkKind:
+    """The kind of network that these tensors are, by names and shapes.
+
+    Args:
+        tensors: of one network.
+        role: what the file's name calls it (`G_A`), if anything.
+
+    Raises:
+        CheckpointError: none that is known, or one that cannot have this name.
+    """
+    layout: Layout = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    fitting = [kind for kind in KINDS if kind.signature(layout)]
+    if not fitting:
+        stranger = next((what for name, what in _STRANGERS.items() if name in layout), None)
+        raise CheckpointError(
+            f"holds {stranger}, which patchkin does not import."
+            if stranger
+            else f"holds no network that patchkin knows: {len(layout)} tensors, the first of them "
+            f"`{min(layout)}`."
+        )
+    named = [kind for kind in fitting if role in kind.roles]
+    if role and not named:
+        raise CheckpointError(
+            f"is called {role} but holds a {fitting[0].title}; if the name is wrong, give the "
+            f"file as {fitting[0].roles[0]}=FILE."
+        )
+    return (named or fitting)[0]
+
+
+def kind_of(network: nn.Module) -> NetworkKind:
+    """The kind that a network of ours is released as.
+
+    Raises:
+        CheckpointError: no upstream project has such a network.
+    """
+    for kind in KINDS:
+        if type(network) is kind.network:
+            return kind
+    raise CheckpointError(f"No upstream project has a network like {type(network).__name__}.")
+
+
+def released_weights(network: nn.Module) -> dict[str, Tensor]:
+    """A network's weights under the names of the released files, fixed filters included.
+
+    The way back: what upstream code loads with `load_state_dict`.
+
+    >>> from patchkin.networks import ProjectionHead
+    >>> list(released_weights(ProjectionHead([3], width=4)))
+    ['mlp_0.0.weight', 'mlp_0.0.bias', 'mlp_0.2.weight', 'mlp_0.2.bias']
+    """
+    kind = kind_of(network)
+    weights = {kind.released_name(name): tensor for name, tensor in network.state_dict().items()}
+    return weights | kind.fixed(network)
+
+
+def read_network(
+    file: str | Path, *, role: str | None = None, part: str | None = None
+) -> nn.Module:
+    """The network that an upstream file holds, in evaluation mode.
+
+    Args:
+        file: `.pth`, `.pt` or `.safetensors`. Nothing in it is executed.
+        role: what upstream calls the network (`N`), where names and shapes leave a choice.
+        part: which network, of a file that holds several.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds no network that is known. One line.
+    """
+    path = Path(file)
+    parts = read_weight_file(path).parts
+    if part is None and len(parts) == 1:
+        part = next(iter(parts))
+    if part not in parts:
+        raise CheckpointError(
+            f"`{path}` holds several networks ({', '.join(parts)}); say which `part` to read."
+        )
+    return take_from(path, parts[part], role=role).module()
+
+
+def take_from(path: Path, tensors: Mapping[str, Tensor], *, role: str | None) -> Taken:
+    """The network that tensors of a file are, with the file's name in what is wrong with it.
+
+    Raises:
+        CheckpointError: as `recognize` and `take`.
+    """
+    try:
+        return take(recognize(tensors, role), tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"`{path}` {error}") from error
