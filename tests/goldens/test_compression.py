@@ -7,8 +7,11 @@ import torch
 
 from goldens.distilling import assert_losses, distillation_from, own_names, replayed, seen_places
 from goldens.fixtures import Golden, assert_close_to_maximum, golden_files
+from patchkin.compression.cost import configuration_cost, network_cost
+from patchkin.compression.transfer import transfer_weights
 from patchkin.losses import hard_negative_weights
-from patchkin.networks.separable import MULTIPLIERS, SeparableGenerator
+from patchkin.networks import ResNetConfig, ResNetGenerator
+from patchkin.networks.separable import MULTIPLIERS, SeparableGenerator, channels_of, expand
 from patchkin.networks.supernet import Supernet
 
 
@@ -120,3 +123,52 @@ def assert_weights(key_BKC, gamma_divisor, expected):
     off_diagonal = ~torch.eye(key_BKC.shape[1], dtype=torch.bool)[:count]
     weights_KK = hard_negative_weights(key_BKC, gamma_divisor)[0, :count]
     torch.testing.assert_close(weights_KK[off_diagonal], expected[off_diagonal], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", golden_files("compression_macs"))
+def test_costs_of_configurations(path):
+    golden = Golden(path)
+    keys = ("configs", "size", "params", "macs", "macs_exact", "norm_elements")
+    rows = list(zip(*(golden[key].tolist() for key in keys), strict=True))
+    assert rows
+    for channels, (height, width), *expected in rows:
+        cost = configuration_cost(expand(channels), height=height, width=width)
+        counts = [cost.parameters, cost.macs, cost.macs_exact, cost.norm_elements]
+        assert counts == expected, (channels, height, width)
+
+
+@pytest.mark.parametrize("path", golden_files("compression_macs"))
+def test_costs_of_teachers(path):
+    """Counted on a small image: every layer's positions are a share of the image's."""
+    golden = Golden(path)
+    names = ("params", "macs", "macs_exact", "norm_elements")
+    keys = ("kind", "ngf", *names)
+    rows = list(zip(*(golden[f"teacher_{key}"].tolist() for key in keys), strict=True))
+    assert rows
+    for kind, ngf, *expected in rows:
+        plain = ResNetConfig(ngf=ngf, antialias_down=False, antialias_up=False)
+        network = ResNetGenerator(plain) if kind == "resnet" else SeparableGenerator((ngf,) * 8)
+        cost = network_cost(network, height=16, width=16)
+        share = (256 // 16) ** 2
+        counts = [cost.macs, cost.macs_exact, cost.norm_elements]
+        assert [cost.parameters, *(share * count for count in counts)] == expected, (kind, ngf)
+
+
+@pytest.mark.parametrize("path", golden_files("compression_transfer"))
+@torch.no_grad()
+def test_transferred_weights(path):
+    golden = Golden(path)
+    for dtype in (torch.float32, torch.float64):
+        weights = {name: golden.state_dict(f"net{name}", dtype) for name in ("Big", "Small")}
+        networks = {
+            name: SeparableGenerator(channels_of(state), clamp=False).to(dtype)
+            for name, state in weights.items()
+        }
+        networks["Big"].load_state_dict(weights["Big"])
+        transfer_weights(networks["Big"], networks["Small"])
+        for key, weight in weights["Small"].items():
+            assert torch.equal(networks["Small"].state_dict()[key], weight), key
+        for name, network in networks.items():
+            output_BCHW = network(golden.tensor("input", dtype))
+            expected = golden.tensor(f"output_{name.lower()}", dtype)
+            torch.testing.assert_close(output_BCHW, expected, rtol=0, atol=1e-5)
