@@ -5,19 +5,32 @@ The files tell all sizes by their weights. All runs are in float64.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from goldens.fixtures import Golden, golden_files
+from patchkin.data.domains import DomainBatch
+from patchkin.losses.style import fading_weight
+from patchkin.method import Progress
+from patchkin.methods.starganv2 import StarGanV2, StarGanV2Config
 from patchkin.networks.starganv2 import (
     DomainDiscriminator,
     MappingNetwork,
     StyleEncoder,
     StyleGenerator,
+    StyleTask,
     read_released,
 )
+from patchkin.schedules import AdamConfig
+from patchkin.training import Updater
+from patchkin.training.averaging import WeightAverage
+from support import FixedDraws, cpu_fabric
 
 SCALAR = {"rtol": 1e-6, "atol": 1e-12}
+EMA_DECAY = 0.999
+"""As released; the files do not repeat it."""
 ARRAY = {"rtol": 1e-5, "atol": 1e-6}
 NETWORKS = {"G": "generator", "F": "mapping_network", "E": "style_encoder", "D": "discriminator"}
 """The files' letter, which is ours -> the released checkpoints' name."""
@@ -27,10 +40,20 @@ def images(golden, name):
     return golden.tensor(name).double() / 127.5 - 1
 
 
-def networks_of(golden):
-    """The networks with their weights, by letter; sizes as an import finds them."""
+def own_name(key):
+    """The patch sampler's perceptrons are ours under another name."""
+    return f"mlps.{key.removeprefix('mlp.')}" if key.startswith("mlp.") else key
+
+
+def sizes_of(golden):
+    """As an import finds them."""
     state = {name: golden.state_dict(f"net{letter}") for letter, name in NETWORKS.items()}
-    sizes = read_released(state).config
+    return read_released(state).config
+
+
+def networks_of(golden):
+    """The networks with their weights, by letter."""
+    sizes = sizes_of(golden)
     built = {
         "G": StyleGenerator(sizes),
         "F": MappingNetwork(sizes),
@@ -79,3 +102,159 @@ def test_networks(path):
         stored = golden[f"out/{name}"]
         close = ARRAY if stored.dtype == "float32" else SCALAR
         torch.testing.assert_close(value, golden.tensor(f"out/{name}"), **close, msg=name)
+
+
+def assert_losses(golden, prefix, terms, total):
+    """Unweighted parts and the weighted total."""
+    for name, value in terms.items():
+        expected = golden.tensor(f"{prefix}/{name}")
+        torch.testing.assert_close(value.detach(), expected, **SCALAR, msg=f"{prefix}/{name}")
+    torch.testing.assert_close(total.detach(), golden.tensor(f"{prefix}/total"), **SCALAR)
+
+
+def assert_gradient_norms(golden, prefix, total, networks):
+    """Per weight, in the file's order; 0 where there is none."""
+    stored = golden.children(f"{prefix}/gradnorm")
+    assert stored
+    for name in stored:
+        parameters = dict(networks[name.removeprefix("net")].named_parameters())
+        keys = [own_name(key) for key in golden[f"keys/{name}"].tolist()]
+        assert set(keys) == set(parameters)
+        gradients = torch.autograd.grad(
+            total, [parameters[key] for key in keys], retain_graph=True, allow_unused=True
+        )
+        norms = torch.stack(
+            [total.new_zeros(()) if g is None else g.norm() for g in gradients]
+        ).detach()
+        expected = golden.tensor(f"{prefix}/gradnorm/{name}")
+        floor = 1e-9 * max(1.0, float(expected.max()))  # biases before a norm: rounding noise
+        torch.testing.assert_close(norms, expected, rtol=1e-6, atol=floor, msg=f"{prefix} {name}")
+
+
+def plain_method(golden):
+    options = golden.options
+    networks = networks_of(golden)
+    adam = AdamConfig(
+        learning_rate=options["lr"],
+        beta1=options["beta1"],
+        beta2=options["beta2"],
+        weight_decay=options["weight_decay"],
+    )
+    method = StarGanV2(
+        StarGanV2Config(
+            networks=sizes_of(golden),
+            adam=adam,
+            mapping_adam=replace(adam, learning_rate=options["f_lr"]),
+            penalty_weight=options["lambda_reg"],
+            style_weight=options["lambda_sty"],
+            diversity_weight=options["lambda_ds"],
+            diversity_steps=options["ds_iter"],
+            cycle_weight=options["lambda_cyc"],
+        )
+    ).double()
+    for letter, network in networks.items():
+        setattr(method, letter, network)
+    return method
+
+
+def batch_of(golden):
+    return DomainBatch(
+        x_BCHW=images(golden, "x_real_u8"),
+        domain_B=golden.tensor("y_org"),
+        reference_BCHW=images(golden, "x_ref_u8"),
+        second_reference_BCHW=images(golden, "x_ref2_u8"),
+        target_B=golden.tensor("y_trg"),
+    )
+
+
+def tasks_of(golden):
+    """What each pass works on, by the file's name for it."""
+    batch = batch_of(golden)
+    domains = (batch.x_BCHW, batch.domain_B, batch.target_B)
+    return {
+        "latent": StyleTask(*domains, golden.tensor("z"), golden.tensor("z2")),
+        "ref": StyleTask(*domains, batch.reference_BCHW, batch.second_reference_BCHW),
+    }
+
+
+def unweighted(golden, terms):
+    """Ours -> the file's names and parts without their weights."""
+    options = golden.options
+    return {
+        "adv": terms["adversarial"],
+        "sty": terms["style"] / options["lambda_sty"],
+        "ds": -terms["diversity"] / options["lambda_ds"],
+        "cyc": terms["cycle"] / options["lambda_cyc"],
+    }
+
+
+@pytest.mark.parametrize("path", golden_files("stargan_v2_step"))
+def test_losses_and_gradients_of_the_four_passes(path):
+    golden = Golden(path)
+    method = plain_method(golden)
+    networks = {letter: method.get_submodule(letter) for letter in "GFED"}
+    for kind, task in tasks_of(golden).items():
+        terms = method._discriminator_terms(task, kind)
+        total = sum(terms.values())
+        parts = {
+            "real": terms[f"{kind}_real"],
+            "fake": terms[f"{kind}_fake"],
+            "reg": terms[f"{kind}_penalty"] / golden.options["lambda_reg"],
+        }
+        assert_losses(golden, f"out/d_{kind}", parts, total)
+        assert_gradient_norms(golden, f"out/d_{kind}", total, networks)
+
+        terms = method._generator_terms(task, golden.options["lambda_ds"])
+        total = sum(terms.values())
+        assert_losses(golden, f"out/g_{kind}", unweighted(golden, terms), total)
+        assert_gradient_norms(golden, f"out/g_{kind}", total, networks)
+
+
+@pytest.mark.parametrize("path", golden_files("stargan_v2_step"))
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_iterations_with_averaged_networks(path, micro_batch):
+    golden = Golden(path)
+    options = golden.options
+    method = plain_method(golden)
+    method.config = replace(method.config, micro_batch=micro_batch)
+    update, average = Updater(method, cpu_fabric()), WeightAverage(method, EMA_DECAY)
+    batch, latents = batch_of(golden), [golden.tensor("z"), golden.tensor("z2")]
+    for step in range(options["n_iter"]):
+        update.begin_step(1.0)
+        draws = FixedDraws(normals=latents)
+        method.train_step(batch, update, Progress.of_step(step, total_steps=10**6, draws=draws))
+        average.update()
+        weight = fading_weight(options["lambda_ds"], step, options["ds_iter"])
+        row = iteration_row(golden, update.terms, weight)
+        torch.testing.assert_close(row, golden.tensor("out/iter/losses")[step], **SCALAR)
+        left = fading_weight(options["lambda_ds"], step + 1, options["ds_iter"])
+        assert left == pytest.approx(golden["out/iter/lambda_ds"][step], rel=1e-9)
+    latent, target_B = latents[0], batch.target_B
+    with torch.no_grad():
+        x_fake = method.G(batch.x_BCHW, method.F(latent, target_B))
+        found = {"x_fake": x_fake, "d_fake": method.D(x_fake, target_B)}
+        with average.in_place():
+            found["ema_s"] = method.F(latent, target_B)
+            found["ema_e"] = method.E(batch.reference_BCHW, target_B)
+            found["ema_x_fake"] = method.G(batch.x_BCHW, found["ema_s"])
+    assert set(golden.arrays("out/iter")) == {*found, "losses", "lambda_ds"}
+    for name, value in found.items():
+        close = ARRAY if golden[f"out/iter/{name}"].dtype == "float32" else SCALAR
+        expected = golden.tensor(f"out/iter/{name}")
+        torch.testing.assert_close(value, expected, **close, msg=name)
+
+
+def iteration_row(golden, logged, diversity_weight):
+    """The 18 columns of a row of losses, from what an iteration logs."""
+    options, row = golden.options, []
+    for kind in ("latent", "reference"):
+        real, fake, penalty = (logged[f"D.{kind}_{part}"] for part in ("real", "fake", "penalty"))
+        row += [real + fake + penalty, real, fake, penalty / options["lambda_reg"]]
+    for updated in ("G+F+E", "G"):
+        names = ("adversarial", "style", "diversity", "cycle")
+        terms = {name: logged[f"{updated}.{name}"] for name in names}
+        fading = {**options, "lambda_ds": diversity_weight}
+        weights = [fading[name] for name in ("lambda_sty", "lambda_ds", "lambda_cyc")]
+        row += [sum(terms.values()), terms["adversarial"], terms["style"] / weights[0]]
+        row += [-terms["diversity"] / weights[1], terms["cycle"] / weights[2]]
+    return torch.stack(row)

@@ -8,8 +8,9 @@ from patchkin.config import to_plain
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError, ShapeError
 from patchkin.method import Progress
-from patchkin.methods.lsesim import LSeSim, LSeSimConfig, _recoloured
+from patchkin.methods.lsesim import LSeSim, LSeSimConfig
 from patchkin.networks import ImagePoolConfig, PatchGANConfig, ResNetConfig
+from patchkin.networks.recolouring import ColourChange
 from patchkin.randomness import SeededDraws
 from patchkin.training import Updater
 from support import FixedDraws, cpu_fabric, random_batch
@@ -58,11 +59,11 @@ def test_the_selector_needs_images_of_one_size():
 
 def test_colours_change_alike_for_all_images_and_within_bounds():
     x = torch.rand(3, 3, 6, 5) * 2 - 1
-    y = _recoloured(x, SeededDraws(0, 0))
+    y = ColourChange.drawn(SeededDraws(0, 0))(x)
     assert y.min() >= -1
     assert y.max() <= 1
     assert (y - x).abs().mean() > 0.01
-    torch.testing.assert_close(_recoloured(x[1:2], SeededDraws(0, 0)), y[1:2])
+    torch.testing.assert_close(ColourChange.drawn(SeededDraws(0, 0))(x[1:2]), y[1:2])
 
 
 def test_brightness_contrast_saturation_and_hue_have_the_released_ranges():
@@ -71,7 +72,7 @@ def test_brightness_contrast_saturation_and_hue_have_the_released_ranges():
 
     def changed(factors):
         draws = FixedDraws(places=[torch.arange(4)], uniforms=[torch.tensor(factors)])
-        return (_recoloured(x, draws).flatten() + 1) / 2
+        return (ColourChange.drawn(draws)(x).flatten() + 1) / 2
 
     torch.testing.assert_close(changed([0.5, 0.5, 0.5, 0.5]), torch.tensor([0.2, 0.4, 0.6]))
     torch.testing.assert_close(changed([0.0, 0.5, 0.5, 0.5]), torch.tensor([0.1, 0.2, 0.3]))

@@ -59,14 +59,13 @@ from patchkin.networks import (
     judge_together,
     match_channels,
 )
+from patchkin.networks.recolouring import ColourChange
 from patchkin.networks.vgg import VGG16_WIDTH, FeatureSelector, VGGFeatures
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
 
 _RATE = AdamConfig(learning_rate=1e-4)
 """Released: half of CUT's, for all networks."""
-_STRENGTHS = {"brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.3}
-"""Of the change of colours (released)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -271,10 +270,10 @@ class LSeSim(Method):
         others = [b_BCHW]
         with torch.no_grad():
             if self.config.augment:
-                recoloured = self.vgg(_recoloured(a_BCHW, draws))
+                recoloured = self.vgg(ColourChange.drawn(draws)(a_BCHW))
                 source = [feature.repeat(2, 1, 1, 1) for feature in source]
                 target = [torch.cat(pair) for pair in zip(target, recoloured, strict=True)]
-                others.append(_recoloured(b_BCHW, draws))
+                others.append(ColourChange.drawn(draws)(b_BCHW))
             other = self.vgg(torch.cat(others).flip(2, 3))
         maps = self._similarities([source, target, other], draws)
         losses = [structure_contrast(*rows, temperature=self.config.temperature) for rows in maps]
@@ -308,18 +307,3 @@ class LSeSim(Method):
             )
             for places_K, *layer in zip(places, *images, strict=True)
         ]
-
-
-def _recoloured(x_BCHW: Tensor, draws: Draws) -> Tensor:
-    """Other brightness, contrast, saturation and hue, in random order, alike for all images."""
-    from torchvision.transforms.v2 import functional as colours  # type: ignore[import-untyped]
-
-    y_BCHW = x_BCHW * 0.5 + 0.5
-    changes = {name: getattr(colours, f"adjust_{name}") for name in _STRENGTHS}
-    names = list(_STRENGTHS)
-    factors = 2 * draws.uniform(len(names)) - 1
-    for place in draws.places(len(names), len(names)).tolist():
-        name = names[place]
-        shift = _STRENGTHS[name] * float(factors[place])
-        y_BCHW = changes[name](y_BCHW, shift if name == "hue" else 1 + shift)
-    return y_BCHW * 2 - 1

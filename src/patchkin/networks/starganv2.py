@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from patchkin.config import flag
 from patchkin.errors import CheckpointError, ConfigError, ShapeError
 from patchkin.networks.normalization import EPSILON, contiguous_gradient
+from patchkin.randomness import Draws
 
 StyleGeneratorForm = Literal["paper", "released"]
 """StarGAN v2's generator, or that of the semantic-relation release."""
@@ -345,7 +346,7 @@ class MappingNetwork(nn.Module):
     def __init__(self, config: StyleNetworksConfig | None = None) -> None:
         super().__init__()
         config = config or StyleNetworksConfig()
-        hidden = config.hidden_width
+        hidden, self.latent_width = config.hidden_width, config.latent_width
         self.shared = _perceptron([config.latent_width, *[hidden] * 4])
         self.shared.append(nn.ReLU())
         self.unshared = nn.ModuleList(
@@ -368,6 +369,12 @@ class MappingNetwork(nn.Module):
         """
         hidden = self.shared(latent_BL)
         return torch.stack([head(hidden) for head in self.unshared], dim=1)
+
+    def random_styles(self, draws: Draws, domain_B: Tensor) -> Tensor:
+        """F(z, y) for a random latent z in each domain y, [B, S]."""
+        weight = self.shared.get_parameter("0.weight")
+        latent_BL = draws.normal(len(domain_B), self.latent_width).to(weight)
+        return self.forward(latent_BL, domain_B.to(weight.device))
 
 
 class StyleEncoder(nn.Module):
@@ -462,6 +469,20 @@ def of_domain(rows_BD: Tensor, domain_B: Tensor) -> Tensor:
     return rows_BD[torch.arange(num_images, device=rows_BD.device), domain_B]
 
 
+def same_domain(domain: int, num_images: int, num_domains: int) -> Tensor:
+    """The domain of each of some images, which is the same, [B].
+
+    Raises:
+        ConfigError: there is no such domain.
+
+    >>> same_domain(2, 3, num_domains=4)
+    tensor([2, 2, 2])
+    """
+    if not 0 <= domain < num_domains:
+        raise ConfigError(f"`domain` must be 0 to {num_domains - 1} for this model; got {domain}.")
+    return torch.full((num_images,), domain)
+
+
 @dataclass(frozen=True, slots=True)
 class StyleTask:
     """Images to translate, and for each two sources of styles of its target domain."""
@@ -502,19 +523,6 @@ def style_of(F: nn.Module, E: nn.Module, source: Tensor, domain_B: Tensor) -> Te
     """
     style_BS: Tensor = (F if source.ndim == 2 else E)(source, domain_B)
     return style_BS
-
-
-def square_reference(reference_BCHW: Tensor, image_size: int) -> Tensor:
-    """Reference images as E saw them in training: squares of `image_size`, whatever their ratio.
-
-    >>> square_reference(torch.zeros(1, 3, 40, 90), 32).shape
-    torch.Size([1, 3, 32, 32])
-    """
-    if tuple(reference_BCHW.shape[2:]) == (image_size, image_size):
-        return reference_BCHW
-    return nnf.interpolate(
-        reference_BCHW, (image_size, image_size), mode="bilinear", antialias=True
-    )
 
 
 def _trunk(config: StyleNetworksConfig) -> list[nn.Module]:
