@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as nnf
-from torch import Tensor
+from torch import Tensor, nn
 
 from patchkin.checkpoint import EMA_PREFIX, ModelHeader, find_model, load_strictly, read_model
 from patchkin.compression import COMPRESSED_METHODS
@@ -43,6 +43,25 @@ class Outcome:
     """Already there."""
     failed: list[tuple[Path, str]] = field(default_factory=list)
     """With the reason, one line each."""
+
+
+class _AbsentNetwork(nn.Module):
+    """Stands for a network that a model file has nothing of."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        super().__init__()
+        self._message = (
+            f"`{path}` holds no network {name}, which this needs. If the model was imported, "
+            f"import it once more together with {name}'s file."
+        )
+
+    def forward(self, *_: object) -> Tensor:
+        raise CheckpointError(self._message)
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):
+            return super().__getattr__(attribute)
+        raise CheckpointError(self._message)
 
 
 class Translator:
@@ -101,7 +120,9 @@ class Translator:
             methods: known methods by name; those of patchkin unless given.
             which: the checkpoint of a run folder to take.
             weights: averaged weights where there are any, or the live ones.
-            complete: also load what `translate` does not use, such as a projection head.
+            complete: also load what `translate` does not use, such as a projection head. A network
+                that the file has nothing of (an imported model may lack some) is an error when it
+                is used.
             direction: BtoA for the way back of a method that has one.
             device: where to compute.
             precision: of the networks.
@@ -122,6 +143,9 @@ class Translator:
         method = kind(from_plain(kind.config_type, header.config, where=f"`{path}`"))
         if complete:
             live = {n: tensor for n, tensor in tensors.items() if not n.startswith(EMA_PREFIX)}
+            for name, network in list(method.named_children()):
+                if network.state_dict() and not _under(live, f"{name}."):
+                    setattr(method, name, _AbsentNetwork(name, path))
             load_strictly(method, live, source=f"`{path}`")
         for name in kind.translating:
             live = _under(tensors, f"{name}.")
