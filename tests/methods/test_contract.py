@@ -16,6 +16,7 @@ from patchkin.methods.cut import CutConfig
 from patchkin.methods.cyclegan import CycleGanConfig
 from patchkin.methods.dclgan import DclGanConfig
 from patchkin.methods.distancegan import DistanceGanConfig
+from patchkin.methods.drit import DritConfig
 from patchkin.methods.gcgan import GcGanConfig
 from patchkin.methods.lsesim import LSeSimConfig
 from patchkin.methods.munit import MunitConfig
@@ -34,6 +35,7 @@ from patchkin.networks import (
     StyleGan2GeneratorConfig,
     UNetConfig,
 )
+from patchkin.networks.drit import ContentDiscriminatorConfig, DritNetworkConfig
 from patchkin.networks.munit import MultiScaleConfig, MunitGeneratorConfig
 from patchkin.randomness import SeededDraws
 from patchkin.schedules import ScheduleConfig
@@ -85,6 +87,14 @@ PIX2PIX = Pix2PixConfig(
 MUNIT = MunitConfig(
     generator=MunitGeneratorConfig(width=2, blocks=1, style_width=3, mlp_width=4),
     discriminator=MultiScaleConfig(width=2, layers=2, scales=2),
+)
+DRIT = DritConfig(
+    networks=DritNetworkConfig(width=2, blocks=1, attribute_width=3, mlp_width=4),
+    discriminator=MultiScaleConfig(width=2, layers=2, scales=2, slope=0.01),
+    content_discriminator=ContentDiscriminatorConfig(layers=1, kernel=3),
+    initialization=InitConfig(gain=1.0),
+    generator_every=1,
+    split_batch=False,
 )
 """Every switch of every method, small."""
 VARIANTS: dict[str, tuple[str, object]] = {
@@ -148,6 +158,20 @@ VARIANTS: dict[str, tuple[str, object]] = {
     "munit": ("munit", MUNIT),
     "munit-no-cycle": ("munit", replace(MUNIT, cycle_weight=0.0, adversarial="nonsaturating")),
     "munit-gray-to-colour": ("munit", replace(MUNIT, in_channels=1)),
+    "drit": ("drit", DRIT),
+    "drit-plain": ("drit", replace(DRIT, mode_seeking_weight=0.0, content_noise=0.0)),
+    "drit-mix": ("drit", replace(DRIT, networks=replace(DRIT.networks, form="mix"))),
+    "drit-norm-lsgan": (
+        "drit",
+        replace(
+            DRIT,
+            content_discriminator=replace(DRIT.content_discriminator, norm="instance"),
+            adversarial="lsgan",
+        ),
+    ),
+    "drit-split-batch": ("drit", replace(DRIT, split_batch=True)),
+    "drit-every-third": ("drit", replace(DRIT, generator_every=3)),
+    "drit-gray-to-colour": ("drit", replace(DRIT, in_channels=1)),
     "fsesim": ("lsesim", LSESIM),
     "fsesim-identity": (
         "lsesim",
@@ -211,13 +235,17 @@ PER_IMAGE = [
     for name in VARIANTS
     if not any(s in name for s in ("bank", "pool", "batch-norm", "distancegan-pairs", "travelgan"))
     and "noise" not in name
+    and "split-batch" not in name
 ]
 """Not those whose definition is over the batch: DistanceGAN compares its pairs of images and
-TraVeLGAN the vectors between them. Nor those that draw noise for each image."""
+TraVeLGAN the vectors between them; DRIT may use the halves of a batch differently. Nor those that
+draw noise for each image."""
+RHYTHMS = {"drit-every-third": [{"D_content"}, {"D_content"}, None]}
+"""Of variants whose steps differ: the networks that learn in each; None stands for all."""
 ONE_SIZE = {"sincut": (32, 32)}
 """Methods that train at one size only, and the size of their variants here."""
-ROWS_BELONG_TOGETHER = ("lsesim", "pix2pix", "simdcl")
-"""Methods that compare row i of one domain with row i of the other."""
+ROWS_BELONG_TOGETHER = ("drit", "lsesim", "pix2pix", "simdcl")
+"""Methods that compare or join row i of one domain with row i of the other."""
 
 
 def test_every_method_has_a_variant_here():
@@ -286,7 +314,7 @@ def test_a_step_moves_the_named_networks_and_no_others(variant):
     method = prepared(build(variant))
     update = Recorder(method)
     trained = {name for names in [*method.adam()] for name in [names]}
-    for turn in range(2):
+    for turn, learning in enumerate(RHYTHMS.get(variant, [None, None])):
         before = copy.deepcopy(method.state_dict())
         method.train_step(batch_for(method, seed=turn), update, progress(turn))
         moved = {
@@ -294,7 +322,7 @@ def test_a_step_moves_the_named_networks_and_no_others(variant):
             for name, parameter in method.named_parameters()
             if parameter.requires_grad and not torch.equal(parameter, before[name])
         }
-        assert moved == trained
+        assert moved == (learning or trained)
     assert {name for names in update.updated for name in names} == trained
 
 

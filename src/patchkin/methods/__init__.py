@@ -5,6 +5,7 @@ from patchkin.methods.cut import Cut
 from patchkin.methods.cyclegan import CycleGan
 from patchkin.methods.dclgan import DclGan
 from patchkin.methods.distancegan import DistanceGan
+from patchkin.methods.drit import Drit
 from patchkin.methods.gcgan import GcGan
 from patchkin.methods.lsesim import LSeSim
 from patchkin.methods.munit import Munit
@@ -26,6 +27,7 @@ METHODS: dict[str, type[Method]] = {
     DistanceGan.name: DistanceGan,
     TravelGan.name: TravelGan,
     Munit.name: Munit,
+    Drit.name: Drit,
     SemanticRelation.name: SemanticRelation,
     SimDcl.name: SimDcl,
     SinCut.name: SinCut,
@@ -38,6 +40,7 @@ __all__ = [
     "CycleGan",
     "DclGan",
     "DistanceGan",
+    "Drit",
     "GcGan",
     "LSeSim",
     "Munit",

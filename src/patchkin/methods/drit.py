@@ -1,0 +1,461 @@
+"""DRIT and DRIT++: Lee, Tseng, Mao, Huang, Lu, Singh and Yang, ECCV 2018 and IJCV 2020
+(arXiv 1808.00948, 1905.01270).
+
+Both domains share one space of contents, kept so by a discriminator that tries to tell from which
+domain a content came; what is left is an attribute per image, pulled towards N(0, I). With
+u = G(c_b, z_a) in domain A and v = G(c_a, z_b) in domain B, a training step has two passes:
+
+    first    L_GAN(u, D_A) + L_GAN(v, D_B) + L_content + 0.01 (KL + |c|^2)
+             + 10 |G(c_a, z_a) - a| + 10 |G(E_c(v), E_a(u)) - a|                   and same for b
+    second   L_GAN(G(c_b, z), D_A2) + 10 |E_a(G(c_b, z)) - z| + mode seeking       and same for b
+
+with z ~ N(0, I). The second pass teaches the content encoder and the generator only. Discriminators
+learn before both; two of three steps teach the content's discriminator alone, as released.
+
+Differs from the released code: the second pass encodes anew, with the weights that the first has
+just left and the same noise (the released one differentiates through weights that it has changed,
+which torch refuses today); any batch size; divergences per image where the released divergence
+sums over the batch (equal for its one image). Nothing is recorded on these points, which are ours:
+one z for both directions; no discriminator's loss is halved; D_content calls contents of A real;
+D_A2 and D_B2 learn from the images of both z of mode seeking, and the distance to z is that of the
+first. See also `networks/drit.py`. Released weights cannot be imported.
+
+Shape suffixes: B images, C channels, H and W pixels, S numbers of an attribute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from patchkin.data.config import DataConfig
+from patchkin.data.datasets import UnpairedBatch
+from patchkin.errors import ConfigError
+from patchkin.losses import (
+    AdversarialMode,
+    fake_loss,
+    generator_loss,
+    pixel_distance,
+    real_loss,
+)
+from patchkin.losses.latent import (
+    code_distance,
+    mean_square,
+    mode_seeking,
+    normal_divergence,
+    over_scales,
+    undecided_loss,
+)
+from patchkin.method import Direction, Preset, Progress, StyledMethod, Terms, Update
+from patchkin.networks import InitConfig, initialize
+from patchkin.networks.drit import (
+    SIDES,
+    Attribute,
+    AttributeEncoder,
+    ContentDiscriminator,
+    ContentDiscriminatorConfig,
+    DritGenerator,
+    DritNetworkConfig,
+    SharedContentEncoder,
+    Side,
+    least_image,
+)
+from patchkin.networks.munit import (
+    MultiScaleConfig,
+    MultiScaleDiscriminator,
+    judge_scales_together,
+    style_rows,
+)
+from patchkin.randomness import Draws, SeededDraws
+from patchkin.schedules import AdamConfig, ScheduleConfig
+
+_LAST_STEPS = 2
+"""Of an epoch, in which the released code lets all networks learn."""
+
+
+def _released_adam() -> AdamConfig:
+    return AdamConfig(learning_rate=1e-4, weight_decay=1e-4)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DritConfig:
+    """Defaults are the released DRIT++."""
+
+    in_channels: int = 3
+    """Channels of domain A."""
+    out_channels: int = 3
+    """Channels of domain B."""
+    networks: DritNetworkConfig = field(default_factory=DritNetworkConfig)
+    """Encoders and generator."""
+    discriminator: MultiScaleConfig = field(default_factory=lambda: MultiScaleConfig(slope=0.01))
+    """Of D_A, D_B, D_A2 and D_B2."""
+    content_discriminator: ContentDiscriminatorConfig = field(
+        default_factory=ContentDiscriminatorConfig
+    )
+    initialization: InitConfig = field(default_factory=lambda: InitConfig(kind="normal"))
+    generator_adam: AdamConfig = field(default_factory=_released_adam)
+    """For both encoders and the generator."""
+    discriminator_adam: AdamConfig = field(default_factory=_released_adam)
+    content_adam: AdamConfig = field(
+        default_factory=lambda: AdamConfig(learning_rate=4e-5, weight_decay=1e-4, clip_norm=5.0)
+    )
+    """For the discriminator of contents."""
+    adversarial: AdversarialMode = "vanilla"
+    """Of the discriminators of images; binary cross-entropy on logits as released."""
+    content_weight: float = 1.0
+    """Of the content's adversary: its discriminator should be undecided."""
+    prior_weight: float = 0.01
+    """Of the attribute's divergence from N(0, I), and of the mean square of the content."""
+    self_weight: float = 10.0
+    """An image put together from its own content and attribute is itself."""
+    cycle_weight: float = 10.0
+    """Contents exchanged twice give the images back."""
+    latent_weight: float = 10.0
+    """The attribute that an image was made with is found in it."""
+    mode_seeking_weight: float = 1.0
+    """Two attributes should give two images. 0: DRIT, without ++."""
+    content_noise: float = 1.0
+    """Deviation of the noise on contents in training."""
+    generator_every: int = 3
+    """Every so many steps, and in the last two of an epoch, all networks learn; in the others the
+    discriminator of contents alone (d_iter). 1 spends no image on that discriminator alone."""
+    split_batch: bool = True
+    """The first half of a batch is encoded; the second is only shown to D_A2 and D_B2 as real
+    (released, with batches of two). False: all images serve for both."""
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "out_channels", "generator_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        for name in (
+            "content_weight", "prior_weight", "self_weight", "cycle_weight", "latent_weight",
+            "mode_seeking_weight", "content_noise",
+        ):  # fmt: skip
+            if getattr(self, name) < 0:
+                raise ConfigError(f"`{name}` must not be negative; got {getattr(self, name)}.")
+
+
+_PUBLISHED = ScheduleConfig(epochs=1200)
+_VIEWS = DataConfig(size=216, load_size=256, batch_size=2, jitter_in_decay=True)
+
+PRESETS: Mapping[str, Preset] = {
+    "released": Preset(
+        summary="DRIT++: mode seeking, 216 pixels, batch 2, 600 + 600 epochs",
+        method=DritConfig(),
+        schedule=_PUBLISHED,
+        data=_VIEWS,
+    ),
+    "drit": Preset(
+        summary="DRIT: without mode seeking",
+        method=DritConfig(mode_seeking_weight=0.0),
+        schedule=_PUBLISHED,
+        data=_VIEWS,
+    ),
+    "mix": Preset(
+        summary="DRIT++ for changes of shape, cat2dog and portraits (released: concat 0)",
+        method=DritConfig(networks=DritNetworkConfig(form="mix")),
+        schedule=_PUBLISHED,
+        data=_VIEWS,
+    ),
+    "toy": Preset(
+        summary="a small DRIT++ for the built-in toy set, minutes on a CPU",
+        method=DritConfig(
+            networks=DritNetworkConfig(width=16, blocks=2),
+            discriminator=MultiScaleConfig(width=16, layers=3, scales=2, slope=0.01),
+            content_discriminator=ContentDiscriminatorConfig(layers=1, kernel=3),
+            initialization=InitConfig(gain=1.0),
+            generator_adam=AdamConfig(learning_rate=5e-4, weight_decay=1e-4),
+            discriminator_adam=AdamConfig(learning_rate=2.5e-4, weight_decay=1e-4),
+            content_adam=AdamConfig(learning_rate=2e-4, weight_decay=1e-4, clip_norm=5.0),
+            generator_every=1,
+            split_batch=False,
+        ),
+        schedule=ScheduleConfig(steps=2000),
+        data=DataConfig(size=64, load_size=64),
+    ),
+}
+
+
+BySide = Mapping[Side, Tensor]
+"""Something of each domain."""
+
+
+class _Codes(NamedTuple):
+    """What images of both domains are made of."""
+
+    content: BySide
+    attribute: Mapping[Side, Attribute]
+    z_BS: BySide
+    """Drawn from the attributes."""
+
+
+@final
+class Drit(StyledMethod):
+    """Disentangled contents and attributes (DRIT, and with mode seeking DRIT++)."""
+
+    name: ClassVar[str] = "drit"
+    paper: ClassVar[str] = "Lee et al., ECCV 2018 (arXiv 1808.00948), IJCV 2020 (arXiv 1905.01270)"
+    config_type: ClassVar[type] = DritConfig
+    presets: ClassVar[Mapping[str, Preset]] = PRESETS
+    translating: ClassVar[tuple[str, ...]] = ("E_content", "E_attribute", "G")
+    directions: ClassVar[tuple[str, ...]] = ("AtoB", "BtoA")
+
+    config: DritConfig
+    fixed_style_1S: Tensor
+    """N(0, I), seed 0: the attribute of translations for which none is given."""
+
+    def __init__(self, config: DritConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or DritConfig()
+        a, b = self.channels = (config.in_channels, config.out_channels)
+        self.E_content = SharedContentEncoder(self.channels, config.networks)
+        self.E_attribute = AttributeEncoder(self.channels, config.networks)
+        self.G = DritGenerator(self.channels, config.networks)
+        self.D_A = MultiScaleDiscriminator(a, config.discriminator)
+        self.D_B = MultiScaleDiscriminator(b, config.discriminator)
+        self.D_A2 = MultiScaleDiscriminator(a, config.discriminator)
+        self.D_B2 = MultiScaleDiscriminator(b, config.discriminator)
+        self.D_content = ContentDiscriminator(
+            self.E_content.out_channels, config.content_discriminator
+        )
+        for network in self.children():
+            initialize(network, config.initialization)
+        fixed_style_1S = SeededDraws(0, 0).normal(1, config.networks.attribute_width)
+        self.register_buffer("fixed_style_1S", fixed_style_1S, persistent=False)
+        self.multiple_of = self.E_content.multiple_of
+        self.min_size = self.E_content.min_size
+        self.min_training_size = max(
+            least_image(self.D_content.min_size), self.D_A.min_size, self.E_attribute.min_size
+        )
+        self.min_batch_size = 2 if config.split_batch else 1
+
+    def adam(self) -> dict[str, AdamConfig]:
+        """One optimizer per network."""
+        config = self.config
+        learners = dict.fromkeys(("E_content", "E_attribute", "G"), config.generator_adam)
+        judges = dict.fromkeys(("D_A", "D_B", "D_A2", "D_B2"), config.discriminator_adam)
+        return {**learners, **judges, "D_content": config.content_adam}
+
+    def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
+        """D_content alone; or all discriminators, then the encoders and the generator twice."""
+        draws = progress.draws
+        images, others = self._dealt(batch)
+        noise = self._noise(images, draws)
+        if not self._generator_learns(progress):
+            with torch.no_grad():
+                contents = self._contents(images, noise)
+            update("D_content", loss=lambda: self._content_judging_terms(contents))
+            return
+        codes = self._encoded(images, noise, draws)
+        fakes = self._exchanged(codes.content, codes.z_BS)
+        latents = self._latents(images["A"], draws)
+        with torch.no_grad():
+            random = self._random(codes.content, latents)
+        update(
+            "D_A",
+            "D_B",
+            "D_A2",
+            "D_B2",
+            "D_content",
+            loss=lambda: {
+                **self._judging_terms("", fakes, images),
+                **self._judging_terms("2", random, others, times=len(latents)),
+                **self._content_judging_terms(codes.content),
+            },
+        )
+        update(
+            "E_content",
+            "E_attribute",
+            "G",
+            loss=lambda: self._first_terms(images, codes, fakes, draws),
+        )
+        update("E_content", "G", loss=lambda: self._second_terms(images, noise, latents))
+
+    def latent_styles(
+        self, draws: Draws, *, count: int, domain: int = 0, direction: Direction = "AtoB"
+    ) -> Tensor:
+        """Attributes from N(0, I) [count, S], for either direction."""
+        _check_domain(domain)
+        return draws.normal(count, self.config.networks.attribute_width)
+
+    def reference_styles(
+        self, reference_BCHW: Tensor, *, domain: int = 0, direction: Direction = "AtoB"
+    ) -> Tensor:
+        """The attributes of images of the target domain, [B, S]: the means, nothing drawn."""
+        _check_domain(domain)
+        attribute: Attribute = self.E_attribute(reference_BCHW, _ends(direction)[1])
+        return attribute.mean_BS
+
+    def translate(
+        self,
+        x_BCHW: Tensor,
+        *,
+        styles_BS: Tensor | None = None,
+        direction: Direction = "AtoB",
+    ) -> Tensor:
+        """The content of the images, without noise, with these attributes or `fixed_style_1S`."""
+        source, target = _ends(direction)
+        styles_BS = style_rows(styles_BS, self.fixed_style_1S, x_BCHW)
+        y_BCHW: Tensor = self.G(self.E_content(x_BCHW, source), styles_BS, target)
+        return y_BCHW
+
+    def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
+        """With the fixed attribute, with that of the target image, and the way back."""
+        a_BCHW, b_BCHW = batch.a_BCHW, batch.b_BCHW
+        styles_b_BS = self.reference_styles(b_BCHW)
+        return {
+            "input": a_BCHW,
+            "translated": self.translate(a_BCHW),
+            "in the target's style": self.translate(a_BCHW, styles_BS=styles_b_BS),
+            "target": b_BCHW,
+            "target to source": self.translate(b_BCHW, direction="BtoA"),
+            "target put together": self.G(self.E_content(b_BCHW, "B"), styles_b_BS, "B"),
+        }
+
+    def _generator_learns(self, progress: Progress) -> bool:
+        """In every third step of an epoch and the last two; without epochs, every third step."""
+        if progress.total_epochs is None:
+            return (progress.step + 1) % self.config.generator_every == 0
+        steps_per_epoch = progress.total_steps // progress.total_epochs
+        place = progress.step % steps_per_epoch
+        last = place >= steps_per_epoch - _LAST_STEPS
+        return last or (place + 1) % self.config.generator_every == 0
+
+    def _dealt(self, batch: UnpairedBatch) -> tuple[BySide, BySide]:
+        """Images to encode, and images to show to D_A2 and D_B2."""
+        if len(batch) < self.min_batch_size:
+            raise ConfigError(
+                f"`split_batch` halves the batch, which must have at least {self.min_batch_size} "
+                f"images; got {len(batch)}. Use --batch-size 2 or more, or set it to false."
+            )
+        images: BySide = {"A": batch.a_BCHW, "B": batch.b_BCHW}
+        if not self.config.split_batch:
+            return images, images
+        half = len(batch) // 2
+        return (
+            {side: images[side][:half] for side in SIDES},
+            {side: images[side][half:] for side in SIDES},
+        )
+
+    # Codes and images
+
+    def _noise(self, images: BySide, draws: Draws) -> BySide:
+        """Of the size of the contents."""
+        return {
+            side: self.config.content_noise
+            * draws.normal_rows(len(images[side]), *self.E_content.map_shape(images[side])).to(
+                images[side]
+            )
+            for side in SIDES
+        }
+
+    def _contents(self, images: BySide, noise: BySide) -> BySide:
+        return {side: self.E_content(images[side], side) + noise[side] for side in SIDES}
+
+    def _encoded(self, images: BySide, noise: BySide, draws: Draws) -> _Codes:
+        width = self.config.networks.attribute_width
+        attributes = {side: self.E_attribute(images[side], side) for side in SIDES}
+        z_BS = {
+            side: attributes[side].sample(draws.normal_rows(len(images[side]), width))
+            for side in SIDES
+        }
+        return _Codes(self._contents(images, noise), attributes, z_BS)
+
+    def _exchanged(self, contents: BySide, z_BS: BySide) -> BySide:
+        """Images of each domain with the contents of the other."""
+        return {
+            "A": self.G(contents["B"], z_BS["A"], "A"),
+            "B": self.G(contents["A"], z_BS["B"], "B"),
+        }
+
+    def _latents(self, like_BCHW: Tensor, draws: Draws) -> list[Tensor]:
+        """From N(0, I), one per image; with mode seeking two."""
+        width = self.config.networks.attribute_width
+        count = 2 if self.config.mode_seeking_weight else 1
+        return [draws.normal_rows(len(like_BCHW), width).to(like_BCHW) for _ in range(count)]
+
+    def _random(self, contents: BySide, latents: list[Tensor]) -> BySide:
+        """Contents exchanged and joined with the first latents, and behind them the second."""
+        repeated = {side: torch.cat([contents[side]] * len(latents)) for side in SIDES}
+        return self._exchanged(repeated, dict.fromkeys(SIDES, torch.cat(latents)))
+
+    # What is learned
+
+    def _judging_terms(self, number: str, fakes: BySide, reals: BySide, *, times: int = 1) -> Terms:
+        """Of D_A and D_B, or with the number 2 of D_A2 and D_B2."""
+        mode, terms = self.config.adversarial, {}
+        for side in SIDES:
+            logits = judge_scales_together(
+                getattr(self, f"D_{side}{number}"), fakes[side].detach(), reals[side]
+            )
+            terms[f"fake_{side}{number}"] = times * over_scales(fake_loss, mode, logits[0])
+            terms[f"real_{side}{number}"] = times * over_scales(real_loss, mode, logits[1])
+        return terms
+
+    def _content_judging_terms(self, contents: BySide) -> Terms:
+        return {
+            "content_A": real_loss("vanilla", self.D_content(contents["A"].detach())),
+            "content_B": fake_loss("vanilla", self.D_content(contents["B"].detach())),
+        }
+
+    def _first_terms(self, images: BySide, codes: _Codes, fakes: BySide, draws: Draws) -> Terms:
+        """With the attributes of the images themselves."""
+        config = self.config
+        terms: Terms = {}
+        found = self._encoded(fakes, self._noise(fakes, draws), draws)
+        back = self._exchanged(found.content, found.z_BS)
+        for side in SIDES:
+            content, image_BCHW = codes.content[side], images[side]
+            again_BCHW = self.G(content, codes.z_BS[side], side)
+            undecided = undecided_loss(self.D_content(content))
+            prior = _prior_loss(codes.attribute[side])
+            terms |= {
+                f"adversarial_{side}": self._fooling(side, fakes[side]),
+                f"undecided_{side}": config.content_weight * undecided,
+                f"prior_{side}": config.prior_weight * prior,
+                f"size_{side}": config.prior_weight * mean_square(content),
+                f"self_{side}": config.self_weight * pixel_distance(again_BCHW, image_BCHW),
+                f"cycle_{side}": config.cycle_weight * pixel_distance(back[side], image_BCHW),
+            }
+        return terms
+
+    def _second_terms(self, images: BySide, noise: BySide, latents: list[Tensor]) -> Terms:
+        """With attributes drawn at random."""
+        config = self.config
+        terms: Terms = {}
+        random = self._random(self._contents(images, noise), latents)
+        for side in SIDES:
+            one_BCHW, *other = random[side].chunk(len(latents))
+            found_BS = self.E_attribute(one_BCHW, side).mean_BS
+            distance = code_distance(found_BS, latents[0])
+            terms[f"adversarial_{side}2"] = len(latents) * self._fooling(f"{side}2", random[side])
+            terms[f"latent_{side}"] = config.latent_weight * distance
+            if other:
+                modes = mode_seeking(one_BCHW, other[0], *latents)
+                terms[f"modes_{side}"] = config.mode_seeking_weight * modes
+        return terms
+
+    def _fooling(self, name: str, fake_BCHW: Tensor) -> Tensor:
+        network: MultiScaleDiscriminator = getattr(self, f"D_{name}")
+        return over_scales(generator_loss, self.config.adversarial, network(fake_BCHW))
+
+
+def _prior_loss(attribute: Attribute) -> Tensor:
+    """How far an attribute is from N(0, I); where it is a vector, its mean square."""
+    if attribute.log_variance_BS is None:
+        return mean_square(attribute.mean_BS)
+    return normal_divergence(attribute.mean_BS, attribute.log_variance_BS)
+
+
+def _ends(direction: Direction) -> tuple[Side, Side]:
+    """Source and target domain."""
+    return ("A", "B") if direction == "AtoB" else ("B", "A")
+
+
+def _check_domain(domain: int) -> None:
+    if domain:
+        raise ConfigError(f"`drit` has one target domain in each direction, 0; got {domain}.")
