@@ -51,8 +51,8 @@ class _AbsentNetwork(nn.Module):
     def __init__(self, name: str, path: Path) -> None:
         super().__init__()
         self._message = (
-            f"`{path}` holds no network {name}, which this needs. If the model was imported, "
-            f"import it once more together with {name}'s file."
+            f"The network {name}, which this needs, is missing from `{path}`. If the model was "
+            f"imported, import it once more together with {name}'s file."
         )
 
     def forward(self, *_: object) -> Tensor:

@@ -22,7 +22,8 @@ from patchkin.checkpoint import ModelHeader
 from patchkin.errors import CheckpointError
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
-_FORBIDDEN = re.compile(r"Unsupported (?:global|class|operand)[^`]*?(?:GLOBAL )?([\w.]+) was not")
+_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
+_REASON = re.compile(r"WeightsUnpickler error:\s*(.+)")
 _PARALLEL = "module."
 
 
@@ -104,8 +105,10 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if "weights_only" in reason:  # torch advises to switch the protection off
+    text = str(error).strip() or type(error).__name__
+    inner = _REASON.search(text)  # around it torch advises to switch the protection off
+    reason = inner[1] if inner else text.splitlines()[0]
+    if "weights_only" in reason:
         reason = "not a file that torch.save wrote"
     return CheckpointError(
         f"`{path}` cannot be read as weights ({reason[:160].rstrip('. ')}). Is it damaged or not "
@@ -131,9 +134,11 @@ def _parts(content: Any, path: Path) -> dict[str, dict[str, Tensor]]:
         raise CheckpointError(f"`{path}` holds {what}, which patchkin does not import.")
     if all(isinstance(part, Mapping) and part and _is_tensors(part) for part in content.values()):
         return {str(name): dict(part) for name, part in content.items()}
-    odd = next((name for name, value in content.items() if not isinstance(value, Tensor)), "")
+    name, value = next(
+        (name, value) for name, value in content.items() if not _is_tensors({name: value})
+    )
     raise CheckpointError(
-        f"`{path}` holds more than tensors by name (`{odd}` is a {type(content[odd]).__name__}); "
+        f"`{path}` holds more than tensors by name (`{name}` is a {type(value).__name__}); "
         "expected is the state dict of one network."
     )
 

@@ -70,7 +70,7 @@ def at_size(
         widths: of the layers from the outermost to the deepest; those of `config` unless given.
 
     >>> config = StyleGan2GeneratorConfig(ngf=20, working_size=128)
-    >>> at_size(config, 64).ngf, at_size(config, 32) is None
+    >>> at_size(config, 64).ngf, at_size(config, 8) is None
     (10, True)
     """
     if widths is None:
