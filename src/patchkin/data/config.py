@@ -30,9 +30,10 @@ class DataConfig:
     """Folder with trainA and trainB (or, for methods of several domains, train/<domain>), or
     `toy`: the built-in set (`./toy` is a folder of yours)."""
     source: str | None = None
-    """Folder of the images to translate; with `target` it replaces `root`."""
+    """Folder of the images to translate (or one image, with `preprocess` zoom_and_patch); with
+    `target` it replaces `root`."""
     target: str | None = None
-    """Folder of the images to resemble."""
+    """Folder of the images to resemble (or one image)."""
     direction: Annotated[Literal["AtoB", "BtoA"], flag("--direction")] = "AtoB"
     """Which domain is translated into which. A batch's `a` is always the source."""
     size: Annotated[int, flag("--size")] = 256
@@ -40,7 +41,14 @@ class DataConfig:
     load_size: int | None = None
     """Size before the crop; by default size * 286 / 256, CUT's ratio."""
     preprocess: Preprocess = "resize_and_crop"
-    """Steps from picture to view (CUT's names). `crop` alone keeps the pixels as they are."""
+    """Steps from picture to view (CUT's names). `crop` alone keeps the pixels as they are.
+    `zoom_and_patch` (SinCUT) is enough for one image per domain: views are crops of it at many
+    scales. Of several images it takes a patch of each."""
+    max_reduction: float = 3.0
+    """Crops of a single image are taken from the image made smaller by up to this factor, drawn for
+    width and height apart (SinCUT: `random_scale_max` 3)."""
+    crops_per_epoch: int = 100_000
+    """Crops of a single image that count as an epoch (SinCUT)."""
     flip: bool = True
     """Mirror left and right with probability one half."""
     crop_probability: float = 0.5
@@ -76,7 +84,13 @@ class DataConfig:
                 f"`load_size` ({self.load_size}) must be at least `size` ({self.size}): "
                 "views are cropped from the loaded image."
             )
-        for name, least in (("batch_size", 1), ("workers", 0), ("validation_images", 2)):
+        for name, least in (
+            ("batch_size", 1),
+            ("workers", 0),
+            ("validation_images", 2),
+            ("max_reduction", 1),
+            ("crops_per_epoch", 1),
+        ):
             if getattr(self, name) < least:
                 raise ConfigError(f"`{name}` must be at least {least}; got {getattr(self, name)}.")
         for name in ("load_size", "max_images"):
@@ -98,3 +112,8 @@ class DataConfig:
         (286, 143)
         """
         return round(self.size * 286 / 256) if self.load_size is None else self.load_size
+
+    @property
+    def crops_single_images(self) -> bool:
+        """Whether one image per domain is enough, because crops of it stand for the domain."""
+        return self.preprocess == "zoom_and_patch"

@@ -3,7 +3,7 @@
 Layouts that are read, under one root unless said otherwise:
 
     UnpairedFolders   trainA trainB [valA valB] [testA testB]
-    TwoFolders        any two folders, one per domain, for training only
+    TwoFolders        any two folders (or images), one per domain, for training only
     SingleImages      trainA and trainB with one image each
     PairedImages      train/*: files that show A and B side by side
     DomainFolders     train/<domain>/: any number of domains; or <domain>/ without splits
@@ -24,6 +24,7 @@ from patchkin.images import IMAGE_SUFFIXES, is_image_file
 
 MIN_UNPAIRED_IMAGES = 2
 TOY = "toy"
+_SINGLE_HINT = ", or --data.preprocess zoom_and_patch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class UnpairedFolders:
 
 @dataclass(frozen=True, slots=True)
 class TwoFolders:
-    """One folder per domain, anywhere."""
+    """One folder, or one image, per domain, anywhere."""
 
     source: Path
     target: Path
@@ -79,6 +80,11 @@ class Domains:
     test_a: tuple[Path, ...] = ()
     test_b: tuple[Path, ...] = ()
 
+    @property
+    def single(self) -> bool:
+        """Whether each domain is one image."""
+        return len(self.train_a) == len(self.train_b) == 1
+
     def reversed(self) -> Domains:
         """Source and target exchanged."""
         return Domains(
@@ -106,6 +112,21 @@ def image_files(folder: Path) -> tuple[Path, ...]:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"`{folder}` holds no image (looked for {suffixes}).")
     return tuple(sorted(found, key=lambda path: path.relative_to(folder).as_posix()))
+
+
+def images_at(path: Path) -> tuple[Path, ...]:
+    """One image, or `image_files` of a folder.
+
+    Raises:
+        DataError: as `image_files`; a missing image is answered with the nearest beside it.
+    """
+    if not is_image_file(path) or path.is_dir():
+        return image_files(path)
+    if path.is_file():
+        return (path,)
+    beside = [other.name for other in path.parent.glob("*") if is_image_file(other)]
+    hint = f" {nearest(path.name, beside)}" if beside else ""
+    raise DataError(f"`{path}` does not exist.{hint}")
 
 
 def check_folder(folder: Path) -> None:
@@ -189,22 +210,27 @@ def find_domains(config: DataConfig) -> Domains:
     sorting (the published code cuts before, which leaves the choice to the file system).
 
     Raises:
-        DataError: if a folder is missing or empty, a domain has one image, or the layout is one
-            that unpaired methods do not take.
+        DataError: if a folder is missing or empty, a domain has one image where several are needed,
+            or the layout is one that unpaired methods do not take.
     """
     layout = _layout(config)
+    if isinstance(layout, SingleImages) and config.crops_single_images:
+        layout = UnpairedFolders(layout.root)
     domains = _domains_of(layout)
     if config.direction == "BtoA":
         domains = domains.reversed()
     if config.max_images is not None:
         limit = config.max_images
         domains = replace(domains, train_a=domains.train_a[:limit], train_b=domains.train_b[:limit])
+    if domains.single and config.crops_single_images:
+        return domains
     for files in (domains.train_a, domains.train_b):
         if len(files) < MIN_UNPAIRED_IMAGES:
             raise DataError(
                 f"`{files[0].parent}` gives {len(files)} image; unpaired training needs at least "
                 f"{MIN_UNPAIRED_IMAGES} per domain. One image per domain is the single-image "
-                "layout: exactly one in trainA and one in trainB."
+                "layout: exactly one in trainA and one in trainB, and --data.preprocess "
+                "zoom_and_patch."
             )
     return domains
 
@@ -221,7 +247,7 @@ def _layout(config: DataConfig) -> Layout:
 
 def _domains_of(layout: Layout) -> Domains:
     if isinstance(layout, TwoFolders):
-        return Domains(train_a=image_files(layout.source), train_b=image_files(layout.target))
+        return Domains(train_a=images_at(layout.source), train_b=images_at(layout.target))
     if isinstance(layout, UnpairedFolders):
         root = layout.root
         val = _optional_split(root, "val")
@@ -241,7 +267,8 @@ def _domains_of(layout: Layout) -> Domains:
     }
     raise DataError(
         f"`{layout.root}` holds {kinds[type(layout)]}, not supported yet for this method; "
-        "it needs trainA and trainB with at least 2 images each."
+        "it needs trainA and trainB with at least 2 images each"
+        f"{_SINGLE_HINT if isinstance(layout, SingleImages) else ''}."
     )
 
 

@@ -27,6 +27,7 @@ from patchkin.data.datasets import (
     transformable,
 )
 from patchkin.data.layouts import MIN_UNPAIRED_IMAGES, Domains, find_domains
+from patchkin.data.single import SingleImageDataset
 from patchkin.data.transforms import resized
 from patchkin.data.verify import Broken, verify_images, without_broken
 from patchkin.errors import ConfigError, DataError
@@ -38,7 +39,7 @@ from patchkin.randomness import derive_seed
 class TrainingData:
     """What a run trains on, and what is held out."""
 
-    dataset: UnpairedDataset
+    dataset: UnpairedDataset | SingleImageDataset
     domains: Domains
     """All files, in this order; broken ones are left out of the training splits."""
     broken: tuple[Broken, ...]
@@ -70,6 +71,8 @@ def open_training_data(
         DataError: if folders are missing or empty, or more than 1 % of a domain is broken.
     """
     domains = find_domains(config)
+    if domains.single:
+        return _single_images(config, domains, seed=seed, channels=channels, validate=validate)
     broken: list[Broken] = list(known_broken or ())
     if known_broken is None:
         for files, wanted in zip((domains.train_a, domains.train_b), channels, strict=True):
@@ -87,6 +90,19 @@ def open_training_data(
         usable = replace(usable, train_a=train_a, train_b=train_b, val_a=val_a, val_b=val_b)
     dataset = UnpairedDataset(usable.train_a, usable.train_b, config, seed=seed, channels=channels)
     return TrainingData(dataset, usable, tuple(broken))
+
+
+def _single_images(
+    config: DataConfig, domains: Domains, *, seed: int, channels: tuple[int, int], validate: bool
+) -> TrainingData:
+    if validate and not domains.val_a:
+        raise DataError(
+            "One image per domain leaves none to score; add valA and valB, or leave out "
+            "--score-every."
+        )
+    (source,), (target,) = domains.train_a, domains.train_b
+    dataset = SingleImageDataset(source, target, config, seed=seed, channels=channels)
+    return TrainingData(dataset, domains, ())
 
 
 def _held_out(
@@ -186,7 +202,7 @@ class _Guarded(Dataset[Any]):
     A worker's exception would arrive wrapped in its traceback, twenty lines instead of one.
     """
 
-    def __init__(self, dataset: UnpairedDataset) -> None:
+    def __init__(self, dataset: UnpairedDataset | SingleImageDataset) -> None:
         self.dataset = dataset
 
     def __getitem__(self, place: Place) -> UnpairedItem | DataError:
@@ -227,7 +243,7 @@ class TrainingLoader(DataLoader[Any]):
 
 
 def training_loader(
-    dataset: UnpairedDataset,
+    dataset: UnpairedDataset | SingleImageDataset,
     *,
     batch_size: int,
     total_steps: int,
