@@ -8,7 +8,7 @@ import warnings
 import torch
 from lightning_fabric import Fabric
 
-from patchkin.devices import autocast_dtype, choose_device
+from patchkin.devices import autocast_dtype, choose_device, keep_freed_memory
 from patchkin.errors import ConfigError
 from patchkin.training.config import TrainingConfig
 
@@ -29,6 +29,8 @@ def launch(training: TrainingConfig) -> Fabric:
         )
     if device.type == "mps" and training.devices > 1:
         raise ConfigError("--devices: there is one mps device. Use --devices 1.")
+    if device.type == "cpu":
+        keep_freed_memory()
     several = training.devices > 1 or training.nodes > 1
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     with warnings.catch_warnings():
