@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from patchkin.data.datasets import UnpairedBatch
+from patchkin.data.domains import DomainBatch
 
 
 class FixedDraws:
@@ -83,6 +84,23 @@ def random_batch(
         return (noise * 2 - 1).to(dtype)
 
     return UnpairedBatch(images(channels[0]), images(channels[1]))
+
+
+def random_domain_batch(
+    num_images: int = 1,
+    *,
+    domains: int = 2,
+    size: tuple[int, int] = (32, 32),
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> DomainBatch:
+    """Random images in [-1, 1] of all domains in turn, each with references of the next one."""
+    rows = [
+        random_batch(num_images, size=size, seed=3 * seed + turn, dtype=dtype).a_BCHW
+        for turn in range(3)
+    ]
+    domain_B = torch.arange(num_images) % domains
+    return DomainBatch(rows[0], domain_B, rows[1], rows[2], (domain_B + 1) % domains)
 
 
 class ListData:

@@ -14,6 +14,8 @@ from patchkin.methods.pix2pix import Pix2Pix
 from patchkin.methods.semantic_relation import SemanticRelation
 from patchkin.methods.simdcl import SimDcl
 from patchkin.methods.sincut import SinCut
+from patchkin.methods.starganv2 import StarGanV2
+from patchkin.methods.starganv2_relation import StarGanV2Relation
 from patchkin.methods.travelgan import TravelGan
 
 METHODS: dict[str, type[Method]] = {
@@ -31,6 +33,8 @@ METHODS: dict[str, type[Method]] = {
     SemanticRelation.name: SemanticRelation,
     SimDcl.name: SimDcl,
     SinCut.name: SinCut,
+    StarGanV2.name: StarGanV2,
+    StarGanV2Relation.name: StarGanV2Relation,
 }
 """Name on the command line -> class. A new method is one file and one row here."""
 
@@ -49,5 +53,7 @@ __all__ = [
     "SemanticRelation",
     "SimDcl",
     "SinCut",
+    "StarGanV2",
+    "StarGanV2Relation",
     "TravelGan",
 ]

@@ -15,6 +15,7 @@ from patchkin.networks.patchgan import (
 from patchkin.networks.projection import (
     PatchMap,
     ProjectionHead,
+    SharedPlaces,
     draw_places,
     gather_places,
     patch_maps,
@@ -69,6 +70,7 @@ __all__ = [
     "ResNetGenerator",
     "SeparableConv",
     "SeparableGenerator",
+    "SharedPlaces",
     "SimilarityHead",
     "SimilarityHeads",
     "StyleGan2Discriminator",

@@ -64,6 +64,28 @@ def draw_places(features: Sequence[Tensor], num_patches: int, draws: Draws) -> l
     ]
 
 
+class SharedPlaces:
+    """Places that are drawn when they are first asked for and stay: for the parts of a batch.
+
+    >>> import torch
+    >>> from patchkin.randomness import SeededDraws
+    >>> places, maps = SharedPlaces(SeededDraws(0, 0), 3), [torch.zeros(1, 2, 9, 9)]
+    >>> torch.equal(places.on(maps)[0], places.on(maps)[0])
+    True
+    """
+
+    def __init__(self, draws: Draws, num_patches: int) -> None:
+        self._draws = draws
+        self._num_patches = num_patches
+        self._drawn: list[Tensor] | None = None
+
+    def on(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Places on maps, which have the same sizes each time."""
+        if self._drawn is None:
+            self._drawn = draw_places(features, self._num_patches, self._draws)
+        return self._drawn
+
+
 class ProjectionHead(nn.Module):
     """A two-layer perceptron per tap, then unit length (CUT's `mlp_sample`).
 
@@ -187,6 +209,7 @@ def patch_maps(
 __all__ = [
     "PatchMap",
     "ProjectionHead",
+    "SharedPlaces",
     "draw_places",
     "gather_places",
     "patch_maps",
