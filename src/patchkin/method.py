@@ -159,6 +159,8 @@ class Method(nn.Module, ABC):
     """On the command line and in checkpoints."""
     paper: ClassVar[str]
     """Authors, place, year, identifier."""
+    differs: ClassVar[str] = ""
+    """What the released code does otherwise than the paper, or wrongly, in one line."""
     config_type: ClassVar[type]
     """A frozen dataclass; `Method(config)` builds the networks from it alone."""
     presets: ClassVar[Mapping[str, Preset]]

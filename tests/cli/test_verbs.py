@@ -19,6 +19,7 @@ from PIL import Image
 from cli.conftest import TINY
 from patchkin import Translator
 from patchkin.checkpoint import CheckpointStore
+from patchkin.methods import METHODS
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_method.py"
 
@@ -274,7 +275,30 @@ def test_methods_lists_all(command):
     assert list(listed["semantic-relation"]["presets"]) == ["horse2zebra", "cityscapes", "toy"]
     code, out, _ = command("methods")
     assert code == 0
+    assert all(name in out for name in METHODS)
+    code, out, _ = command("methods", "cut")
+    assert code == 0
     assert "fastcut" in out
+
+
+def test_methods_counts_networks_and_parameters(command):
+    _, out, _ = command("methods", "--json")
+    listed = json.loads(out)
+    cut = listed["cut"]
+    assert (cut["networks"], cut["parameters"]) == (3, 11_378_179 + 2_764_737 + 560_384)
+    assert listed["pix2pix"]["parameters"] > 54_413_955
+    assert {name for name, row in listed.items() if row["data"] == "paired"} == {"pix2pix"}
+    sides = {name: row["sides"] for name, row in listed.items()}
+    assert sides["gcgan"] == "one-sided"
+    assert sides["dclgan"] == "two-sided"
+    assert sides["starganv2"] == "any domain"
+    assert all(row["released code"] for row in listed.values())
+
+
+def test_methods_with_an_unknown_name(command):
+    code, _, err = command("methods", "cyclgan")
+    assert code == 2
+    assert "Did you mean `cyclegan`?" in err
 
 
 def test_doctor(command):

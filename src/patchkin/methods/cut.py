@@ -153,6 +153,9 @@ class Cut(Method):
 
     name: ClassVar[str] = "cut"
     paper: ClassVar[str] = "Park, Efros, Zhang, Zhu, ECCV 2020 (arXiv 2007.15651)"
+    differs: ClassVar[str] = (
+        "halves the sum of the contrast terms, averages where the paper sums, learns at 0.0002"
+    )
     config_type: ClassVar[type] = CutConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
 

@@ -129,6 +129,9 @@ class CycleGan(Method):
 
     name: ClassVar[str] = "cyclegan"
     paper: ClassVar[str] = "Zhu, Park, Isola, Efros, ICCV 2017 (arXiv 1703.10593)"
+    differs: ClassVar[str] = (
+        "identity term on by default; CUT's copy has other networks and twice the epochs"
+    )
     config_type: ClassVar[type] = CycleGanConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
     translating: ClassVar[tuple[str, ...]] = ("G_A", "G_B")

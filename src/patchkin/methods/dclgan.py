@@ -180,6 +180,9 @@ class DclGan(Method):
 
     name: ClassVar[str] = "dclgan"
     paper: ClassVar[str] = "Han, Shoeiby, Petersson, Armin, CVPRW 2021 (arXiv 2104.07689)"
+    differs: ClassVar[str] = (
+        "halves every sum of two terms, averages where the paper sums, has no image pool of 50"
+    )
     config_type: ClassVar[type] = DclGanConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
     translating: ClassVar[tuple[str, ...]] = ("G_A", "G_B")

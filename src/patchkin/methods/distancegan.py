@@ -154,6 +154,9 @@ class DistanceGan(Method):
 
     name: ClassVar[str] = "distancegan"
     paper: ClassVar[str] = "Benaim, Wolf, NIPS 2017 (arXiv 1706.00826)"
+    differs: ClassVar[str] = (
+        "statistics treat a batch as one image and are computed anew at every start"
+    )
     config_type: ClassVar[type] = DistanceGanConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
     translating: ClassVar[tuple[str, ...]] = ("G_A", "G_B")

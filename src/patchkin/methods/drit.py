@@ -199,6 +199,9 @@ class Drit(StyledMethod):
 
     name: ClassVar[str] = "drit"
     paper: ClassVar[str] = "Lee et al., ECCV 2018 (arXiv 1808.00948), IJCV 2020 (arXiv 1905.01270)"
+    differs: ClassVar[str] = (
+        "its second pass differentiates through weights already changed; batches beyond 1 fail"
+    )
     config_type: ClassVar[type] = DritConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
     translating: ClassVar[tuple[str, ...]] = ("E_content", "E_attribute", "G")

@@ -134,6 +134,9 @@ class GcGan(Method):
 
     name: ClassVar[str] = "gcgan"
     paper: ClassVar[str] = "Fu, Gong, Wang, Batmanghelich, Zhang, Tao, CVPR 2019 (arXiv 1809.05852)"
+    differs: ClassVar[str] = (
+        "saves one generator over the other with `cross`; the learning rate falls an epoch early"
+    )
     config_type: ClassVar[type] = GcGanConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
 

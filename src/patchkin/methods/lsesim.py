@@ -167,6 +167,9 @@ class LSeSim(Method):
 
     name: ClassVar[str] = "lsesim"
     paper: ClassVar[str] = "Zheng, Cham, Cai, CVPR 2021 (arXiv 2104.00854)"
+    differs: ClassVar[str] = (
+        "windows wrong on maps that are not square; part of its weights are of an earlier loss"
+    )
     config_type: ClassVar[type] = LSeSimConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
 

@@ -148,6 +148,9 @@ class Munit(StyledMethod):
 
     name: ClassVar[str] = "munit"
     paper: ClassVar[str] = "Huang, Liu, Belongie, Kautz, ECCV 2018 (arXiv 1804.04732)"
+    differs: ClassVar[str] = (
+        "discriminators' loss not halved, gradients pass through targets, all weights penalised"
+    )
     config_type: ClassVar[type] = MunitConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
     translating: ClassVar[tuple[str, ...]] = ("G_A", "G_B")

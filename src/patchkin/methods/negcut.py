@@ -168,6 +168,9 @@ class NegCut(Method):
 
     name: ClassVar[str] = "negcut"
     paper: ClassVar[str] = "Wang, Zhou, Bao, Chen, Li, ICCV 2021 (arXiv 2108.04547)"
+    differs: ClassVar[str] = (
+        "diversity of the identity branch alone counts; G learns through the negatives too"
+    )
     config_type: ClassVar[type] = NegCutConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
 

@@ -111,6 +111,7 @@ class Pix2Pix(Method):
 
     name: ClassVar[str] = "pix2pix"
     paper: ClassVar[str] = "Isola, Zhu, Zhou, Efros, CVPR 2017 (arXiv 1611.07004)"
+    differs: ClassVar[str] = "the learning rate falls over the second half; constant in the paper"
     config_type: ClassVar[type] = Pix2PixConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
     batch_type: ClassVar[type] = PairedBatch

@@ -158,6 +158,9 @@ class SemanticRelation(Method):
 
     name: ClassVar[str] = "semantic-relation"
     paper: ClassVar[str] = "Jung, Kwon, Ye, CVPR 2022 (arXiv 2203.01532)"
+    differs: ClassVar[str] = (
+        "weights negatives inside the exponent, gamma is a divisor; batches beyond 1 fail"
+    )
     config_type: ClassVar[type] = SemanticRelationConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
 

@@ -190,6 +190,9 @@ class SimDcl(Method):
 
     name: ClassVar[str] = "simdcl"
     paper: ClassVar[str] = "Han, Shoeiby, Petersson, Armin, CVPRW 2021 (arXiv 2104.07689)"
+    differs: ClassVar[str] = (
+        "averages 64 differences where the paper sums; its summary heads collapse; batch 1 only"
+    )
     config_type: ClassVar[type] = SimDclConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
     translating: ClassVar[tuple[str, ...]] = ("G_A", "G_B")

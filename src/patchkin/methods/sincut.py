@@ -188,6 +188,9 @@ class SinCut(Method):
 
     name: ClassVar[str] = "sincut"
     paper: ClassVar[str] = "Park, Efros, Zhang, Zhu, ECCV 2020 (arXiv 2007.15651)"
+    differs: ClassVar[str] = (
+        "noise anew for every translation; with semantic relation all negatives weigh 1"
+    )
     config_type: ClassVar[type] = SinCutConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
 

@@ -116,6 +116,9 @@ class StarGanV2(StyledMethod):
 
     name: ClassVar[str] = "starganv2"
     paper: ClassVar[str] = "Choi, Uh, Yoo, Ha, CVPR 2020 (arXiv 1912.01865)"
+    differs: ClassVar[str] = (
+        "averaged networks start from other weights; lambda_ds starts again on resume"
+    )
     config_type: ClassVar[type] = StarGanV2Config
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
     batch_type: ClassVar[type] = DomainBatch

@@ -223,6 +223,9 @@ class StarGanV2Relation(StyledMethod):
 
     name: ClassVar[str] = "starganv2-relation"
     paper: ClassVar[str] = "Jung, Kwon, Ye, CVPR 2022 (arXiv 2203.01532)"
+    differs: ClassVar[str] = (
+        "another generator, roles exchanged, no cycle, 128 patches instead of 256"
+    )
     config_type: ClassVar[type] = StarGanV2RelationConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
     batch_type: ClassVar[type] = DomainBatch

@@ -92,6 +92,9 @@ class TravelGan(Method):
 
     name: ClassVar[str] = "travelgan"
     paper: ClassVar[str] = "Amodio, Krishnaswamy, CVPR 2019 (arXiv 1902.09631)"
+    differs: ClassVar[str] = (
+        "D and G learn from different batches; neighbours in a file stay neighbours"
+    )
     config_type: ClassVar[type] = TravelGanConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
     translating: ClassVar[tuple[str, ...]] = ("G_A", "G_B")
