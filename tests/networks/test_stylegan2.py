@@ -349,3 +349,18 @@ def test_images_and_taps_that_do_not_fit_the_generator():
         generator.encode(torch.zeros(1, 3, 8, 8), [0, 6])
     with pytest.raises(ConfigError, match="at least one layer"):
         generator.encode(torch.zeros(1, 3, 8, 8), [])
+
+
+@pytest.mark.slow
+def test_one_exported_program_takes_all_sizes_with_the_fixed_noise():
+    generator = small_generator(blocks=2).eval()
+    for layer in generator.decoder.convs:
+        if isinstance(layer, StyledConv):
+            layer.noise.weight.data.fill_(0.5)
+    half = {name: torch.export.Dim(name, min=1, max=512) for name in ("height", "width")}
+    sizes = {0: torch.export.Dim("images"), 2: 2 * half["height"], 3: 2 * half["width"]}
+    program = torch.export.export(
+        generator, (torch.randn(2, 3, 8, 12),), dynamic_shapes=(sizes,), strict=False
+    ).module()
+    x_BCHW = torch.randn(1, 3, 300, 20)
+    torch.testing.assert_close(program(x_BCHW), generator(x_BCHW))

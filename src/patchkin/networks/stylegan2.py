@@ -439,10 +439,10 @@ class StyleGan2Generator(nn.Module):
         """
         if not self.config.noise:
             return []
-        halvings = self.config.num_downsampling
+        step = 2**self.config.num_downsampling
         return [
-            ((height >> halvings) << doublings, (width >> halvings) << doublings)
-            for doublings in range(1, halvings + 1)
+            (height // step * 2**doublings, width // step * 2**doublings)
+            for doublings in range(1, self.config.num_downsampling + 1)
         ]
 
     def fixed_noise(self, height: int, width: int) -> list[Tensor]:
