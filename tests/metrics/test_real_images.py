@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as nnf
 
 from patchkin.data.layouts import image_files
 from patchkin.images import read_image, to_tensor, to_uint8
@@ -22,6 +21,7 @@ from patchkin.metrics import (
     translation_warnings,
 )
 from patchkin.metrics.content import ZEBRA
+from patchkin.upstream import read_network
 
 pytestmark = pytest.mark.slow
 
@@ -58,42 +58,12 @@ def test_distances(horse2zebra, extractor):
     assert near.kernel == pytest.approx(-11, abs=0.5)
 
 
-class Student:
-    """GAN Compression's released horse-to-zebra generator, from its weights alone."""
-
-    def __init__(self, path):
-        self.weights = torch.load(path, map_location="cpu", weights_only=True)
-
-    def convolve(self, x, name, pad=0, **options):
-        padded = nnf.pad(x, (pad,) * 4, mode="reflect") if pad else x
-        weights = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
-        return nnf.conv2d(padded, *weights, **options)
-
-    def separable(self, x, name):
-        x = nnf.instance_norm(self.convolve(x, f"{name}.conv.0", pad=1, groups=x.shape[1]))
-        return nnf.instance_norm(self.convolve(x, f"{name}.conv.2"))
-
-    @torch.no_grad()
-    def __call__(self, x):
-        x = nnf.instance_norm(self.convolve(x, "model.1", pad=3)).relu()
-        for layer in (4, 7):
-            x = self.convolve(x, f"model.{layer}", stride=2, padding=1)
-            x = nnf.instance_norm(x).relu()
-        for layer in range(10, 19):
-            inner = self.separable(x, f"model.{layer}.conv_block.1").relu()
-            x = x + self.separable(inner, f"model.{layer}.conv_block.6")
-        for layer in (19, 22):
-            weights = (self.weights[f"model.{layer}.{kind}"] for kind in ("weight", "bias"))
-            x = nnf.conv_transpose2d(x, *weights, stride=2, padding=1, output_padding=1)
-            x = nnf.instance_norm(x).relu()
-        return self.convolve(x, "model.26", pad=3).tanh()
-
-
 def test_a_released_generator(horse2zebra, weights_file, extractor):
-    student = Student(weights_file("gan_compression_horse2zebra_compressed_netG.pth"))
+    student = read_network(weights_file("gan_compression_horse2zebra_compressed_netG.pth"))
     paths = image_files(horse2zebra / "testA")
     inputs = torch.stack([to_tensor(read_image(path, 3)) for path in paths])
-    outputs = torch.cat([student(x[None]) for x in inputs])
+    with torch.no_grad():
+        outputs = torch.cat([student(x[None]) for x in inputs])
     named = [(path.name, output) for path, output in zip(paths, outputs, strict=True)]
 
     classified = output_statistics(named, find_protocol("squeezenet-224"), extractor)

@@ -39,7 +39,7 @@ class ImportWeightsOptions:
 
     files: tyro.conf.Positional[tuple[str, ...]]
     """Files of one model, such as latest_net_G.pth, or a model imported from some of them before.
-    Where a file's name does not say which network it holds, as in G_A=horse2zebra.pth."""
+    Where a name does not say which network a file holds, write it: G_A=horse2zebra.pth."""
     output: Annotated[Path | None, flag("-o")] = None
     """The .safetensors file to write, or a folder that receives model.safetensors. By default a
     file in this folder, called after the first file or its folder."""
