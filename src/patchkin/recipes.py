@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -37,6 +37,7 @@ from patchkin.data.paired import (
     open_paired_data,
     paired_loader,
 )
+from patchkin.data.single import SingleImageDataset
 from patchkin.data.toy import mask_file, truth_file
 from patchkin.data.verify import Broken
 from patchkin.errors import CheckpointError, ConfigError, DataError, StorageError, nearest
@@ -131,6 +132,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    begin: Callable[[Method], None] = lambda _: None,
 ) -> Path | None:
     """Train a method as configured; returns the path of the report, in the first process only.
 
@@ -140,6 +142,8 @@ def train(
         run_dir: folder of the run, made if it is not there.
         resume: continue the run that the folder holds.
         overwrite: replace the run that the folder holds.
+        begin: given the untrained method of a fresh run, to fill networks that do not start from
+            random weights; called in every process.
 
     Raises:
         PatchkinError: the data, the folder or the machine does not allow it, or the run failed
@@ -155,9 +159,11 @@ def train(
         config = _for_domains(config, domains, run_dir if resume else None)
     torch.manual_seed(derive_seed(config.training.seed, "weights"))
     method = kind(config.method)
+    if not resume:
+        begin(method)
     _check_fit(method, config.data)
     _check_domains(method, domains)
-    data = _source_kind(kind)(
+    data = _source_kind(method)(
         config,
         channels=method.channels,
         rank=fabric.global_rank,
@@ -297,8 +303,12 @@ class UnpairedRun:
         )
 
     def preview_batch(self) -> UnpairedBatch | None:
-        """The first held-out images of both domains; training images if nothing is held out."""
+        """The first held-out images of both domains; training images if nothing is held out, and
+        whole where a domain is one image.
+        """
         domains = self.opened.domains
+        if isinstance(self.opened.dataset, SingleImageDataset):
+            return self.opened.dataset.overview()
         a = self._images(domains.val_a or domains.test_a or domains.train_a, self._channels[0])
         b = self._images(domains.val_b or domains.test_b or domains.train_b, self._channels[1])
         num_images = min(len(a), len(b))
@@ -526,12 +536,13 @@ SOURCES: dict[type, type[Source]] = {
 """What a method's `batch_type` asks for."""
 
 
-def _source_kind(kind: type[Method]) -> type[Source]:
-    source = SOURCES.get(kind.batch_type)
+def _source_kind(method: Method) -> type[Source]:
+    source = SOURCES.get(method.batch_type)
     if source is None:
         known = ", ".join(batch_type.__name__ for batch_type in SOURCES)
         raise ConfigError(
-            f"`{kind.name}` asks for batches of type {kind.batch_type.__name__}; known: {known}."
+            f"`{method.name}` asks for batches of type {method.batch_type.__name__}; "
+            f"known: {known}."
         )
     return source
 
