@@ -12,9 +12,12 @@ import torch
 
 from goldens.fixtures import Golden, golden_files
 from patchkin.data.domains import DomainBatch
+from patchkin.losses import hard_negative_weights, info_nce, relation_consistency
 from patchkin.losses.style import fading_weight
 from patchkin.method import Progress
 from patchkin.methods.starganv2 import StarGanV2, StarGanV2Config
+from patchkin.methods.starganv2_relation import StarGanV2Relation, StarGanV2RelationConfig
+from patchkin.networks import ProjectionHead, gather_places
 from patchkin.networks.starganv2 import (
     DomainDiscriminator,
     MappingNetwork,
@@ -52,10 +55,13 @@ def sizes_of(golden):
 
 
 def networks_of(golden):
-    """The networks with their weights, by letter."""
+    """The networks with their weights, by letter; a file may bound G's widths by another number."""
     sizes = sizes_of(golden)
+    weights = golden.state_dict("netG")
+    last = max(int(key.split(".")[1]) for key in weights if key.startswith("encode."))
+    widest = weights[f"encode.{last}.conv1.weight"].shape[0]
     built = {
-        "G": StyleGenerator(sizes),
+        "G": StyleGenerator(replace(sizes, max_width=widest)),
         "F": MappingNetwork(sizes),
         "E": StyleEncoder(sizes),
         "D": DomainDiscriminator(sizes),
@@ -258,3 +264,256 @@ def iteration_row(golden, logged, diversity_weight):
         row += [sum(terms.values()), terms["adversarial"], terms["style"] / weights[0]]
         row += [-terms["diversity"] / weights[1], terms["cycle"] / weights[2]]
     return torch.stack(row)
+
+
+# The semantic-relation form
+
+
+def head_from(weights):
+    """The patch sampler; widths from its shapes."""
+    firsts = [weights[f"mlp.{tap}.0.weight"] for tap in range(count_taps(weights))]
+    head = ProjectionHead([first.shape[1] for first in firsts], width=firsts[0].shape[0]).double()
+    head.load_state_dict({own_name(key): weight for key, weight in weights.items()})
+    return head
+
+
+def count_taps(weights):
+    return len({key.split(".")[1] for key in weights})
+
+
+def relation_method(options, networks, sizes, *, num_images, direction="released"):
+    """The released form: every block whose map is as high as at the first sampled one."""
+    assert options["use_hard"]
+    assert options["use_curriculum"]
+    layers = tuple(range(1, 1 + len(networks["P"].mlps)))
+    nce = options["lambda_nce"] > 0
+    method = StarGanV2Relation(
+        StarGanV2RelationConfig(
+            networks=sizes,
+            style_weight=options["lambda_sty"],
+            diversity_weight=options["lambda_ds"],
+            cycle_weight=options["lambda_cyc"],
+            cycle="released",
+            direction=direction,
+            layers=layers,
+            head_width=options["nc"],
+            num_patches=options["n_patch"],
+            relation_weight=options["lambda_src"] * num_images,  # the release sums over images
+            contrast="nce" if nce else "dce",
+            contrast_weight=options["lambda_nce"] if nce else options["lambda_dce"],
+            gamma_divisor_start=options["gamma_start"],
+            gamma_divisor_end=options["gamma_end"],
+        )
+    ).double()
+    for letter, network in networks.items():
+        setattr(method, letter, network)
+    return method
+
+
+def shared_by(method, options, places):
+    progress = Progress.of_step(
+        options["iters"], total_steps=options["total_iters"], draws=FixedDraws(places=places)
+    )
+    shared = method._pass(progress)
+    shared.diversity_weight = options["lambda_ds"]  # the files do not let it fade
+    return shared
+
+
+def logged_contrast(shared, terms, num_images):
+    """The InfoNCE that the release logs where it differentiates the decoupled form."""
+    logs = isinstance(shared.as_nce, torch.Tensor)
+    return shared.as_nce / num_images if logs else terms["contrast"]
+
+
+@pytest.mark.parametrize("path", golden_files("stargan_v2_hneg"))
+def test_losses_of_the_semantic_relation_form(path):
+    golden = Golden(path)
+    options, networks = golden.options, hneg_networks(golden)
+    places = list(golden.tensor("patch_ids"))
+    method = relation_method(options, networks, sizes_of(golden), num_images=options["batch_size"])
+    for kind, task in tasks_of(golden).items():
+        shared = shared_by(method, options, places)
+        terms = method._generator_terms(task, shared)
+        patch = logged_contrast(shared, terms, len(task))
+        parts = {**unweighted(golden, terms), "src": terms["relation"], "patch": patch}
+        total = sum(terms.values())
+        assert_losses(golden, f"out/g_{kind}", parts, total - terms["contrast"] + patch)
+        assert_gradient_norms(golden, f"out/g_{kind}", total, networks)
+
+
+@pytest.mark.parametrize("path", golden_files("stargan_v2_hneg"))
+@pytest.mark.parametrize(("direction", "name"), [("released", "as_released"), ("paper", "swapped")])
+def test_the_semantic_term_alone_in_both_directions(path, direction, name):
+    """The decoder and F learn from it as the paper has it, and do not as released."""
+    golden = Golden(path)
+    options, networks = golden.options, hneg_networks(golden)
+    places = list(golden.tensor("patch_ids"))
+    method = relation_method(
+        options,
+        networks,
+        sizes_of(golden),
+        num_images=options["batch_size"],
+        direction=direction,
+    )
+    task = tasks_of(golden)["latent"]
+    style_BS = method.F(task.source, task.target_B)
+    maps = method.G.encodings(task.x_BCHW)
+    fake_BCHW = method.G.decoded(maps[-1], style_BS)
+    fake_maps = method.G.encodings(fake_BCHW)
+    shared = shared_by(method, options, places)
+    terms = method._relation_terms(maps, fake_maps, shared)
+    check_embeddings(golden, method, maps=maps, fake_maps=fake_maps, fake_BCHW=fake_BCHW, name=name)
+    patch = logged_contrast(shared, terms, len(task))
+    torch.testing.assert_close(
+        (terms["relation"] + patch).detach(), golden.tensor(f"out/{name}/total"), **SCALAR
+    )
+    total = sum(terms.values())
+    assert_gradient_norms(golden, f"out/{name}", total, networks)
+
+    def learns(network):
+        gradients = torch.autograd.grad(
+            total, list(network.parameters()), retain_graph=True, allow_unused=True
+        )
+        return any(g is not None and bool(g.abs().max() > 0) for g in gradients)
+
+    behind = (method.G.decode, method.G.to_rgb, method.F)
+    assert {learns(network) for network in behind} == {direction == "paper"}
+    assert learns(method.G.encode)
+
+
+def hneg_networks(golden):
+    return networks_of(golden) | {"P": head_from(golden.state_dict("netP"))}
+
+
+def check_embeddings(golden, method, *, maps, fake_maps, fake_BCHW, name):
+    """Features at the places, embeddings, and the losses of each layer."""
+    options, config = golden.options, method.config
+    places = list(golden.tensor("patch_ids"))
+    with torch.no_grad():
+        real, fake = (
+            method.P([side[layer] for layer in config.layers], places) for side in (maps, fake_maps)
+        )
+        queries, keys = (fake, real) if name == "swapped" else (real, fake)
+        gamma = method._pass(
+            Progress.of_step(options["iters"], total_steps=options["total_iters"])
+        ).gamma_divisor
+        found = {
+            "emb_real": torch.stack(real).flatten(1, 2),
+            "emb_fake": torch.stack(fake).flatten(1, 2),
+            "feat_real_sampled": torch.stack(
+                [
+                    gather_places(maps[layer], places_K).mT
+                    for layer, places_K in zip(config.layers, places, strict=True)
+                ]
+            ),
+            "x_fake_s": fake_BCHW[..., 1::4, 2::4],
+            "x_fake_mean_std": torch.stack(
+                [fake_BCHW.mean(dim=(1, 2, 3)), fake_BCHW.std(dim=(1, 2, 3))]
+            ),
+        }
+        relations, contrasts = [], []
+        for query_BKC, key_BKC in zip(queries, keys, strict=True):
+            relations.append(config.relation_weight * relation_consistency(query_BKC, key_BKC))
+            contrast = info_nce(
+                query_BKC,
+                key_BKC,
+                temperature=config.temperature,
+                weights_BKK=hard_negative_weights(key_BKC, gamma),
+            )
+            contrasts.append(config.contrast_weight * contrast.mean())
+        found[f"{name}/src_per_layer"] = torch.stack(relations)
+        found[f"{name}/patch_per_layer"] = torch.stack(contrasts)
+    for key, value in found.items():
+        close = ARRAY if golden[f"out/{key}"].dtype == "float32" else SCALAR
+        torch.testing.assert_close(value, golden.tensor(f"out/{key}"), **close, msg=key)
+    weights_BKK = hard_negative_weights(keys[0], gamma)
+    expected_BKK = golden.tensor(f"out/{name}/weight0")
+    diagonal = torch.eye(weights_BKK.shape[-1], dtype=torch.bool)
+    torch.testing.assert_close(
+        weights_BKK.masked_fill(diagonal, 0), expected_BKK.masked_fill(diagonal, 0), **ARRAY
+    )
+
+
+@pytest.mark.parametrize("path", golden_files("semrel_multimodal_g_loss"))
+def test_the_whole_loss_of_the_reference_pass_and_its_gradients(path):
+    """Tighter than the other files: 1e-8 for scalars, 2e-6 for arrays."""
+    golden = Golden(path)
+    options = golden.options
+    networks, sizes = reference_networks(golden)
+    method = relation_method(options, networks, sizes, num_images=options["batch_size"])
+    x_BCHW, *references = (enlarged(golden, options, name) for name in ("real", "ref", "ref2"))
+    task = StyleTask(x_BCHW, golden.tensor("y_org"), golden.tensor("y_trg"), *references)
+    places = list(golden.tensor("patch_ids"))
+
+    shared = shared_by(method, options, places)
+    images = []
+    hook = method.G.to_rgb.register_forward_hook(lambda _, inputs, made: images.append(made))
+    terms = method._generator_terms(task, shared)
+    hook.remove()
+    patch = logged_contrast(shared, terms, len(task))
+    total = sum(terms.values())
+    found = {**unweighted(golden, terms), "src": terms["relation"], "patch": patch}
+    found["total"] = total - terms["contrast"] + patch
+    for name, value in found.items():
+        expected = golden.tensor(f"loss_{name}")
+        torch.testing.assert_close(value.detach(), expected, rtol=1e-8, atol=0, msg=name)
+    assert_stored_gradients(golden, "grad_total", total, networks)
+    semantic = terms["relation"] + terms["contrast"]
+    assert_stored_gradients(golden, "grad_semrel", semantic, networks)
+    fake_BCHW = images[0]
+    (gradient,) = torch.autograd.grad(semantic, fake_BCHW, allow_unused=True)
+    assert (gradient is None) == bool(golden["fake_grad_is_none"])
+    layers = method.config.layers
+    with torch.no_grad():
+        for name, side_BCHW in (("pool_real", x_BCHW), ("pool_fake", fake_BCHW)):
+            maps = method.G.encodings(side_BCHW)
+            rows = method.P([maps[layer] for layer in layers], places)
+            expected = golden.tensor(name)
+            pool = torch.stack(rows).flatten(1, 2)
+            torch.testing.assert_close(pool, expected, rtol=0, atol=2e-6, msg=name)
+
+
+def assert_stored_gradients(golden, prefix, total, networks):
+    """Of every weight in the file; weights that are not in it have none."""
+    for letter, name in {**NETWORKS, "P": "patch_sample"}.items():
+        stored = golden.tensors(f"{prefix}/net_{name}")
+        parameters = dict(networks[letter].named_parameters()) if stored else {}
+        keys = {own_name(key): key for key in stored}
+        gradients = (
+            torch.autograd.grad(
+                total, list(parameters.values()), retain_graph=True, allow_unused=True
+            )
+            if parameters
+            else ()
+        )
+        for key, gradient in zip(parameters, gradients, strict=True):
+            if key in keys:
+                torch.testing.assert_close(gradient, stored[keys[key]], rtol=0, atol=2e-6, msg=key)
+            else:
+                assert gradient is None or float(gradient.abs().max()) == 0, key
+
+
+def enlarged(golden, options, name):
+    """Images by the repetition of their pixels."""
+    small = golden.tensor(f"x_{name}_32")
+    times = options["img_size"] // small.shape[-1]
+    return small.repeat_interleave(times, dim=2).repeat_interleave(times, dim=3)
+
+
+def reference_networks(golden):
+    """G, E, D and P of a file that has no mapping network, and a mapping network of any size."""
+    state = {
+        name: golden.state_dict(f"net_{name}")
+        for name in ("generator", "style_encoder", "discriminator")
+    }
+    any_mapping = {"mapping_network": {"shared.0.weight": torch.zeros(2, 2)}}
+    sizes = read_released({**state, **any_mapping}).config
+    built = {
+        "G": StyleGenerator(sizes),
+        "E": StyleEncoder(sizes),
+        "D": DomainDiscriminator(sizes),
+    }
+    for letter, network in built.items():
+        network.double().load_state_dict(state[NETWORKS[letter]])
+    head = head_from(golden.state_dict("net_patch_sample"))
+    return {**built, "F": MappingNetwork(sizes).double(), "P": head}, sizes
