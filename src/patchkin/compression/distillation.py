@@ -24,15 +24,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, NamedTuple, final
+from typing import Annotated, ClassVar, Literal, NamedTuple, final
 
 import torch
 import torch.nn.functional as nnf
+import tyro
 from torch import Tensor
 from typing_extensions import Self
 
 from patchkin.compression.space import SearchSpace
 from patchkin.compression.teacher import TeacherConfig, teacher_taps
+from patchkin.config import flag
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.data.paired import PairedBatch
@@ -76,8 +78,8 @@ Batch = UnpairedBatch | PairedBatch
 class DistillationConfig:
     """Defaults are the released horse-to-zebra settings."""
 
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    student_ngf: int = 64
+    teacher: Annotated[TeacherConfig, tyro.conf.Suppress] = field(default_factory=TeacherConfig)
+    student_ngf: Annotated[int, flag("--ngf")] = 64
     """Entries of the widest configuration."""
     space: str = "channels-64-cyclegan"
     """Configurations that are drawn from: a name, or widths written out

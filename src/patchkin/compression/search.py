@@ -24,11 +24,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from patchkin.compression.cost import Convention, Cost, configuration_cost
 from patchkin.compression.space import SearchSpace
-from patchkin.config import to_plain
+from patchkin.config import flag, to_plain
 from patchkin.errors import CheckpointError, ConfigError, StorageError
 from patchkin.networks.separable import Channels, format_channels, parse_channels
 from patchkin.randomness import derive_seed
@@ -47,14 +47,14 @@ _SAVE_SECONDS = 10.0
 class SearchConfig:
     """Defaults are the released ones, but for the budget."""
 
-    budget: float = 3e9
+    budget: Annotated[float, flag("--budget")] = 3e9
     """Most multiply-accumulates of one image (published: 3.0e9 horse2zebra, 4.6e9 maps, 5.7e9
     cityscapes)."""
-    convention: Convention = "published"
+    convention: Annotated[Convention, flag("--convention")] = "published"
     """How they are counted; see `patchkin.compression.cost`."""
-    population: int = 100
+    population: Annotated[int, flag("--population")] = 100
     """Children per generation."""
-    generations: int = 500
+    generations: Annotated[int, flag("--generations")] = 500
     """The random first one included."""
     mutation_share: float = 0.5
     """Share of children that are mutations; the others are crossovers."""
@@ -67,7 +67,7 @@ class SearchConfig:
     (published: 2 for horse2zebra); 1 draws uniformly."""
     first_weighting: Literal["arithmetic", "geometric"] = "arithmetic"
     """Likelihoods in between rise by equal steps; or by the factor `first_weight` each."""
-    seed: int = 0
+    seed: Annotated[int, flag("--seed")] = 0
     """Same seed, same fitness: the same search."""
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from patchkin.errors import ConfigError
 from patchkin.networks import ResNetConfig
@@ -18,6 +19,8 @@ class TeacherConfig:
     """As its file says; a CycleGAN or pix2pix generator, or CUT's with antialiasing."""
     path: str = ""
     """The model that it was taken from, for the record."""
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    """BtoA: the generator of the way back."""
     sha256: str = ""
     """Of that file, for the record."""
 

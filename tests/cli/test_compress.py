@@ -1,0 +1,274 @@
+"""`patchkin compress`, from a teacher to a small model that translates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+from patchkin.checkpoint import read_model
+from patchkin.cli import main
+from patchkin.compression import Distillation
+from patchkin.compression.cost import configuration_cost
+from patchkin.compression_runs import TRUTH_DISTANCE
+from patchkin.config import read_yaml
+from patchkin.translator import Translator
+
+SMALL = (
+    *("--size", "32", "--data.load-size", "36", "--workers", "0", "--device", "cpu"),
+    *("--ndf", "4", "--method.num-patches", "8"),
+)
+STUDENT = (*SMALL, "--ngf", "4", "--method.space", "4,2_4,2_4,2_4,2_4,2_4,2_4,2_4,2")
+
+
+def trained(method, root, folder, *options):
+    arguments = ["train", method, "--data", root, "--run-dir", folder, *options]
+    assert main([str(argument) for argument in arguments]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(toy_root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teachers") / "cut"
+    narrow = ("--ngf", "4", "--blocks", "3", "--method.head-width", "8", "--steps", "2")
+    return trained("cut", toy_root, folder, *SMALL, *narrow)
+
+
+@pytest.fixture(scope="module")
+def supernet(teacher, toy_root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("supernets") / "run"
+    arguments = ["compress", "distill", teacher, "--data", toy_root, "--run-dir", folder, *STUDENT]
+    assert main([*map(str, arguments), "--steps", "3"]) == 0
+    return folder
+
+
+def test_a_teacher_becomes_a_small_model(supernet, toy_root, command, tmp_path):
+    code, out, _ = command(
+        *("compress", "search", supernet, "--output", tmp_path / "search", "--budget", "3e6"),
+        *("--population", "4", "--generations", "2", "--device", "cpu", "--json"),
+    )
+    assert code == 0
+    found = json.loads(out)
+    assert found["best"]["macs"] <= 3e6
+    assert found["pareto"][-1]["channels"] == found["best"]["channels"]
+    state = json.loads((tmp_path / "search" / "search.json").read_text())
+    assert len(state["history"]) == found["generations"] == 2
+    assert (tmp_path / "search" / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+    model = tmp_path / "small.safetensors"
+    channels = found["best"]["channels"]
+    code, out, _ = command(
+        *("compress", "export", supernet, "--channels", channels, "-o", model),
+        *("--time-calls", "2", "--json"),
+    )
+    assert code == 0
+    told = json.loads(out)
+    assert told["macs"] == found["best"]["macs"]
+    assert told["latency"]["median_ms"] > 0
+    small = Translator.load(model, device="cpu")
+    whole = Translator.load(supernet, device="cpu").method
+    x_BCHW = torch.rand(2, 3, 32, 48) * 2 - 1
+    numbers = tuple(map(int, channels.split("_")))
+    with torch.no_grad():
+        assert torch.equal(small(x_BCHW), whole.G(x_BCHW, numbers))
+    assert sum(w.numel() for w in small.method.parameters()) == told["parameters"]
+    assert configuration_cost(numbers, height=32, width=32).macs == told["macs"]
+
+    code, _, _ = command("translate", model, toy_root / "testA", "-o", tmp_path / "out")
+    assert code == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+def test_the_run_holds_the_teacher_and_where_it_came_from(teacher, supernet, tmp_path):
+    source = teacher / "checkpoints" / "step_00000002" / "model.safetensors"
+    recorded = read_yaml(supernet / "config.yaml")["method"]["teacher"]
+    assert recorded["path"] == str(source)
+    assert recorded["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert recorded["generator"]["blocks"] == 3
+    _, taught = read_model(source)
+    header, weights = read_model(supernet / "checkpoints" / "step_00000003" / "model.safetensors")
+    assert header.method == Distillation.name
+    for name, weight in taught.items():
+        if name.startswith("G."):
+            assert torch.equal(weights[f"T.{name.removeprefix('G.')}"], weight)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_without_the_teachers_file(teacher, toy_root, command, tmp_path):
+    moved = tmp_path / "teacher.safetensors"
+    source = teacher / "checkpoints" / "step_00000002" / "model.safetensors"
+    moved.write_bytes(source.read_bytes())
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    for run_dir in (whole, parted):
+        start = ("compress", "distill", moved, "--data", toy_root, "--run-dir", run_dir, *STUDENT)
+        steps = "4" if run_dir == whole else "2"
+        # A constant rate, so that the shorter run is a part of the longer one.
+        constant = ("--schedule.decay-fraction", "0", "--method.gamma-divisor-start", "10")
+        assert command(*start, *constant, "--steps", steps)[0] == 0
+    moved.unlink()
+    code, _, _ = command("compress", "distill", "--resume", parted, "--steps", "4")
+    assert code == 0
+    states = [
+        read_model(run / "checkpoints" / "step_00000004" / "model.safetensors")[1]
+        for run in (whole, parted)
+    ]
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+
+
+@pytest.mark.slow
+def test_the_way_back_of_a_teacher(toy_root, command, tmp_path):
+    options = ("--ngf", "4", "--blocks", "3", "--steps", "1")
+    plain = ("--size", "32", "--data.load-size", "36", "--workers", "0", "--device", "cpu")
+    cyclegan = trained("cyclegan", toy_root, tmp_path / "c", *plain, "--ndf", "4", *options)
+    code, _, _ = command(
+        *("compress", "distill", cyclegan, "--teacher-direction", "BtoA", "--direction", "BtoA"),
+        *("--data", toy_root, "--run-dir", tmp_path / "s", *STUDENT, "--steps", "1"),
+    )
+    assert code == 0
+    _, taught = read_model(cyclegan / "checkpoints" / "step_00000001" / "model.safetensors")
+    _, weights = read_model(tmp_path / "s" / "checkpoints" / "step_00000001" / "model.safetensors")
+    assert torch.equal(weights["T.model.1.weight"], taught["G_B.model.1.weight"])
+
+
+@pytest.mark.slow
+def test_paired_data_is_scored_against_the_truth(teacher, toy_root, command, tmp_path):
+    from patchkin.data.paired import write_paired_toy
+
+    write_paired_toy(tmp_path / "pairs", size=64)
+    run = tmp_path / "run"
+    code, _, _ = command(
+        *("compress", "distill", teacher, "--data", tmp_path / "pairs", "--run-dir", run),
+        *(*STUDENT, "--method.paired", "--method.discriminator.in-channels", "6"),
+        *("--steps", "1"),
+    )
+    assert code == 0
+    code, out, _ = command(
+        *("compress", "search", run, "--budget", "3e6", "--population", "4"),
+        *("--generations", "1", "--json"),
+    )
+    assert code == 0
+    assert 0 < json.loads(out)["best"]["score"] < 255
+    state = json.loads((run / "search" / "search.json").read_text())
+    assert state["settings"]["scored"]["score"] == TRUTH_DISTANCE
+    code, _, _ = command("compress", "export", run, "-o", tmp_path / "best.safetensors")
+    assert code == 0
+
+
+def test_a_search_goes_on_where_it_stopped(supernet, command, tmp_path):
+    options = ("--budget", "3e6", "--population", "4", "--device", "cpu")
+    for name, steps in (("a", ("1", "3")), ("b", ("3",))):
+        for generations in steps:
+            code, _, _ = command(
+                *("compress", "search", supernet, "-o", tmp_path / name, *options),
+                *("--generations", generations),
+            )
+            assert code == 0
+    first, second = ((tmp_path / name / "search.json").read_text() for name in "ab")
+    assert first == second
+    code, _, error = command(
+        "compress", "search", supernet, "-o", tmp_path / "a", *options, "--seed", "5"
+    )
+    assert (code, error.count("\n")) == (2, 1)
+    assert "other settings" in error
+
+
+def test_printed_settings_can_be_read(teacher, command, tmp_path):
+    code, out, _ = command("compress", "distill", teacher, *STUDENT, "--print-config")
+    assert code == 0
+    file = tmp_path / "config.yaml"
+    file.write_text(out)
+    code, again, _ = command("compress", "distill", "--config", file, "--print-config")
+    assert (code, again) == (0, out)
+
+
+def complaint(command, *arguments):
+    code, _, error = command(*arguments)
+    assert code == 2, error
+    assert error.startswith("patchkin: error: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def test_an_impossible_budget(supernet, command, tmp_path):
+    error = complaint(
+        command, "compress", "search", supernet, "--budget", "1e5", "-o", tmp_path / "s"
+    )
+    assert "2_2_2_2_2_2_2_2, costs" in error
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("channels", "words"),
+    [
+        ("4_4_4", "8 numbers"),
+        ("4_4_4_4_4_4_4_x", "joined by `_`"),
+        ("4_4_4_4_8_4_4_4", "entry 5 is 8, but this supernet has 4"),
+    ],
+)
+def test_a_wrong_channel_string(supernet, command, tmp_path, channels, words):
+    model = tmp_path / "m.safetensors"
+    arguments = ("compress", "export", supernet, "--channels", channels, "-o", model)
+    assert words in complaint(command, *arguments)
+    assert not model.exists()
+
+
+def test_teachers_of_another_family(finished_run, supernet, command, toy_root, tmp_path):
+    options = ("--data", toy_root, "--run-dir", tmp_path / "run", *STUDENT)
+    error = complaint(command, "compress", "distill", finished_run, *options)
+    assert "multiple of 3; got 5" in error
+    error = complaint(command, "compress", "distill", supernet, *options)
+    assert "whose generator is a Supernet" in error
+    error = complaint(command, "compress", "distill", tmp_path / "nothing", *options)
+    assert "no such file" in error
+    assert "Name the teacher" in complaint(command, "compress", "distill", *options)
+    error = complaint(
+        *(command, "compress", "distill", finished_run, "--teacher-direction", "BtoA", *options)
+    )
+    assert "translates AtoB only" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_sets_that_cannot_be_scored_on(supernet, command, toy_root, tmp_path):
+    search = ("compress", "search", supernet, "--budget", "3e6", "-o", tmp_path / "s")
+    assert "nothing" in complaint(command, *search, "--data", tmp_path / "nothing")
+    for name, source in {
+        "trainA": "trainA",
+        "trainB": "trainB",
+        "valA": "testA",
+        "valB": "testB",
+    }.items():
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for file in (toy_root / source).glob("*.png"):
+            (tmp_path / "set" / name / file.name).write_bytes(file.read_bytes())
+    error = complaint(command, *search, "--data", tmp_path / "set")
+    assert "give --weights" in error
+    assert not (tmp_path / "s").exists()
+
+
+def test_runs_that_are_no_supernets_and_files_that_are_there(
+    finished_run, supernet, command, tmp_path
+):
+    error = complaint(command, "compress", "search", finished_run, "--budget", "3e6")
+    assert "a model of `cut`, not a supernet" in error
+    error = complaint(command, "compress", "export", supernet, "-o", tmp_path / "m.safetensors")
+    assert "holds no finished search" in error
+    taken = tmp_path / "taken.safetensors"
+    taken.write_bytes(b"")
+    arguments = ("compress", "export", supernet, "--channels", "2_2_2_2_2_2", "-o")
+    assert "--overwrite" in complaint(command, *arguments, taken)
+    assert ".safetensors" in complaint(command, *arguments, tmp_path / "m.pth")
+    assert command(*arguments, taken, "--overwrite")[0] == 0
+
+
+def test_actions(command):
+    assert "Did you mean `distill`?" in complaint(command, "compress", "distil")
+    code, out, _ = command("compress")
+    assert code == 0
+    assert "search RUN" in out
+
+
+def test_it_is_not_offered_by_train(command):
+    assert "Unknown method" in complaint(command, "train", Distillation.name)
