@@ -17,6 +17,7 @@ C channels, H and W pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -58,7 +59,8 @@ BATCH_SIZE = 32
 _CHUNK = 8
 """Images translated at once; no effect on the scores."""
 _DIVERSE_PROTOCOL = "stargan-v2"
-_COUNTERPART = ("tone_inside", "detail_inside", "change_outside")
+_COUNTERPART = ("tone_inside", "detail_distance", "change_outside")
+"""Scores that are also told for each target domain during training."""
 _GALLERY_IMAGES = 2
 
 
@@ -257,8 +259,11 @@ def counterpart_scores(
 ) -> Scores:
     """Against the hidden truths of the toy set; nothing for other sets.
 
-    Means over all outputs of `CounterpartScores`' tone and detail inside and change outside. A coat
-    has other colours in another style, so a tone that differs a little is no fault.
+    Means over all outputs of `CounterpartScores`' `tone_inside` and `change_outside`; of
+    `detail_distance`, how many times the detail inside must be doubled or halved to be the truth's
+    (0 is right, and too much for one coat does not make up for too little for another); and
+    `distance`, tone plus change outside. A coat has other colours in another style, so a tone that
+    differs a little is no fault.
     """
     truths = [domain_truth_file(path, target) for path in paths]
     masks = [domain_mask_file(path) for path in paths]
@@ -274,11 +279,33 @@ def counterpart_scores(
         )
         for output_CHW in outputs_KCHW
     ]
-    return {name: sum(getattr(row, name) for row in rows) / len(rows) for name in _COUNTERPART}
+    tone, outside, detail = (
+        sum(values) / len(rows)
+        for values in zip(
+            *(
+                (row.tone_inside, row.change_outside, abs(math.log2(max(row.detail_inside, 1e-3))))
+                for row in rows
+            ),
+            strict=True,
+        )
+    )
+    return {
+        "distance": tone + outside,
+        "tone_inside": tone,
+        "detail_distance": detail,
+        "change_outside": outside,
+    }
 
 
 def _as_images(levels: Tensor) -> Tensor:
     return levels.float() / 127.5 - 1
+
+
+def _as_file(levels: Tensor) -> Tensor:
+    """For a protocol, which makes 8 bits of it again: a quarter level up, so that truncating does
+    not move a level whose float lies just below it (63 of the 256).
+    """
+    return (levels.float() + 0.25) / 127.5 - 1
 
 
 def mean_over(tasks: Iterable[Scores]) -> Scores:
@@ -441,7 +468,7 @@ class _RealStatistics:
     ) -> Scores:
         """Of all outputs of a pair of domains to the real images of its target."""
         outputs = (
-            (f"{path.stem}_{index:02d}", _as_images(levels_CHW))
+            (f"{path.stem}_{index:02d}", _as_file(levels_CHW))
             for path, levels_KCHW in zip(sources, task.levels_NKCHW, strict=True)
             for index, levels_CHW in enumerate(levels_KCHW)
         )
@@ -501,10 +528,10 @@ def _gallery(
 class DomainValidation:
     """Scores of a method of several domains while it trains, on the same images each time.
 
-    For both kinds of styles, means over the target domains: change and spread of the styles; tone,
-    detail and change outside against the hidden truths where the set has them, also for each
-    target; the distance of all outputs to the target's validation images where there is an
-    extractor. One hopes for a `change_outside` near 0 and a `style_spread` well above it.
+    For both kinds of styles, means over the target domains: change and spread of the styles; the
+    counterpart scores where the set has hidden truths, for latent styles also for each target; the
+    distance of all outputs to the target's validation images where there is an extractor. One hopes
+    for a `change_outside` near 0 and a `style_spread` well above it.
     """
 
     names: tuple[str, ...]
@@ -531,7 +558,7 @@ class DomainValidation:
     def primary(self) -> str | None:
         """The score that decides, lower is better; None without truths and extractor."""
         if self.has_truth:
-            return "latent/tone_inside"
+            return "latent/distance"
         return None if self.protocol is None else f"latent/{self.protocol.name}/frechet"
 
     def __call__(self, method: Method) -> Scores:
@@ -585,7 +612,7 @@ class DomainValidation:
                 f"{mode}/{name}/{score}": found[score]
                 for name, found in by_target.items()
                 for score in _COUNTERPART
-                if score in found
+                if score in found and mode == "latent"
             }
         return scores
 
@@ -593,6 +620,6 @@ class DomainValidation:
         if self.protocol is None or self.extractor is None:
             return {}
         real = cached_statistics(self.paths[target], self.protocol, self.extractor)
-        outputs = ((str(i), _as_images(image)) for i, image in enumerate(torch.cat(list(levels))))
+        outputs = ((str(i), _as_file(image)) for i, image in enumerate(torch.cat(list(levels))))
         found = statistics_of_outputs(outputs, self.protocol, self.extractor)
         return {f"{self.protocol.name}/frechet": compare(real, found).frechet}

@@ -242,7 +242,7 @@ def write_paths(
 ) -> Outcome:
     """Each input on its way from one style to the other: a strip (PNG) and an animation (GIF).
 
-    The animation goes there and back. One input that fails does not stop the others.
+    The strip begins with the input. The animation goes there and back. One input that fails does not stop the others.
 
     Raises:
         ConfigError: fewer than 2 frames.
@@ -260,7 +260,7 @@ def write_paths(
             try:
                 image_CHW, _ = translator.read(job.source)
                 images = [translator(image_CHW[None], style_S[None])[0] for style_S in styles_BS]
-                write_pillow(strip, image_grid([images]))
+                write_pillow(strip, image_grid([[image_CHW, *images]]))
                 _write_animation(animation, images)
                 outcome.written += [strip, animation]
             except (PatchkinError, OSError) as error:
