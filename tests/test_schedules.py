@@ -20,6 +20,12 @@ def test_the_published_schedule():
     assert [fast.learning_rate_factor(e, 200) for e in (150, 151)] == [1.0, 1 - 1 / 51]
 
 
+def test_halving_multiplies_the_linear_fall():
+    schedule = ScheduleConfig(steps=6, decay_fraction=0.5, halve_every=2)
+    factors = [schedule.learning_rate_factor(step, 6) for step in range(1, 7)]
+    assert factors == pytest.approx([1, 0.5, 0.5, 0.25 * 0.75, 0.25 * 0.5, 0.125 * 0.25])
+
+
 def test_it_never_reaches_zero_while_training():
     assert linear_decay(3, 0, 3) == pytest.approx(0.25)
     assert linear_decay(7, 7, 0) == 1.0
@@ -49,7 +55,9 @@ def test_progress_in_epochs_changes_between_epochs_only():
     [
         (AdamConfig, {"learning_rate": 0.0}),
         (AdamConfig, {"beta1": 1.0}),
+        (AdamConfig, {"clip_norm": 0.0}),
         (ScheduleConfig, {"epochs": 0}),
+        (ScheduleConfig, {"halve_every": 0}),
         (ScheduleConfig, {"steps": 0}),
         (ScheduleConfig, {"decay_fraction": 1.5}),
         (ScheduleConfig, {"ema_decay": 1.0}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -149,6 +149,18 @@ def test_clipping_bounds_the_gradient_of_each_network():
     for network in (method.G, method.D):
         norm = torch.cat([p.grad.flatten() for p in network.parameters()]).norm()
         assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_network_may_have_a_bound_of_its_own():
+    method = Two()
+    rates = method.adam()
+    rates["G"] = replace(rates["G"], clip_norm=1e-4)
+    method.adam = lambda: rates
+    update = Updater(method, cpu_fabric(), clip_norm=1e-3)
+    update("G", "D", loss=lambda: {"big": 1e4 * method.D(method.G(torch.ones(2, 3))).sum()})
+    for network, bound in ((method.G, 1e-4), (method.D, 1e-3)):
+        norm = torch.cat([p.grad.flatten() for p in network.parameters()]).norm()
+        assert float(norm) == pytest.approx(bound, rel=1e-2)
 
 
 def test_one_scale_serves_all_optimizers_of_a_backward_pass():
