@@ -19,7 +19,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from patchkin.checkpoint import ModelHeader, find_model, write_tensors
+from patchkin.checkpoint import (
+    ModelHeader,
+    find_model,
+    load_strictly,
+    read_model,
+    write_tensors,
+)
 from patchkin.compression import (
     CompressedResNet,
     CompressedResNetConfig,
@@ -97,6 +103,7 @@ def distill(
     config: RunConfig[DistillationConfig],
     run_dir: Path,
     *,
+    start: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     methods: Mapping[str, type[Method]] | None = None,
@@ -106,8 +113,19 @@ def distill(
     The teacher's weights are part of every checkpoint (45 MB for a published one), so a run goes
     on, and stays what it was, without the file.
 
+    Args:
+        config: of the run, with a teacher of `read_teacher`.
+        run_dir: folder of the run.
+        start: another supernet whose student, discriminator, adaptors and heads this one starts
+            from, such as to fine-tune one configuration. The released code starts from student and
+            discriminator alone, since it keeps no heads.
+        resume: as `patchkin.recipes.train`.
+        overwrite: as `patchkin.recipes.train`.
+        methods: known methods by name; those of patchkin unless given.
+
     Raises:
-        CheckpointError: the teacher's file is not what it was when the settings were made.
+        CheckpointError: the teacher's file is not what it was when the settings were made, or
+            `start` does not fit.
         PatchkinError: as `patchkin.recipes.train`.
     """
     teacher = config.method.teacher
@@ -121,8 +139,25 @@ def distill(
             )
         generator = _teacher(path, teacher.direction, methods)
         method.get_submodule("T").load_state_dict(generator.state_dict())
+        if start is not None:
+            _take_over(method, start)
 
     return train(Distillation, config, run_dir, resume=resume, overwrite=overwrite, begin=begin)
+
+
+def _take_over(method: Method, start: Path) -> None:
+    """Weights of what learns, from another supernet."""
+    path = find_model(start)
+    header, tensors = read_model(path)
+    if header.method != Distillation.name:
+        raise CheckpointError(f"`{path}` is a model of `{header.method}`, not a supernet.")
+    for name in method.adam():
+        own = {
+            weight.removeprefix(f"{name}."): tensor
+            for weight, tensor in tensors.items()
+            if weight.startswith(f"{name}.")
+        }
+        load_strictly(method.get_submodule(name), own, source=f"`{path}`, network {name},")
 
 
 def _teacher(

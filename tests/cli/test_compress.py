@@ -175,6 +175,25 @@ def test_a_search_goes_on_where_it_stopped(supernet, command, tmp_path):
     assert "other settings" in error
 
 
+def test_one_configuration_is_fine_tuned(teacher, supernet, toy_root, command, tmp_path):
+    """At a rate of nearly nothing it stays what it was."""
+    tuned = tmp_path / "tuned"
+    options = (*SMALL, "--ngf", "4", "--method.space", "2_4_2_2_4_2_4_2", "--steps", "1")
+    rates = ("--method.generator-adam.learning-rate", "1e-12")
+    run = ("compress", "distill", teacher, "--data", toy_root, "--run-dir", tuned, *options)
+    assert command(*run, *rates, "--start", supernet)[0] == 0
+    before, after = (Translator.load(folder, device="cpu").method for folder in (supernet, tuned))
+    x_BCHW = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        expected = before.G(x_BCHW, (2, 4, 2, 2, 4, 2, 4, 2))
+        torch.testing.assert_close(after.translate(x_BCHW), expected, rtol=0, atol=1e-5)
+    error = complaint(command, *run, "--overwrite", "--start", teacher)
+    assert "a model of `cut`, not a supernet" in error
+    narrow = ("--method.space", "2_2_2_2_2_2_2_2", "--method.student-ngf", "2")
+    run = ("compress", "distill", teacher, "--data", toy_root, "--run-dir", tmp_path / "x", *SMALL)
+    assert "does not fit" in complaint(command, *run, *narrow, "--start", supernet)
+
+
 def test_printed_settings_can_be_read(teacher, command, tmp_path):
     code, out, _ = command("compress", "distill", teacher, *STUDENT, "--print-config")
     assert code == 0

@@ -46,6 +46,9 @@ class DistillOptions(TrainOptions[DistillationConfig]):
     """The model to learn from: a run folder, a checkpoint folder or a .safetensors file."""
     teacher_direction: Direction = "AtoB"
     """BtoA learns the way back of a teacher that has one; then --direction BtoA fits."""
+    start: Path | None = None
+    """Start from the weights of this supernet, such as to fine-tune one configuration of it
+    (--method.space 16_16_32_16_16_64_16_24)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +151,12 @@ def _distill(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> i
         return 0
     run_dir = options.run_dir or Path("runs", f"{Distillation.name}_{Path(config.data.root).name}")
     report = distill(
-        config, run_dir, resume=options.resume, overwrite=options.overwrite, methods=methods
+        config,
+        run_dir,
+        start=options.start,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        methods=methods,
     )
     if report is not None:
         _tell(run_dir, report, as_json=options.json)
