@@ -12,7 +12,7 @@ import torch
 
 from goldens.fixtures import Golden, golden_files
 from patchkin.data.domains import DomainBatch
-from patchkin.losses import hard_negative_weights, info_nce, relation_consistency
+from patchkin.losses import decoupled, hard_negative_weights, info_nce, relation_consistency
 from patchkin.losses.style import fading_weight
 from patchkin.method import Progress
 from patchkin.methods.starganv2 import StarGanV2, StarGanV2Config
@@ -23,6 +23,7 @@ from patchkin.networks.starganv2 import (
     MappingNetwork,
     StyleEncoder,
     StyleGenerator,
+    StyleNetworksConfig,
     StyleTask,
     read_released,
 )
@@ -32,6 +33,11 @@ from patchkin.training.averaging import WeightAverage
 from support import FixedDraws, cpu_fabric
 
 SCALAR = {"rtol": 1e-6, "atol": 1e-12}
+TINY = {
+    "networks": StyleNetworksConfig(image_size=16, base_width=1, max_width=1, hidden_width=1),
+    "layers": (0, 1),
+}
+"""Of a method whose networks do not matter."""
 EMA_DECAY = 0.999
 """As released; the files do not repeat it."""
 ARRAY = {"rtol": 1e-5, "atol": 1e-6}
@@ -517,3 +523,47 @@ def reference_networks(golden):
         network.double().load_state_dict(state[NETWORKS[letter]])
     head = head_from(golden.state_dict("net_patch_sample"))
     return {**built, "F": MappingNetwork(sizes).double(), "P": head}, sizes
+
+
+@pytest.mark.parametrize("path", golden_files("semrel_multimodal_loss"))
+def test_the_losses_of_one_layer_over_the_curriculum(path):
+    """The release sums SRC over images; the logged contrast is the InfoNCE."""
+    golden = Golden(path)
+    options = golden.options
+    num_images = options["batch_size"]
+    key_BKC = golden.tensor("feat_k").unflatten(0, (num_images, -1))
+    for step in options["iters"]:
+        settings = {
+            "gamma_divisor_start": options["gamma_start"],
+            "gamma_divisor_end": options["gamma_end"],
+        }
+        method = StarGanV2Relation(StarGanV2RelationConfig(**TINY, **settings))
+        at = Progress.of_step(step, total_steps=options["total_iters"])
+        gamma = method._pass(at).gamma_divisor
+        prefix = f"iter{step}"
+        assert gamma == pytest.approx(golden.number(f"{prefix}/gamma"), rel=1e-8)
+
+        query = golden.tensor("feat_q").requires_grad_()
+        query_BKC = query.unflatten(0, (num_images, -1))
+        weights_BKK = hard_negative_weights(key_BKC, gamma)
+        contrast = {"temperature": method.config.temperature, "weights_BKK": weights_BKK}
+        relation = options["lambda_src"] * num_images * relation_consistency(query_BKC, key_BKC)
+        as_nce = options["lambda_dce"] * info_nce(query_BKC, key_BKC, **contrast)
+        dce = options["lambda_dce"] * decoupled(query_BKC, key_BKC, **contrast).mean()
+        scalar, array = {"rtol": 1e-8, "atol": 0}, {"rtol": 0, "atol": 2e-6}
+        expected = {name: golden.tensor(f"{prefix}/{name}") for name in golden.arrays(prefix)}
+        expected.pop("gamma")
+        diagonal = torch.eye(weights_BKK.shape[-1], dtype=torch.bool)  # never used
+        found = {
+            "src_loss_times_lambda": relation,
+            "dce_mean": as_nce.mean(),
+            "dce_vec_times_lambda": as_nce.flatten(),
+            "weight": weights_BKK.masked_fill(diagonal, 0),
+            "src_grad_feat_q": torch.autograd.grad(relation, query)[0],
+            "dce_grad_feat_q": torch.autograd.grad(dce, query)[0],
+        }
+        expected["weight"] = expected["weight"].masked_fill(diagonal, 0)
+        assert set(expected) == set(found)
+        for name, value in found.items():
+            close = array if value.ndim else scalar
+            torch.testing.assert_close(value, expected[name], **close, msg=name)
