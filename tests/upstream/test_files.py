@@ -167,6 +167,12 @@ def test_missing_file_and_folder(tmp_path):
         ({"a": torch.zeros(1).expand(10**6, 10**6)}, "`a` is not a plain tensor"),
         ({"a": torch.zeros(3).to_sparse()}, "`a` is not a plain tensor"),
         ({"a": torch.zeros(3, device="meta")}, "`a` is not a plain tensor"),
+        (
+            {"a\x1b[2J\nb": torch.zeros(3)},
+            "a tensor is called `a[2Jb`, with signs that are no text",
+        ),
+        ({"\x1b[2J\n": "text"}, "(`[2J` is a str)"),
+        ({("a", "b"): torch.zeros(3)}, "(`('a', 'b')` is a Tensor)"),
     ],
 )
 def test_contents_that_are_no_network(tmp_path, content, expected):

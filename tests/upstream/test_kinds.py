@@ -291,6 +291,20 @@ def test_other_numbers_of_halvings_are_refused(resnet_weights):
     assert "has residual blocks from `model.15` on" in refusal(deeper)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("model.0.weight", (8, 3, 7, 7), "a network padded with zeros"),
+        ("model.0.weight", (8, 3, 5, 5), "no network that patchkin knows: 1 tensors, the first"),
+        ("from_rgb.weight", (8, 3, 3, 3), "StarGAN v2's generator, which patchkin does not import"),
+        ("features.0.weight", (8, 3, 3, 3), "a classifier"),
+        ("weight", (8, 8, 1, 1), "one layer alone, such as an adaptor"),
+    ],
+)
+def test_strangers_by_their_names(name, shape, expected):
+    assert f"holds {expected}" in refusal({name: torch.zeros(shape)})
+
+
 def test_names_decide_between_heads_and_negatives():
     uniform = released_weights(ProjectionHead([320, 320], width=256))
     assert recognize(uniform).title == "generator of negatives"

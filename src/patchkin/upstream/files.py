@@ -111,8 +111,8 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
     if "weights_only" in reason:
         reason = "not a file that torch.save wrote"
     return CheckpointError(
-        f"`{path}` cannot be read as weights ({reason[:160].rstrip('. ')}). Is it damaged or not "
-        "fully downloaded? Expected are .pth, .pt or .safetensors with tensors by name."
+        f"`{path}` cannot be read as weights ({_plain_text(reason).rstrip('. ')}). Is it damaged "
+        "or not fully downloaded? Expected are .pth, .pt or .safetensors with tensors by name."
     )
 
 
@@ -138,9 +138,19 @@ def _parts(content: Any, path: Path) -> dict[str, dict[str, Tensor]]:
         (name, value) for name, value in content.items() if not _is_tensors({name: value})
     )
     raise CheckpointError(
-        f"`{path}` holds more than tensors by name (`{name}` is a {type(value).__name__}); "
+        f"`{path}` holds more than tensors by name (`{_plain_text(str(name))}` is a "
+        f"{type(value).__name__}); "
         "expected is the state dict of one network."
     )
+
+
+def _plain_text(text: str) -> str:
+    """What of a file's text may reach a terminal.
+
+    >>> _plain_text("two" + chr(27) + "[2J lines" + chr(10) + "here")
+    'two[2J lineshere'
+    """
+    return "".join(filter(str.isprintable, text))[:160]
 
 
 def _is_tensors(content: Mapping[Any, Any]) -> bool:
@@ -152,6 +162,11 @@ def _plain(tensors: dict[str, Tensor], path: Path, notes: list[str]) -> dict[str
     converted: dict[str, int] = {}
     plain = {}
     for name, tensor in tensors.items():
+        if name != _plain_text(name):
+            raise CheckpointError(
+                f"`{path}` holds no network: a tensor is called `{_plain_text(name)}`, with signs "
+                "that are no text."
+            )
         held = 0
         if tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta:
             held = tensor.untyped_storage().nbytes()

@@ -34,17 +34,18 @@ KINDS: tuple[NetworkKind, ...] = (
 )
 """In the order in which a file is asked: narrower signatures first."""
 
-_STRANGERS: Mapping[str, str] = {
-    "model.0.weight": "a network padded with zeros, such as DistanceGAN's generator",
-    "from_rgb.weight": "a network of StarGAN v2",
-    "head_0.conv_0.weight": "GauGAN's generator",
-    "head_0.conv_0.weight_orig": "GauGAN's generator",
-    "mlp.0.weight": "a header network that compression trains with",
-    "weight": "one layer alone, such as an adaptor that compression trains with",
-    "features.0.weight": "a classifier",
-    "conv1.weight": "a classifier",
-}
-"""What a file without a known network may be, by a tensor that it has."""
+_STRANGERS: tuple[tuple[str, tuple[int, ...], str], ...] = (
+    ("model.0.weight", (7, 7), "a network padded with zeros, such as DistanceGAN's generator"),
+    ("from_rgb.weight", (), "StarGAN v2's generator"),
+    ("main.0.weight", (), "a network of StarGAN v2"),
+    ("head_0.conv_0.weight", (), "GauGAN's generator"),
+    ("head_0.conv_0.weight_orig", (), "GauGAN's generator"),
+    ("mlp.0.weight", (), "a header network that compression trains with"),
+    ("weight", (), "one layer alone, such as an adaptor that compression trains with"),
+    ("features.0.weight", (), "a classifier"),
+    ("conv1.weight", (), "a classifier"),
+)
+"""What a file without a known network may be, by a tensor that it has, and its kernel."""
 
 
 def recognize(tensors: Mapping[str, Tensor], role: str | None = None) -> NetworkKind:
@@ -60,7 +61,14 @@ def recognize(tensors: Mapping[str, Tensor], role: str | None = None) -> Network
     layout: Layout = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     fitting = [kind for kind in KINDS if kind.signature(layout)]
     if not fitting:
-        stranger = next((what for name, what in _STRANGERS.items() if name in layout), None)
+        stranger = next(
+            (
+                what
+                for name, kernel, what in _STRANGERS
+                if name in layout and layout[name][2 : 2 + len(kernel)] == kernel
+            ),
+            None,
+        )
         raise CheckpointError(
             f"holds {stranger}, which patchkin does not import."
             if stranger
