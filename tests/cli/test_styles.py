@@ -283,7 +283,8 @@ def test_a_grid_shows_inputs_in_rows_and_styles_in_columns(
     arguments += ("--samples", "2", "--reference", reference, "--grid", tmp_path / "g.png")
     code, out, err = styled(*arguments, "--json")
     assert code == 0, err
-    assert str(tmp_path / "g.png") in json.loads(out)["written"]
+    assert json.loads(out)["grid"] == str(tmp_path / "g.png")
+    assert len(json.loads(out)["written"]) == 6
     grid = pixels(tmp_path / "g.png")
     top, gap = 14, 2
     assert grid.shape[:2] == (top + 64 + gap + 64 + gap + 33, 4 * 64 + 3 * gap)

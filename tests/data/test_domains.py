@@ -140,6 +140,8 @@ def test_images_without_folders_of_domains(tmp_path, make_images):
     make_images(tmp_path / "set" / "train", 3)
     with pytest.raises(DataError, match="holds no domains; this method needs a folder for each"):
         find_domain_files(config_for(tmp_path / "set"))
+    with pytest.raises(DataError, match="holds no domains; this method needs a folder for each"):
+        find_domain_files(config_for(tmp_path / "set" / "train"))
 
 
 @pytest.mark.parametrize(

@@ -138,10 +138,9 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
     if options.grid is not None and chosen is not None:
         grid = style_grid(jobs[:GRID_ROWS], chosen.styles, domain=domain)
         write_pillow(options.grid, grid)
-        outcome.written.append(options.grid)
         if len(jobs) > GRID_ROWS:
             print(f"{options.grid}: the first {GRID_ROWS} inputs only", file=sys.stderr)
-    _tell(outcome, options.output, as_json=options.json)
+    _tell(outcome, options)
     return 2 if outcome.failed else 0
 
 
@@ -194,16 +193,19 @@ def _styles(options: TranslateOptions, translator: Translator) -> _Chosen | None
     return _Chosen(styles or [usual_style(translator, domain)], domain_name(translator, domain))
 
 
-def _tell(outcome: Outcome, output: Path, *, as_json: bool) -> None:
-    if as_json:
+def _tell(outcome: Outcome, options: TranslateOptions) -> None:
+    if options.json:
         summary = {
-            "output": str(output),
+            "output": str(options.output),
             "written": [str(path) for path in outcome.written],
             "skipped": [str(path) for path in outcome.skipped],
             "failed": {str(path): reason for path, reason in outcome.failed},
+            **({"grid": str(options.grid)} if options.grid is not None else {}),
         }
         print(json.dumps(summary))
     skipped = f", {len(outcome.skipped)} already there" if outcome.skipped else ""
-    print(f"{len(outcome.written)} translated into {output}{skipped}", file=sys.stderr)
+    print(f"{len(outcome.written)} translated into {options.output}{skipped}", file=sys.stderr)
+    if options.grid is not None:
+        print(f"grid: {options.grid}", file=sys.stderr)
     for _, reason in outcome.failed:
         print(f"patchkin: error: {reason}", file=sys.stderr)

@@ -37,6 +37,7 @@ from patchkin.data.layouts import (
     MIN_UNPAIRED_IMAGES,
     TOY,
     DomainFolders,
+    Layout,
     SingleImages,
     UnpairedFolders,
     detect_layout,
@@ -154,10 +155,11 @@ def domain_layout(root: Path) -> DomainFolders | UnpairedFolders:
     Raises:
         DataError: it has no domains, or only one.
     """
-    flat = flat_domains(root)
-    layout = flat if flat is not None else detect_layout(root)
+    layout: Layout | None = flat_domains(root)
+    if layout is None and any((root / name).is_dir() for name in ("train", "trainA", "trainB")):
+        layout = detect_layout(root)
     if isinstance(layout, SingleImages):
-        layout = UnpairedFolders(root)  # said below: too few images
+        layout = UnpairedFolders(root)  # said by the caller: too few images
     if isinstance(layout, UnpairedFolders):
         return layout
     if not isinstance(layout, DomainFolders):
