@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, replace
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from patchkin.errors import DivergenceError
-from patchkin.method import Method
+from patchkin.method import Method, in_parts
 from patchkin.schedules import AdamConfig
 from patchkin.training import Updater
 from support import cpu_fabric
@@ -68,6 +69,44 @@ def test_steps_the_named_network_down_the_sum_of_its_terms():
             },
         )
     torch.testing.assert_close(method.state_dict(), expected.state_dict())
+
+
+def test_parts_of_a_batch_are_one_step_and_their_terms_are_summed():
+    x = torch.randn(5, 3, dtype=torch.float64)
+    whole, parted = Two().double(), Two().double()
+    parted.load_state_dict(whole.state_dict())
+    logged = []
+    for method, sizes in ((whole, [5]), (parted, [2, 2, 1])):
+        alive = []
+
+        def terms(part, method=method, alive=alive):
+            assert not any(graph() is not None for graph in alive)  # one graph at a time
+            y = method.G(part)
+            alive.append(weakref.ref(y))
+            return {"square": y.square().mean(), "absolute": y.abs().mean()}
+
+        update = Updater(method, cpu_fabric())
+        for _ in range(2):
+            update.begin_step(1.0)
+            update("G", loss=in_parts(terms, x.split(sizes)))
+        logged.append(dict(update.terms))
+    torch.testing.assert_close(parted.state_dict(), whole.state_dict())
+    torch.testing.assert_close(logged[0], logged[1])
+    assert set(logged[1]) == {"G.square", "G.absolute"}
+
+
+def test_a_part_that_diverges_is_named_and_nothing_is_stepped():
+    method = Two()
+    before = snapshot(method.G)
+    update = Updater(method, cpu_fabric())
+    total = method.G.weight.sum
+    losses = [
+        lambda: {"good": total(), "bad": total()},
+        lambda: {"good": total(), "bad": total() / 0},
+    ]
+    with pytest.raises(DivergenceError, match="term `bad` of the update of G became"):
+        update("G", loss=losses)
+    assert all(torch.equal(a, b) for a, b in zip(before, snapshot(method.G), strict=True))
 
 
 def test_leaves_every_other_network_alone_and_without_gradients():
