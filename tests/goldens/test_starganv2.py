@@ -19,12 +19,14 @@ from patchkin.methods.starganv2 import StarGanV2, StarGanV2Config
 from patchkin.methods.starganv2_relation import StarGanV2Relation, StarGanV2RelationConfig
 from patchkin.networks import ProjectionHead, gather_places
 from patchkin.networks.starganv2 import (
+    SIZES_OF,
     DomainDiscriminator,
     MappingNetwork,
     StyleEncoder,
     StyleGenerator,
     StyleNetworksConfig,
     StyleTask,
+    joined_sizes,
     read_released,
 )
 from patchkin.schedules import AdamConfig
@@ -512,8 +514,14 @@ def reference_networks(golden):
         name: golden.state_dict(f"net_{name}")
         for name in ("generator", "style_encoder", "discriminator")
     }
-    any_mapping = {"mapping_network": {"shared.0.weight": torch.zeros(2, 2)}}
-    sizes = read_released({**state, **any_mapping}).config
+    sizes = joined_sizes(
+        {
+            letter: SIZES_OF[letter](
+                {key: tuple(weight.shape) for key, weight in state[NETWORKS[letter]].items()}
+            )
+            for letter in "GED"
+        }
+    )
     built = {
         "G": StyleGenerator(sizes),
         "E": StyleEncoder(sizes),

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -292,6 +293,7 @@ def released(config, *, prefix=""):
         SMALL,
         RELEASED,
         StyleNetworksConfig(image_size=1024, max_width=16, hidden_width=2, channels=1),
+        StyleNetworksConfig(image_size=512, generator="released", max_width=40, hidden_width=2),
         StyleNetworksConfig(image_size=32, base_width=3, max_width=24, hidden_width=2),
     ],
 )
@@ -313,19 +315,28 @@ def test_averaged_files_and_the_head_of_the_semantic_form():
     assert set(found.networks["P"]) == {"mlps.0.2.bias"}
 
 
-def test_other_files_are_refused_by_name():
+def test_models_of_faces_are_refused_by_name():
     state = released(SMALL)
-    with pytest.raises(CheckpointError, match=r"aligned faces .* `fan`, the network that finds"):
+    generator = dict(state["generator"])
+    with pytest.raises(CheckpointError, match=r"The file is .* aligned faces .* network `fan`"):
         read_released({**state, "fan": {}})
-    deeper = dict(state["generator"])
-    deeper |= {"encode.4.conv1.weight": torch.zeros(1), "encode.4.conv2.weight": torch.zeros(1)}
-    with pytest.raises(CheckpointError, match=r"aligned faces .* one level more"):
-        read_released({**state, "generator": deeper})
+    with pytest.raises(CheckpointError, match=r"aligned faces .* has a high-pass filter"):
+        read_released({**state, "generator": {**generator, "hpf.filter": torch.zeros(1)}})
+    plain = {k: v for k, v in generator.items() if "conv1x1" not in k or "encode" in k}
+    with pytest.raises(CheckpointError, match=r"aligned faces .* no shortcuts\. Such a generator"):
+        read_released({**state, "generator": plain})
+
+
+def test_other_files_are_refused():
+    state = released(SMALL)
+    other = released(replace(SMALL, image_size=128))["generator"]
+    with pytest.raises(CheckpointError, match="for images of 128 pixels, the style encoder for 64"):
+        read_released({**state, "generator": other})
     with pytest.raises(CheckpointError, match="Unknown network `critic`"):
         read_released({**state, "critic": {}})
     with pytest.raises(CheckpointError, match="holds the network `style_encoder`; this one has"):
         read_released({name: state[name] for name in TITLES[:2]})
-    with pytest.raises(CheckpointError, match=r"the weight 'shared\.0\.weight' is missing"):
+    with pytest.raises(CheckpointError, match=r"network F of the file lacks the weight `shared\.0"):
         read_released({**state, "mapping_network": {}})
-    with pytest.raises(CheckpointError, match=r"Not a StarGAN v2 file"):
+    with pytest.raises(CheckpointError, match="network E of the file lacks the weight"):
         read_released({**state, "style_encoder": {}})
