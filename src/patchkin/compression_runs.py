@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -36,8 +37,9 @@ from patchkin.compression import (
 )
 from patchkin.compression.cost import Cost, configuration_cost
 from patchkin.compression.search import STATE_FILE, Candidate, EvolutionSearch, SearchConfig
-from patchkin.config import read_yaml, to_plain
+from patchkin.config import from_plain, read_yaml, to_plain
 from patchkin.data.config import DataConfig
+from patchkin.data.layouts import find_domains
 from patchkin.devices import Device
 from patchkin.errors import CheckpointError, ConfigError, StorageError
 from patchkin.evaluation import HIGHER_IS_BETTER
@@ -54,6 +56,8 @@ from patchkin.recipes import (
 )
 from patchkin.training import Scorer, TrainingConfig
 from patchkin.translator import Translator
+
+logger = logging.getLogger(__name__)
 
 PLOT_FILE = "pareto.png"
 TRUTH_DISTANCE = "truth_distance"
@@ -331,6 +335,11 @@ def _opened(config: ScoringConfig) -> tuple[Distillation, Scorer]:
     if supernet.config.paired:
         source = PairedRun(run_config, channels=supernet.channels)
         return supernet, _truth_scorer(source)
+    if _were_trained_on(config):
+        logger.warning(
+            "The supernet was trained on the images that it is scored on. Distil with "
+            "--score-every, which holds some out, or give the set a valA and a valB."
+        )
     source = UnpairedRun(run_config, channels=supernet.channels)
     scorer = source.scorer()
     assert scorer is not None  # scores were asked for
@@ -361,6 +370,17 @@ def _run_config(
         score_weights=config.weights,
     )
     return RunConfig(method=run.method, data=data, schedule=run.schedule, training=training)
+
+
+def _were_trained_on(config: ScoringConfig) -> bool:
+    """Whether the run held none of its images out of training."""
+    file = config.run / "config.yaml"
+    if config.data is not None or not file.is_file():
+        return False
+    plain = read_yaml(file)
+    if plain["training"]["score_every"] > 0:
+        return False
+    return not find_domains(from_plain(DataConfig, plain["data"])).val_a
 
 
 def _truth_scorer(run: PairedRun) -> Scorer:
