@@ -296,7 +296,7 @@ def test_other_numbers_of_halvings_are_refused(resnet_weights):
     [
         ("model.0.weight", (8, 3, 7, 7), "a network padded with zeros"),
         ("model.0.weight", (8, 3, 5, 5), "no network that patchkin knows: 1 tensors, the first"),
-        ("from_rgb.weight", (8, 3, 3, 3), "StarGAN v2's generator, which patchkin does not import"),
+        ("head_0.conv_0.weight", (8, 3, 3, 3), "GauGAN's generator, which patchkin does not"),
         ("features.0.weight", (8, 3, 3, 3), "a classifier"),
         ("weight", (8, 8, 1, 1), "one layer alone, such as an adaptor"),
     ],

@@ -5,7 +5,7 @@ else: which method it belongs to, and with which options, is told by names and s
 
     files.py           the only place that reads a pickle, with `weights_only=True`
     kinds.py           what a kind of network is, and how every tensor of one is accounted for
-    generators.py, discriminators.py, heads.py, stylegan2.py, munit.py, compressed.py
+    generators.py, discriminators.py, heads.py, stylegan2.py, munit.py, starganv2.py, compressed.py
                        the kinds
     table.py           all of them, and the way back: `released_weights`
     families.py        the methods, with the networks that their released code saves

@@ -23,12 +23,16 @@ from patchkin.methods.pix2pix import Pix2Pix
 from patchkin.methods.semantic_relation import SemanticRelation
 from patchkin.methods.simdcl import SimDcl
 from patchkin.methods.sincut import SinCut
+from patchkin.methods.starganv2 import StarGanV2
+from patchkin.methods.starganv2_relation import StarGanV2Relation
 from patchkin.networks import (
     ResNetConfig,
     StyleGan2DiscriminatorConfig,
     StyleGan2GeneratorConfig,
     UNetConfig,
 )
+from patchkin.networks.starganv2 import StyleGenerator, joined_sizes
+from patchkin.upstream import starganv2
 from patchkin.upstream.compressed import COMPRESSED
 from patchkin.upstream.discriminators import PATCHGAN, PIXEL
 from patchkin.upstream.generators import RESNET, UNET
@@ -103,6 +107,29 @@ def _munit(base: Any, found: Found, taps: Sequence[int] | None) -> Any:
     return replace(base, **changes)
 
 
+def _starganv2(base: Any, found: Found, taps: Sequence[int] | None) -> Any:
+    """Networks that share their sizes, and perhaps a head behind some blocks of the encoder."""
+    told = {letter: taken.config for letter, taken in found.items() if letter != "P"}
+    if not told:
+        raise CheckpointError("A head alone does not tell the sizes of the other networks.")
+    changes: dict[str, Any] = {"networks": joined_sizes(told)}
+    head = found.get("P")
+    if head is None:
+        if taps:
+            raise ConfigError("These files have no head with taps; leave out --taps.")
+        return replace(base, **changes)
+    layers = tuple(taps or base.layers)
+    with torch.device("meta"):
+        generator = StyleGenerator(changes["networks"])
+    if _channels(generator, layers) != head.config.channels:
+        raise CheckpointError(
+            f"The head takes {', '.join(map(str, head.config.channels))} channels, which blocks "
+            f"{' '.join(map(str, layers))} of the encoder do not have; give the blocks that it was "
+            "trained with as --taps."
+        )
+    return replace(base, **changes, layers=layers, head_width=head.config.width)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """A method, and the files that its released code writes."""
@@ -170,6 +197,20 @@ FAMILIES = (
         kinds=(MUNIT_GENERATOR, MUNIT_DISCRIMINATOR),
         configure=_munit,
         note=LICENCE,
+    ),
+    Family(
+        method=StarGanV2,
+        networks=starganv2.NETWORKS,
+        kinds=starganv2.STARGAN_KINDS,
+        configure=_starganv2,
+        note=starganv2.LICENCE,
+    ),
+    Family(
+        method=StarGanV2Relation,
+        networks=starganv2.NETWORKS | starganv2.HEAD,
+        kinds=(*starganv2.STARGAN_KINDS, PROJECTION),
+        configure=_starganv2,
+        note=starganv2.LICENCE,
     ),
 )
 """The first that fits the files is taken. Files of CUT and of the semantic relation are alike, as

@@ -21,7 +21,7 @@ from torch import Tensor
 from patchkin.checkpoint import ModelHeader
 from patchkin.errors import CheckpointError
 
-SUFFIXES = (".pth", ".pt", ".safetensors")
+SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
 _REASON = re.compile(r"WeightsUnpickler error:\s*(.+)")
 _PARALLEL = "module."

@@ -57,7 +57,7 @@ def _mlp_shapes(layout: Layout) -> Iterator[tuple[int, ...]]:
 
 
 def _has_mlps(layout: Layout) -> bool:
-    return any(re.match(r"mlp_\d+\.0\.weight$", name) for name in layout)
+    return any(re.match(r"mlp[_.]\d+\.0\.weight$", name) for name in layout)
 
 
 def _is_negatives(layout: Layout) -> bool:
@@ -95,6 +95,15 @@ def _released_mlp(name: str) -> str:
     return re.sub(r"^mlps\.(\d+)\.", r"mlp_\1.", name)
 
 
+def _current_mlp(name: str) -> str:
+    """Names of StarGAN v2 with semantic relations.
+
+    >>> _current_mlp("mlp.3.0.weight")
+    'mlp_3.0.weight'
+    """
+    return re.sub(r"^mlp\.(\d+)\.", r"mlp_\1.", name)
+
+
 NEGATIVES = NetworkKind(
     title="generator of negatives",
     roles=("N",),
@@ -107,12 +116,13 @@ NEGATIVES = NetworkKind(
 
 PROJECTION = NetworkKind(
     title="projection head",
-    roles=("F", "F_", "F1", "F2"),
+    roles=("F", "F_", "F1", "F2", "nets.patch_sample"),
     network=ProjectionHead,
     signature=_has_mlps,
     configure=_head_shape,
     build=lambda shape: ProjectionHead(shape.channels, shape.width),
     released_name=_released_mlp,
+    current_name=_current_mlp,
 )
 
 

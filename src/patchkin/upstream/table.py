@@ -15,6 +15,7 @@ from patchkin.upstream.generators import RESNET, UNET
 from patchkin.upstream.heads import NEGATIVES, PROJECTION, SELECTOR, SUMMARY
 from patchkin.upstream.kinds import Layout, NetworkKind, Taken, take
 from patchkin.upstream.munit import MUNIT_DISCRIMINATOR, MUNIT_GENERATOR
+from patchkin.upstream.starganv2 import STARGAN_KINDS
 from patchkin.upstream.stylegan2 import STYLEGAN2_DISCRIMINATOR, STYLEGAN2_GENERATOR
 
 KINDS: tuple[NetworkKind, ...] = (
@@ -31,13 +32,12 @@ KINDS: tuple[NetworkKind, ...] = (
     STYLEGAN2_DISCRIMINATOR,
     MUNIT_GENERATOR,
     MUNIT_DISCRIMINATOR,
+    *STARGAN_KINDS,
 )
 """In the order in which a file is asked: narrower signatures first."""
 
 _STRANGERS: tuple[tuple[str, tuple[int, ...], str], ...] = (
     ("model.0.weight", (7, 7), "a network padded with zeros, such as DistanceGAN's generator"),
-    ("from_rgb.weight", (), "StarGAN v2's generator"),
-    ("main.0.weight", (), "a network of StarGAN v2"),
     ("head_0.conv_0.weight", (), "GauGAN's generator"),
     ("head_0.conv_0.weight_orig", (), "GauGAN's generator"),
     ("mlp.0.weight", (), "a header network that compression trains with"),
