@@ -6,6 +6,7 @@ import glob
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from patchkin.errors import CheckpointError, ConfigError, DataError, PatchkinErr
 from patchkin.images import Encoding, is_image_file, read_image, to_tensor, write_image
 from patchkin.method import Direction, Method, StyledMethod, translating_mode
 from patchkin.methods import METHODS
+from patchkin.overlap import ahead, behind
 from patchkin.randomness import Draws
 
 
@@ -99,6 +101,8 @@ class Translator:
         self.device = device if isinstance(device, torch.device) else choose_device(device)
         self._dtype = autocast_dtype(precision, self.device)
         self.method.to(self.device)
+        self._layout = torch.channels_last if self._dtype else torch.contiguous_format
+        self.method.to(memory_format=self._layout)  # 16-bit convolutions reorder any other
 
     @classmethod
     def load(
@@ -168,7 +172,7 @@ class Translator:
             x_BCHW.to(self.device), self.method.multiple_of, minimum=self.method.min_size
         )
         with self._computing():
-            y_BCHW = self._translate(padded, styles_BS)
+            y_BCHW = self._translate(padded.contiguous(memory_format=self._layout), styles_BS)
         return y_BCHW.float()[..., :height, :width]
 
     @contextmanager
@@ -252,6 +256,8 @@ class Translator:
     ) -> Outcome:
         """Translate files; one that cannot be read or written does not stop the others.
 
+        Files are read ahead and written behind by other threads.
+
         Args:
             jobs: those of one file next to each other, so that it is read once. Either all have a
                 style or none has.
@@ -267,20 +273,15 @@ class Translator:
                 on_file(job.source)
             else:
                 todo.append(job)
-        for batch in self._batches(todo, batch_size, outcome, on_file):
-            styles = [job.style_S for job, _, _ in batch if job.style_S is not None]
-            y_BCHW = self(
-                torch.stack([image for _, image, _ in batch]),
-                torch.stack(styles) if styles else None,
-            )
-            for (job, _, encoding), y_CHW in zip(batch, y_BCHW, strict=True):
-                try:
-                    job.target.parent.mkdir(parents=True, exist_ok=True)
-                    write_image(job.target, y_CHW, encoding)
-                    outcome.written.append(job.target)
-                except (PatchkinError, OSError) as error:
-                    outcome.failed.append((job.source, str(error)))
-                on_file(job.source)
+        with behind() as later:
+            for batch in ahead(self._batches(todo, batch_size, outcome, on_file)):
+                styles = [job.style_S for job, _, _ in batch if job.style_S is not None]
+                y_BCHW = self(
+                    torch.stack([image for _, image, _ in batch]),
+                    torch.stack(styles) if styles else None,
+                ).cpu()
+                for (job, _, encoding), y_CHW in zip(batch, y_BCHW, strict=True):
+                    later(partial(_write, job, y_CHW, encoding, outcome, on_file))
         return outcome
 
     def _batches(
@@ -326,6 +327,22 @@ class Translator:
         declared = self.header.encoding.get("value_range") if self.header else None
         picture = read_image(source, self.channels[0] if channels is None else channels)
         return to_tensor(picture, tuple(declared) if declared else None), picture.encoding
+
+
+def _write(
+    job: Job,
+    y_CHW: Tensor,
+    encoding: Encoding,
+    outcome: Outcome,
+    on_file: Callable[[Path], None],
+) -> None:
+    try:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        write_image(job.target, y_CHW, encoding)
+        outcome.written.append(job.target)
+    except (PatchkinError, OSError) as error:
+        outcome.failed.append((job.source, str(error)))
+    on_file(job.source)
 
 
 def pad_to(x_BCHW: Tensor, multiple: int, *, minimum: int = 1) -> Tensor:
