@@ -184,7 +184,7 @@ def measure(case: Case) -> Measurement:
 def _translate_seconds(method: Method, case: Case, device: torch.device) -> float:
     if not case.translations:
         return float("nan")
-    translator = Translator(method, device=device, precision=case.precision)
+    translator = Translator(method, device=device, precision=case.precision, owned=True)
     x_1CHW = torch.rand(1, method.channels[0], case.size, case.size) * 2 - 1
     times = _times(lambda: translator(x_1CHW), device, warmup=2, repeats=case.translations)
     return statistics.median(times)

@@ -27,7 +27,7 @@ from patchkin.data.layouts import find_domains, image_files
 from patchkin.data.toy import mask_file, truth_file
 from patchkin.data.transforms import resized
 from patchkin.errors import ConfigError, DataError, StorageError
-from patchkin.images import image_grid, read_image, to_uint8
+from patchkin.images import image_grid, read_image, safe_levels, to_uint8
 from patchkin.method import Method
 from patchkin.metrics.cityscapes import fetch_judge
 from patchkin.metrics.content import (
@@ -115,6 +115,11 @@ class _Pair:
     name: str
     input_CHW: Tensor | None
     output_CHW: Tensor
+
+    @property
+    def levels_CHW(self) -> Tensor:
+        """The output for a protocol, which makes 8 bits of it again."""
+        return safe_levels(to_uint8(self.output_CHW))
 
 
 def evaluate(
@@ -224,7 +229,7 @@ class ValidationScores:
         if self.protocol is not None and self.extractor is not None:
             real = cached_statistics(self.real, self.protocol, self.extractor)
             outputs = statistics_of_outputs(
-                ((pair.name, pair.output_CHW) for pair in pairs), self.protocol, self.extractor
+                ((pair.name, pair.levels_CHW) for pair in pairs), self.protocol, self.extractor
             )
             distances = compare(real, outputs)
             scores[f"{self.protocol.name}/frechet"] = distances.frechet
@@ -293,7 +298,7 @@ def _output_statistics(
     if isinstance(subject, Path):
         return file_statistics(image_files(subject), protocol, extractor)
     outputs = (
-        (pair.name, pair.output_CHW) for pair in _pairs(subject, inputs, protocol.image_size)
+        (pair.name, pair.levels_CHW) for pair in _pairs(subject, inputs, protocol.image_size)
     )
     return statistics_of_outputs(outputs, protocol, extractor)
 

@@ -35,7 +35,7 @@ from patchkin.data.layouts import Domains, find_domains
 from patchkin.data.toy import domain_mask_file, domain_truth_file
 from patchkin.errors import ConfigError, DataError, nearest
 from patchkin.evaluation import EvaluationConfig, Result, evaluate
-from patchkin.images import ValueRange, image_grid, to_uint8
+from patchkin.images import ValueRange, image_grid, safe_levels, to_uint8
 from patchkin.method import Method, StyledMethod
 from patchkin.metrics.content import mean_change, relation_change, translation_warnings
 from patchkin.metrics.counterpart import score_against_counterpart
@@ -301,13 +301,6 @@ def _as_images(levels: Tensor) -> Tensor:
     return levels.float() / 127.5 - 1
 
 
-def _as_file(levels: Tensor) -> Tensor:
-    """For a protocol, which makes 8 bits of it again: a quarter level up, so that truncating does
-    not move a level whose float lies just below it (63 of the 256).
-    """
-    return (levels.float() + 0.25) / 127.5 - 1
-
-
 def mean_over(tasks: Iterable[Scores]) -> Scores:
     """Unweighted mean over pairs of domains, of what every pair has."""
     tasks = list(tasks)
@@ -468,7 +461,7 @@ class _RealStatistics:
     ) -> Scores:
         """Of all outputs of a pair of domains to the real images of its target."""
         outputs = (
-            (f"{path.stem}_{index:02d}", _as_file(levels_CHW))
+            (f"{path.stem}_{index:02d}", safe_levels(levels_CHW))
             for path, levels_KCHW in zip(sources, task.levels_NKCHW, strict=True)
             for index, levels_CHW in enumerate(levels_KCHW)
         )
@@ -620,6 +613,6 @@ class DomainValidation:
         if self.protocol is None or self.extractor is None:
             return {}
         real = cached_statistics(self.paths[target], self.protocol, self.extractor)
-        outputs = ((str(i), _as_file(image)) for i, image in enumerate(torch.cat(list(levels))))
+        outputs = ((str(i), safe_levels(image)) for i, image in enumerate(torch.cat(list(levels))))
         found = statistics_of_outputs(outputs, self.protocol, self.extractor)
         return {f"{self.protocol.name}/frechet": compare(real, found).frechet}

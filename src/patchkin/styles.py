@@ -242,7 +242,8 @@ def write_paths(
 ) -> Outcome:
     """Each input on its way from one style to the other: a strip (PNG) and an animation (GIF).
 
-    The strip begins with the input. The animation goes there and back. One input that fails does not stop the others.
+    The strip begins with the input. The animation goes there and back. One input that fails does
+    not stop the others.
 
     Raises:
         ConfigError: fewer than 2 frames.

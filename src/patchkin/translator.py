@@ -85,7 +85,18 @@ class Translator:
         direction: Direction = "AtoB",
         device: Device | torch.device = "auto",
         precision: Precision = "32-true",
+        owned: bool = False,
     ) -> None:
+        """For a method at hand; see `load` for one in a file.
+
+        Args:
+            method: whose networks translate.
+            header: of its file.
+            direction: BtoA for the way back of a method that has one.
+            device: where to compute.
+            precision: of the networks.
+            owned: nobody else uses the method, so that its weights may be laid out for speed.
+        """
         if direction not in method.directions:
             raise ConfigError(
                 f"`{method.name}` translates {' and '.join(method.directions)} only; got "
@@ -101,8 +112,10 @@ class Translator:
         self.device = device if isinstance(device, torch.device) else choose_device(device)
         self._dtype = autocast_dtype(precision, self.device)
         self.method.to(self.device)
-        self._layout = torch.channels_last if self._dtype else torch.contiguous_format
-        self.method.to(memory_format=self._layout)  # 16-bit convolutions reorder any other
+        self._layout = torch.contiguous_format
+        if owned and self._dtype is not None:  # 16-bit convolutions reorder any other layout
+            self._layout = torch.channels_last
+            self.method.to(memory_format=self._layout)
 
     @classmethod
     def load(
@@ -156,7 +169,14 @@ class Translator:
             averaged = _under(tensors, f"{EMA_PREFIX}{name}.")
             chosen = averaged if averaged and weights == "averaged" else live
             load_strictly(method.get_submodule(name), chosen, source=f"`{path}`, network {name},")
-        return cls(method, header=header, direction=direction, device=device, precision=precision)
+        return cls(
+            method,
+            header=header,
+            direction=direction,
+            device=device,
+            precision=precision,
+            owned=True,
+        )
 
     def __call__(self, x_BCHW: Tensor, styles_BS: Tensor | None = None) -> Tensor:
         """Translate images of any height and width, values in [-1, 1].

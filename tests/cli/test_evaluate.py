@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torchvision.models import squeezenet1_1
 
+from patchkin import evaluation
+from patchkin.images import to_uint8
 from patchkin.metrics.frechet import frechet_distance
 
 
@@ -55,12 +57,18 @@ def test_a_model_is_scored_on_what_its_files_would_hold(
     of_files = evaluated(command, tmp_path / "out", *arguments)
     assert of_model["scores"].keys() == of_files["scores"].keys()
     for name, value in of_model["scores"].items():
-        assert of_files["scores"][name] == pytest.approx(value, rel=1e-5, abs=1e-9), name
+        assert of_files["scores"][name] == pytest.approx(value, rel=1e-9, abs=1e-9), name
     stored = json.loads((run_copy / "scores.json").read_text())
     assert [entry["scores"] for entry in stored] == [of_model["scores"]]
     assert stored[0]["subject"]["step"] == 3
     evaluated(command, run_copy, *arguments)
     assert len(json.loads((run_copy / "scores.json").read_text())) == 1
+
+
+def test_protocols_that_truncate_keep_every_level_of_a_translation():
+    levels = torch.arange(256).reshape(1, 16, 16)
+    pair = evaluation._Pair("all levels", None, levels / 127.5 - 1)
+    assert torch.equal(to_uint8(pair.levels_CHW, "released"), levels.to(torch.uint8))
 
 
 def test_scores_against_the_hidden_truth(command, toy_root, squeezenet):
