@@ -21,7 +21,7 @@ Shape suffixes: B images, C channels, H and W pixels, S numbers of a style.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar, final
 
@@ -50,7 +50,7 @@ from patchkin.randomness import Draws, SeededDraws
 from patchkin.schedules import AdamConfig, ScheduleConfig
 
 _ADAM = AdamConfig(learning_rate=1e-4, beta1=0.0, beta2=0.99, weight_decay=1e-4)
-_MAPPING_ADAM = AdamConfig(learning_rate=1e-6, beta1=0.0, beta2=0.99, weight_decay=1e-4)
+_MAPPING_ADAM = replace(_ADAM, learning_rate=1e-6)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +103,8 @@ PRESETS: Mapping[str, Preset] = {
                 latent_width=8,
                 hidden_width=64,
             ),
+            adam=replace(_ADAM, learning_rate=5e-4),  # few steps
+            mapping_adam=replace(_ADAM, learning_rate=5e-6),
         ),
         schedule=ScheduleConfig(steps=2000, decay_fraction=0.0, ema_decay=0.99),
         data=DataConfig(size=64, batch_size=4, workers=0),

@@ -198,7 +198,12 @@ PRESETS: Mapping[str, Preset] = {
     "toy": Preset(
         summary="a small model for three domains of 64 pixels, minutes on a CPU",
         method=StarGanV2RelationConfig(
-            networks=_TOY, layers=(0, 1, 2, 3), head_width=64, num_patches=64
+            networks=_TOY,
+            adam=replace(_ADAM, learning_rate=5e-4),  # few steps
+            mapping_adam=replace(_ADAM, learning_rate=5e-6),
+            layers=(0, 1, 2, 3),
+            head_width=64,
+            num_patches=64,
         ),
         schedule=ScheduleConfig(steps=2000, decay_fraction=0.0, ema_decay=0.99),
         data=DataConfig(size=64, batch_size=4, workers=0),
