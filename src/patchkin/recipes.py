@@ -204,7 +204,7 @@ def train(
 def _for_domains(
     config: RunConfig[Any], domains: tuple[str, ...], resumed: Path | None
 ) -> RunConfig[Any]:
-    """The configuration with as many domains as the data has.
+    """The configuration with as many domains as the data has, and networks no larger than views.
 
     Raises:
         DataError: the run to resume was started with others.
@@ -220,6 +220,9 @@ def _for_domains(
     method = _with_setting(config.method, "num_domains", len(domains))
     if method != config.method:
         logger.warning("%d domains, as the data has: %s", len(domains), ", ".join(domains))
+    if config.data.size < _smallest_setting(method, "image_size"):
+        logger.warning("networks for images of %d pixels, as --size says", config.data.size)
+        method = _with_setting(method, "image_size", config.data.size)
     return replace(config, method=method)
 
 
@@ -231,6 +234,14 @@ def _with_setting(config: Any, name: str, value: Any) -> Any:
     }
     own = {name: value} if name in parts else {}
     return replace(config, **nested, **own)
+
+
+def _smallest_setting(config: Any, name: str) -> int:
+    """The least value of a setting among the parts of a configuration that have it; 0 if none."""
+    values = [getattr(config, name)] if hasattr(config, name) else []
+    parts = [getattr(config, f.name) for f in fields(config)]
+    values += [_smallest_setting(part, name) for part in parts if is_dataclass(part)]
+    return min((value for value in values if value), default=0)
 
 
 def _check_domains(method: Method, domains: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from patchkin.cli.parsing import parse
-from patchkin.cli.train import TrainOptions, _default_options, _tell, _with_resume_folder
+from patchkin.cli.train import TrainOptions, default_options, tell_run, with_resume_folder
 from patchkin.compression import Distillation, DistillationConfig
 from patchkin.compression.cost import Cost, network_latency
 from patchkin.compression.search import Candidate, EvolutionSearch, SearchConfig
@@ -126,8 +126,8 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
 
 
 def _distill(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
-    arguments = _with_resume_folder(list(arguments))
-    default = _default_options(Distillation, arguments)
+    arguments = with_resume_folder(list(arguments))
+    default = default_options(Distillation, arguments)
     options = parse(
         DistillOptions,
         arguments,
@@ -159,7 +159,7 @@ def _distill(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> i
         methods=methods,
     )
     if report is not None:
-        _tell(run_dir, report, as_json=options.json)
+        tell_run(run_dir, report, as_json=options.json)
     return 0
 
 

@@ -56,9 +56,9 @@ class TrainOptions(Generic[C]):
 
 def run(arguments: Sequence[str], methods: Mapping[str, type[Method]], default_method: str) -> int:
     """Train as the arguments say."""
-    arguments = _with_resume_folder(list(arguments))
+    arguments = with_resume_folder(list(arguments))
     kind, arguments = _method(arguments, methods, default_method)
-    default = _default_options(kind, arguments)
+    default = default_options(kind, arguments)
     options = parse(
         TrainOptions[kind.config_type],  # type: ignore[name-defined]
         arguments,
@@ -78,11 +78,11 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]], default_m
     run_dir = options.run_dir or Path("runs", f"{kind.name}_{Path(config.data.root).name}")
     report = train(kind, config, run_dir, resume=options.resume, overwrite=options.overwrite)
     if report is not None:
-        _tell(run_dir, report, as_json=options.json)
+        tell_run(run_dir, report, as_json=options.json)
     return 0
 
 
-def _with_resume_folder(arguments: list[str]) -> list[str]:
+def with_resume_folder(arguments: list[str]) -> list[str]:
     """`--resume DIR` is `--resume --run-dir DIR`."""
     expanded = []
     for place, argument in enumerate(arguments):
@@ -135,7 +135,7 @@ def _method(
     return methods[name], arguments
 
 
-def _default_options(kind: type[Method], arguments: Sequence[str]) -> TrainOptions[Any]:
+def default_options(kind: type[Method], arguments: Sequence[str]) -> TrainOptions[Any]:
     """What the options start from: the preset, then the file or the run to resume."""
     file = _option(arguments, "--config")
     layered = []
@@ -162,7 +162,8 @@ def _default_options(kind: type[Method], arguments: Sequence[str]) -> TrainOptio
     )
 
 
-def _tell(run_dir: Path, report: Path, *, as_json: bool) -> None:
+def tell_run(run_dir: Path, report: Path, *, as_json: bool) -> None:
+    """Where a run's model and report are, and its first and last scores."""
     records = read_log(run_dir)
     scored = [record for record in records if "scores" in record]
     if as_json:
