@@ -28,7 +28,6 @@ from patchkin.data.layouts import TOY
 from patchkin.data.loading import (
     evaluation_images,
     open_training_data,
-    steps_per_epoch,
     training_loader,
 )
 from patchkin.data.paired import (
@@ -38,6 +37,7 @@ from patchkin.data.paired import (
     paired_loader,
 )
 from patchkin.data.single import SingleImageDataset
+from patchkin.data.steps import steps_per_epoch
 from patchkin.data.toy import mask_file, truth_file
 from patchkin.data.verify import Broken
 from patchkin.errors import CheckpointError, ConfigError, DataError, StorageError, nearest

@@ -9,7 +9,8 @@ import torch
 
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, UnpairedBatch, UnpairedDataset, collate
-from patchkin.data.loading import StepBatches, evaluation_images, steps_per_epoch, training_loader
+from patchkin.data.loading import evaluation_images, training_loader
+from patchkin.data.steps import StepBatches, steps_per_epoch
 from patchkin.errors import ConfigError, DataError
 from patchkin.images import read_image, to_tensor
 

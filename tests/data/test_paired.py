@@ -157,9 +157,8 @@ def test_different_sizes_cannot_share_a_batch(root):
     dataset = PairedDataset(
         find_pairs(config_for(root)).train, config_for(root, preprocess="none"), seed=0
     )
-    error = collate_pairs([dataset[Place(0, 0)], dataset[Place(0, 5)]])
-    assert isinstance(error, DataError)
-    assert "0, 9 of one batch have different sizes" in str(error)
+    with pytest.raises(DataError, match="0, 9 of one batch have different sizes"):
+        collate_pairs([dataset[Place(0, 0)], dataset[Place(0, 5)]])
 
 
 def test_evaluation_shows_whole_pairs(root):

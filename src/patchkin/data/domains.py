@@ -23,13 +23,13 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, finished, transformable
@@ -45,7 +45,7 @@ from patchkin.data.layouts import (
     flat_domains,
     image_files,
 )
-from patchkin.data.loading import StepBatches, TrainingLoader, start_worker
+from patchkin.data.steps import StepBatches, StepLoader, held_out
 from patchkin.data.toy import cached_domain_toy
 from patchkin.data.transforms import mirrored, resized, size_of
 from patchkin.data.verify import Broken, verify_images, without_broken
@@ -422,48 +422,23 @@ def open_domain_data(
 
 def _held_out(files: DomainFiles, number: int, seed: int) -> DomainFiles:
     """Some training images of each domain as validation images, chosen by the seed."""
-    train, val = [], []
-    for name, paths in zip(files.names, files.train, strict=True):
-        taken = min(number, len(paths) // 4)
-        if taken < MIN_UNPAIRED_IMAGES:
-            raise DataError(
-                f"Domain `{name}` has {len(paths)} training images, too few to hold some out for "
-                f"scores; add val/{name}, or leave out --score-every."
-            )
-        generator = torch.Generator().manual_seed(derive_seed(seed, "validation", name))
-        chosen = set(torch.randperm(len(paths), generator=generator)[:taken].tolist())
-        train.append(tuple(path for index, path in enumerate(paths) if index not in chosen))
-        val.append(tuple(path for index, path in enumerate(paths) if index in chosen))
-    return replace(files, train=tuple(train), val=tuple(val))
+    split = [
+        held_out(paths, number, seed=seed, domain=name, folder=f"val/{name}")
+        for name, paths in zip(files.names, files.train, strict=True)
+    ]
+    train, val = zip(*split, strict=True)
+    return replace(files, train=train, val=val)
 
 
-class _Guarded(Dataset[Any]):
-    """Hands errors about data over to the training process as values, which raises them."""
-
-    def __init__(self, dataset: DomainDataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, place: Place) -> DomainItem | DataError:
-        try:
-            return self.dataset[place]
-        except DataError as error:
-            return error
-
-
-def collate_domains(items: Sequence[DomainItem | DataError]) -> DomainBatch | DataError:
-    """Items to a batch; an error of an item takes its place."""
-    good = []
-    for item in items:
-        if isinstance(item, DataError):
-            return item
-        good.append(item)
+def collate_domains(items: Sequence[DomainItem]) -> DomainBatch:
+    """Items to a batch."""
     return DomainBatch(
-        x_BCHW=torch.stack([item.x_CHW for item in good]),
-        domain_B=torch.tensor([item.domain for item in good]),
-        reference_BCHW=torch.stack([item.reference_CHW for item in good]),
-        second_reference_BCHW=torch.stack([item.second_reference_CHW for item in good]),
-        target_B=torch.tensor([item.target for item in good]),
-        names=tuple(item.name for item in good),
+        x_BCHW=torch.stack([item.x_CHW for item in items]),
+        domain_B=torch.tensor([item.domain for item in items]),
+        reference_BCHW=torch.stack([item.reference_CHW for item in items]),
+        second_reference_BCHW=torch.stack([item.second_reference_CHW for item in items]),
+        target_B=torch.tensor([item.target for item in items]),
+        names=tuple(item.name for item in items),
     )
 
 
@@ -477,7 +452,7 @@ def domain_loader(
     world_size: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
-) -> DataLoader[Any]:
+) -> StepLoader:
     """One pass over the `DomainBatch`es of steps `start_step` to `total_steps - 1`.
 
     Args:
@@ -490,8 +465,6 @@ def domain_loader(
         workers: processes that decode.
         pin_memory: for GPUs.
     """
-    if not 0 <= rank < world_size:
-        raise ConfigError(f"`rank` must be from 0 to {world_size - 1}; got {rank}.")
     places = StepBatches(
         len(dataset),
         batch_size=batch_size,
@@ -502,13 +475,11 @@ def domain_loader(
         world_size=world_size,
         shuffle=False,  # a place is only a number here: what it shows is drawn with replacement
     )
-    return TrainingLoader(
-        _Guarded(dataset),
-        batch_sampler=places,
-        num_workers=workers,
-        collate_fn=collate_domains,
-        worker_init_fn=start_worker if workers else None,
+    return StepLoader(
+        dataset,
+        places,
+        collate=collate_domains,
+        seed=dataset.seed,
+        workers=workers,
         pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
-        generator=torch.Generator().manual_seed(dataset.seed),  # leaves the global one untouched
     )

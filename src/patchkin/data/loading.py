@@ -1,38 +1,29 @@
-"""The order of the images over a run, and the processes that decode them.
-
-Step s of a run uses the same images and views whatever the number of loader workers, of training
-processes, and wherever the run was resumed: nothing here has a state.
-"""
+"""Unpaired images for training: found, checked, held out, and loaded step by step."""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import (
     ImageBatch,
-    Place,
-    UnpairedBatch,
     UnpairedDataset,
-    UnpairedItem,
     collate,
     finished,
     transformable,
 )
-from patchkin.data.layouts import MIN_UNPAIRED_IMAGES, Domains, find_domains
+from patchkin.data.layouts import Domains, find_domains
 from patchkin.data.single import SingleImageDataset
+from patchkin.data.steps import StepBatches, StepLoader, held_out
 from patchkin.data.transforms import resized
 from patchkin.data.verify import Broken, verify_images, without_broken
-from patchkin.errors import ConfigError, DataError
+from patchkin.errors import DataError
 from patchkin.images import ValueRange, read_image
-from patchkin.randomness import derive_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +76,9 @@ def open_training_data(
         train_b=without_broken(domains.train_b, broken),
     )
     if validate and not usable.val_a:
-        train_a, val_a = _held_out(usable.train_a, config.validation_images, seed, "a")
-        train_b, val_b = _held_out(usable.train_b, config.validation_images, seed, "b")
+        held = partial(held_out, number=config.validation_images, seed=seed)
+        train_a, val_a = held(usable.train_a, domain="a", folder="valA")
+        train_b, val_b = held(usable.train_b, domain="b", folder="valB")
         usable = replace(usable, train_a=train_a, train_b=train_b, val_a=val_a, val_b=val_b)
     dataset = UnpairedDataset(usable.train_a, usable.train_b, config, seed=seed, channels=channels)
     return TrainingData(dataset, usable, tuple(broken))
@@ -105,143 +97,6 @@ def _single_images(
     return TrainingData(dataset, domains, ())
 
 
-def _held_out(
-    files: tuple[Path, ...], number: int, seed: int, domain: str
-) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Training and validation files, each in the old order."""
-    number = min(number, len(files) // 4)
-    if number < MIN_UNPAIRED_IMAGES:
-        raise DataError(
-            f"{len(files)} training images are too few to hold some out for scores; add valA and "
-            "valB, or leave out --score-every."
-        )
-    generator = torch.Generator().manual_seed(derive_seed(seed, "validation", domain))
-    chosen = set(torch.randperm(len(files), generator=generator)[:number].tolist())
-    return (
-        tuple(path for index, path in enumerate(files) if index not in chosen),
-        tuple(path for index, path in enumerate(files) if index in chosen),
-    )
-
-
-def steps_per_epoch(num_items: int, batch_size: int, world_size: int = 1) -> int:
-    """Steps in a pass over the larger domain; what does not fill a batch is left for another pass.
-
-    >>> steps_per_epoch(1334, 4), steps_per_epoch(10, 2, world_size=2), steps_per_epoch(3, 8)
-    (333, 2, 1)
-    """
-    return max(1, num_items // (batch_size * world_size))
-
-
-class StepBatches:
-    """The places of every step from `start_step` to `total_steps`, across epochs.
-
-    The images of an epoch are a permutation that belongs to it (their order, if `shuffle` is off).
-    A set smaller than a batch is passed through several times, each time with other views. Process
-    r of N takes rows r, r + N, ... of the global batch.
-
-    >>> batches = StepBatches(5, batch_size=2, total_steps=3, seed=0)
-    >>> [[(place.epoch, place.item) for place in step] for step in batches]
-    [[(0, 0), (0, 4)], [(0, 1), (0, 2)], [(1, 0), (1, 2)]]
-    """
-
-    def __init__(
-        self,
-        num_items: int,
-        *,
-        batch_size: int,
-        total_steps: int,
-        seed: int,
-        start_step: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        shuffle: bool = True,
-        jitter_steps: int | None = None,
-    ) -> None:
-        self.num_items = num_items
-        self.global_batch = batch_size * world_size
-        self.steps_per_epoch = steps_per_epoch(num_items, batch_size, world_size)
-        self.steps = range(start_step, total_steps)
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.shuffle = shuffle
-        self.jitter_steps = jitter_steps
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[Place]]:
-        epoch, order = -1, [0]
-        for step in self.steps:
-            if step // self.steps_per_epoch != epoch:
-                epoch = step // self.steps_per_epoch
-                order = self._order(epoch)
-            start = step % self.steps_per_epoch * self.global_batch
-            share = order[start : start + self.global_batch][self.rank :: self.world_size]
-            jitter = self.jitter_steps is None or step < self.jitter_steps
-            yield [Place(epoch, item, jitter) for item in share]
-
-    def _order(self, epoch: int) -> list[int]:
-        order: list[int] = []
-        passes = -(-self.global_batch // self.num_items)
-        for number in range(max(1, passes)):
-            offset = number * self.num_items
-            if self.shuffle:
-                seed = derive_seed(self.seed, "order", epoch, number)
-                generator = torch.Generator().manual_seed(seed)
-                shuffled = torch.randperm(self.num_items, generator=generator)
-                order += (shuffled + offset).tolist()
-            else:
-                order += range(offset, offset + self.num_items)
-        return order
-
-
-class _Guarded(Dataset[Any]):
-    """Hands errors about data over to the training process as values.
-
-    A worker's exception would arrive wrapped in its traceback, twenty lines instead of one.
-    """
-
-    def __init__(self, dataset: UnpairedDataset | SingleImageDataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, place: Place) -> UnpairedItem | DataError:
-        try:
-            return self.dataset[place]
-        except DataError as error:
-            return error
-
-
-def _collate_guarded(items: Sequence[UnpairedItem | DataError]) -> UnpairedBatch | DataError:
-    good = []
-    for item in items:
-        if isinstance(item, DataError):
-            return item
-        good.append(item)
-    try:
-        return collate(good)
-    except DataError as error:
-        return error
-
-
-def start_worker(_: int) -> None:
-    """What a decoding process does first."""
-    torch.set_num_threads(1)  # one core per worker: the others belong to the training process
-    # Ctrl-C reaches every process of a terminal. The training process finishes its step and saves,
-    # for which it may still need a batch.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class TrainingLoader(DataLoader[Any]):
-    """A `DataLoader` of `UnpairedBatch` that raises errors about data as one line."""
-
-    def __iter__(self) -> Iterator[UnpairedBatch]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
-
-
 def training_loader(
     dataset: UnpairedDataset | SingleImageDataset,
     *,
@@ -253,7 +108,7 @@ def training_loader(
     workers: int = 0,
     pin_memory: bool = False,
     jitter_steps: int | None = None,
-) -> TrainingLoader:
+) -> StepLoader:
     """One pass over the batches of steps `start_step` to `total_steps - 1`.
 
     Args:
@@ -268,8 +123,6 @@ def training_loader(
         jitter_steps: steps before the learning rate falls; from then on `load_size` is `size`,
             unless the configuration has `jitter_in_decay`. None: scale and crop in all steps.
     """
-    if not 0 <= rank < world_size:
-        raise ConfigError(f"`rank` must be from 0 to {world_size - 1}; got {rank}.")
     config = dataset.config
     batches = StepBatches(
         len(dataset),
@@ -282,15 +135,13 @@ def training_loader(
         shuffle=config.pairing == "random",  # CUT's serial batches are not shuffled either
         jitter_steps=None if config.jitter_in_decay else jitter_steps,
     )
-    return TrainingLoader(
-        _Guarded(dataset),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=_collate_guarded,
-        worker_init_fn=start_worker if workers else None,
+    return StepLoader(
+        dataset,
+        batches,
+        collate=collate,
+        seed=dataset.seed,
+        workers=workers,
         pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
-        generator=torch.Generator().manual_seed(dataset.seed),  # leaves the global one untouched
     )
 
 

@@ -15,21 +15,21 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, finished, transformable
 from patchkin.data.layouts import TOY, PairedImages, detect_layout, image_files
-from patchkin.data.loading import StepBatches, TrainingLoader, start_worker
+from patchkin.data.steps import StepBatches, StepLoader
 from patchkin.data.toy import MAX_SIZE, MIN_SIZE, TOY_VERSION, Scene
 from patchkin.data.transforms import SeededViewDraws, resized, size_of, view
 from patchkin.data.verify import Broken, verify_images, without_broken
-from patchkin.errors import ConfigError, DataError, StorageError
+from patchkin.errors import DataError, StorageError
 from patchkin.images import Pixels, read_image, write_pillow
 from patchkin.randomness import derive_seed
 
@@ -228,35 +228,21 @@ def open_paired_data(
     return PairedData(dataset, usable, tuple(broken))
 
 
-class _Guarded(Dataset[Any]):
-    """Hands errors about data over to the training process as values, which raises them."""
+def collate_pairs(items: Sequence[PairedItem]) -> PairedBatch:
+    """Items to a batch.
 
-    def __init__(self, dataset: PairedDataset) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, place: Place) -> PairedItem | DataError:
-        try:
-            return self.dataset[place]
-        except DataError as error:
-            return error
-
-
-def collate_pairs(items: Sequence[PairedItem | DataError]) -> PairedBatch | DataError:
-    """Items to a batch; an error, of an item or because sizes differ, takes its place."""
-    good = []
-    for item in items:
-        if isinstance(item, DataError):
-            return item
-        good.append(item)
-    names = tuple(item.name for item in good)
-    if len({item.a_CHW.shape[1:] for item in good}) > 1:
-        return DataError(
+    Raises:
+        DataError: if the images have different sizes.
+    """
+    names = tuple(item.name for item in items)
+    if len({item.a_CHW.shape[1:] for item in items}) > 1:
+        raise DataError(
             f"The images {', '.join(names)} of one batch have different sizes; use `batch_size` 1, "
             "or a `preprocess` that crops."
         )
     return PairedBatch(
-        torch.stack([item.a_CHW for item in good]),
-        torch.stack([item.b_CHW for item in good]),
+        torch.stack([item.a_CHW for item in items]),
+        torch.stack([item.b_CHW for item in items]),
         names,
     )
 
@@ -272,7 +258,7 @@ def paired_loader(
     workers: int = 0,
     pin_memory: bool = False,
     jitter_steps: int | None = None,
-) -> DataLoader[Any]:
+) -> StepLoader:
     """One pass over the `PairedBatch`es of steps `start_step` to `total_steps - 1`.
 
     Args:
@@ -286,8 +272,6 @@ def paired_loader(
         pin_memory: as `training_loader`.
         jitter_steps: as `training_loader`.
     """
-    if not 0 <= rank < world_size:
-        raise ConfigError(f"`rank` must be from 0 to {world_size - 1}; got {rank}.")
     config = dataset.config
     batches = StepBatches(
         len(dataset),
@@ -300,15 +284,13 @@ def paired_loader(
         shuffle=config.pairing == "random",
         jitter_steps=None if config.jitter_in_decay else jitter_steps,
     )
-    return TrainingLoader(
-        _Guarded(dataset),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=collate_pairs,
-        worker_init_fn=start_worker if workers else None,
+    return StepLoader(
+        dataset,
+        batches,
+        collate=collate_pairs,
+        seed=dataset.seed,
+        workers=workers,
         pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
-        generator=torch.Generator().manual_seed(dataset.seed),  # leaves the global one untouched
     )
 
 
