@@ -97,12 +97,16 @@ class _NormalizedRectified(torch.autograd.Function):
         x_BCHW, mean_N, inverse_N = ctx.saved_tensors
         shape_1NHW = (1, len(mean_N), *x_BCHW.shape[2:])
         flat_1NHW = x_BCHW.reshape(shape_1NHW)
-        positive_1NHW = flat_1NHW > mean_N[:, None, None]
-        gradient_1NHW = gradients[0].reshape(shape_1NHW)
-        stopped_1NHW = ctx.slope * gradient_1NHW if ctx.slope else 0.0
-        passed_1NHW = torch.where(positive_1NHW, gradient_1NHW, stopped_1NHW)
+        scale_N, shift_N = _wide_unit_scale(flat_1NHW)
+        centred_1NHW = torch.batch_norm(  # x - mean, in one pass over maps of any type
+            flat_1NHW.detach(), scale_N, shift_N, mean_N, torch.ones_like(mean_N),
+            False, 0.0, 0.0, False,
+        )  # fmt: skip
+        passed_1NHW = torch.ops.aten.leaky_relu_backward(
+            gradients[0].reshape(shape_1NHW), centred_1NHW, ctx.slope, False
+        )
         gradient_x, *_ = torch.ops.aten.native_batch_norm_backward(
-            passed_1NHW.contiguous(), flat_1NHW, _wide_unit_scale(flat_1NHW)[0], None, None,
+            passed_1NHW.contiguous(), flat_1NHW, scale_N, None, None,
             mean_N, inverse_N, True, EPSILON, [True, False, False],
         )  # fmt: skip
         return gradient_x.view(x_BCHW.shape), None
