@@ -371,8 +371,19 @@ def test_unknown_name_offers_the_nearest(tmp_path):
         fetch_dataset("hors2zebra", tmp_path)
 
 
+def test_a_set_on_a_page_says_where_and_in_which_folders(server, tmp_path):
+    with pytest.raises(DownloadError) as caught:
+        fetch_dataset("weather", tmp_path)
+    message = str(caught.value)
+    assert "https://ieee-dataport.org/documents/five-class-weather-image-dataset" in message
+    assert "train/sunny, train/cloudy, train/rainy, train/foggy, train/snowy" in message
+    assert "\n" not in message
+    fetched = fetch_dataset("weather", tmp_path, mirrors=[server.url])
+    assert fetched.root == tmp_path / "weather"
+
+
 def test_catalogue_claims_no_hash_that_nobody_measured():
     for entry in CATALOGUE.values():
-        assert entry.urls
+        assert bool(entry.urls) != bool(entry.page)
         assert all(url.startswith("http") for url in entry.urls)
         assert entry.sha256 is None or len(entry.sha256) == 64

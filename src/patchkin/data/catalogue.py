@@ -14,10 +14,14 @@ class PublicSet:
     """Where an archive is, and what it holds."""
 
     urls: tuple[str, ...]
-    """Tried in order."""
+    """Tried in order; empty for a set that is only handed out on a page."""
     about: str
     sha256: str | None = None
     """Of the archive; None if not recorded (see above)."""
+    page: str = ""
+    """Where people get it, if there are no `urls`."""
+    domains: tuple[str, ...] = ()
+    """Folders below `train` and `val` that patchkin reads, if it has several domains."""
 
 
 _BERKELEY = "http://efrosgans.eecs.berkeley.edu"
@@ -44,5 +48,17 @@ CATALOGUE: dict[str, PublicSet] = {
     "facades": PublicSet(
         (f"{_BERKELEY}/pix2pix/datasets/facades.tar.gz",),
         "Facades and their label maps, side by side (CMP).",
+    ),
+    "seasons": PublicSet(
+        (),
+        "The Alps by season: the Seasons of Jung et al. 2022 (ComboGAN).",
+        page="https://github.com/AAnoosheh/ComboGAN",
+        domains=("spring", "summer", "autumn", "winter"),
+    ),
+    "weather": PublicSet(
+        (),
+        "Five kinds of weather: the Weather of Jung et al. 2022 (IEEE DataPort, with an account).",
+        page="https://ieee-dataport.org/documents/five-class-weather-image-dataset",
+        domains=("sunny", "cloudy", "rainy", "foggy", "snowy"),
     ),
 }

@@ -241,12 +241,20 @@ def fetch_dataset(
 
     Raises:
         ConfigError: if the name is unknown.
-        DownloadError: if the archive cannot be fetched, has changed, or is not safe to unpack.
+        DownloadError: if the archive cannot be fetched, has changed, or is not safe to unpack; or
+            the set is handed out on a page only, which the message names.
     """
     if name not in catalogue:
         raise ConfigError(f"Unknown data set `{name}`. {nearest(name, catalogue)}")
     entry = catalogue[name]
-    archive = folder / Path(urllib.parse.urlsplit(entry.urls[0]).path).name
+    urls = [*mirrors, *entry.urls]
+    if not urls:
+        folders = ", ".join(f"train/{domain}" for domain in entry.domains)
+        raise DownloadError(
+            f"`{name}` has no address of its own: get it from {entry.page}, sort the images into "
+            f"{folders} (and val/... for those held out), or give an archive with --mirror URL."
+        )
+    archive = folder / Path(urllib.parse.urlsplit((entry.urls or urls)[0]).path).name
     record = _beside(archive, ".sha256")
     recorded = record.read_text("utf-8").split()[0] if record.exists() else None
     expected = entry.sha256 or recorded
@@ -255,7 +263,6 @@ def fetch_dataset(
         return Fetched(root, recorded, was_known=True)
     if root.exists():
         raise DownloadError(f"`{root}` exists and did not come from here; move it away first.")
-    urls = [*mirrors, *entry.urls]
     try:
         found = download(urls, archive, sha256=expected, progress=progress)
     except DownloadError as error:
