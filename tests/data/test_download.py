@@ -378,6 +378,7 @@ def test_a_set_on_a_page_says_where_and_in_which_folders(server, tmp_path):
     assert "https://ieee-dataport.org/documents/five-class-weather-image-dataset" in message
     assert "train/sunny, train/cloudy, train/rainy, train/foggy, train/snowy" in message
     assert "\n" not in message
+    server.content = _zip(("data/train/sunny/a.png", b"1"), ("data/train/snowy/b.png", b"2"))
     fetched = fetch_dataset("weather", tmp_path, mirrors=[server.url])
     assert fetched.root == tmp_path / "weather"
 
