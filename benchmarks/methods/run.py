@@ -46,8 +46,14 @@ CONTENT = {
 """The terms of a method's generator that keep the content."""
 SCORES = ("tone_inside", "stripe_iou", "change_outside", "detail_inside", "psnr")
 REAL_STEPS = 5
-REAL_FLAGS = {"lsesim": ["--method.features", "random"]}
-"""VGG16's weights may not be at hand; random features show the same path."""
+REAL_FLAGS = {
+    "lsesim": ["--method.features", "random"],  # VGG16's weights may not be at hand
+    "gcgan": ["--batch-size", "2"],  # published: 8
+    "travelgan": ["--batch-size", "2", "--size", "256"],  # published: 16 at 128 pixels
+    "drit": ["--size", "256"],  # published: 216
+    "munit": ["--size", "256"],
+}
+"""What differs from the published presets."""
 
 
 def main() -> int:
@@ -97,21 +103,25 @@ def toy_row(name: str, run_dir: Path, steps: int, data: Path) -> list[str]:
         name, run_dir, steps, ["--data", "toy", "--workers", "0", "--training.log-every", "10"]
     )
     tenth = steps / 10
-    first = [content(name, record) for record in records if record["step"] <= tenth]
-    last = [content(name, record) for record in records if record["step"] > steps - tenth]
+    first = content(name, [record for record in records if record["step"] <= tenth])
+    last = content(name, [record for record in records if record["step"] > steps - tenth])
     seconds = sorted(record["seconds_per_step"] for record in records)[len(records) // 2]
     scores = scores_of(run_dir, data)
     return [name, f"{seconds:.3f}", mean(first), mean(last), *cells(scores)]
 
 
-def content(name: str, record: dict[str, object]) -> float:
-    """The sum of the generator's content terms."""
-    terms = {
-        key.rpartition(".")[2]: value
-        for key, value in record["terms"].items()
-        if not key.startswith(("D", "N.", "S."))
-    }
-    return sum(terms[term] for term in CONTENT[name])
+def content(name: str, records: Sequence[dict[str, object]]) -> list[float]:
+    """The sums of the generator's content terms; DRIT does not move its generator in every step."""
+    sums = []
+    for record in records:
+        terms = {
+            key.rpartition(".")[2]: value
+            for key, value in record["terms"].items()
+            if not key.startswith(("D", "N.", "S."))
+        }
+        if CONTENT[name][0] in terms:
+            sums.append(sum(terms[term] for term in CONTENT[name]))
+    return sums
 
 
 def scores_of(run_dir: Path | None, data: Path) -> dict[str, float]:
@@ -136,10 +146,10 @@ def show_real(name: str, run_dir: Path, root: Path) -> None:
     finite = all(math.isfinite(v) for record in records for v in record["terms"].values())
     seconds = sorted(record["seconds_per_step"] for record in records)[len(records) // 2]
     previews = len(list((run_dir / "previews").glob("*.png")))
+    terms = content(name, records)
     print(
         f"| {name} | {root.name} | {len(records)} | {seconds:.1f} | "
-        f"{'finite' if finite else 'NOT FINITE'} | {content(name, records[0]):.4g} | "
-        f"{content(name, records[-1]):.4g} | {previews} |",
+        f"{'finite' if finite else 'NOT FINITE'} | {terms[0]:.4g} | {terms[-1]:.4g} | {previews} |",
         flush=True,
     )
 
