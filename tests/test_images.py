@@ -436,6 +436,18 @@ def test_grid_with_captions_has_dark_ink_above():
     assert np.array_equal(captioned[top:], plain)
 
 
+def test_captions_stay_above_their_column():
+    """Columns of 40 pixels with long captions: the ink of each equals that of the column alone."""
+    white = torch.ones(3, 10, 40)
+    captions = ["in the target's style", "target to source"]
+    both = np.asarray(image_grid([[white] * 2], captions=captions, gap_pixels=8))
+    for column, caption in enumerate(captions):
+        alone = np.asarray(image_grid([[white]], captions=[caption]))
+        part = both[: alone.shape[0], column * 48 :][:, :48]
+        ink = [np.argwhere(image[:-10].min(axis=2) < 128).tolist() for image in (part, alone)]
+        assert ink[0] == ink[1] != []
+
+
 def test_empty_grid_is_refused():
     with pytest.raises(ConfigError, match="at least one image"):
         image_grid([])

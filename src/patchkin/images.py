@@ -566,7 +566,7 @@ def image_grid(
     Args:
         rows: images [C, H, W] in [-1, 1]; two channels show the first, more than three the first
             three.
-        captions: one per column, above it.
+        captions: one per column, above it; in several lines where the column is narrow.
         gap_pixels: between images.
 
     >>> image_grid([[torch.zeros(3, 4, 6), torch.zeros(1, 2, 2)], [torch.zeros(3, 3, 3)]]).size
@@ -580,20 +580,36 @@ def image_grid(
     widths = [max(tile.width for tile in column) for column in columns]
     heights = [max((tile.height for tile in row), default=0) for row in tiles]
     font = ImageFont.load_default()
-    top = 14 if captions else 0
+    texts = [_wrapped(text, width, font) for text, width in zip(captions, widths, strict=False)]
+    top = 2 + _LINE_PIXELS * max(text.count("\n") + 1 for text in texts) if texts else 0
     size = (
         sum(widths) + gap_pixels * (num_columns - 1),
         top + sum(heights) + gap_pixels * (len(tiles) - 1),
     )
     grid = Image.new("RGB", size, "white")
     lefts = [sum(widths[:i]) + gap_pixels * i for i in range(num_columns)]
-    for left, caption in zip(lefts, captions, strict=False):
-        ImageDraw.Draw(grid).text((left + 1, 1), caption, fill="black", font=font)
+    for left, text in zip(lefts, texts, strict=False):
+        ImageDraw.Draw(grid).text((left + 1, 1), text, fill="black", font=font, spacing=2)
     for row, height in zip(tiles, heights, strict=True):
         for left, tile in zip(lefts, row, strict=False):
             grid.paste(tile, (left, top))
         top += height + gap_pixels
     return grid
+
+
+_LINE_PIXELS = 12
+
+
+def _wrapped(caption: str, width: int, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    """The caption in lines of at most `width` pixels; a longer word has a line of its own."""
+    lines: list[str] = []
+    for word in caption.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width - 1:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return "\n".join(lines)
 
 
 def _tile(image_CHW: Tensor) -> Image.Image:
