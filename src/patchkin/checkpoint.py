@@ -227,8 +227,16 @@ def write_tensors(
         save_file(contiguous, path, metadata)
     except SafetensorError as error:
         raise OSError(str(error)) from error
+    path.chmod(_readable_mode())
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def _readable_mode() -> int:
+    """As for any new file: safetensors makes files that only their owner can read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def find_model(path: Path, *, which: str = "last") -> Path:

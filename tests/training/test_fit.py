@@ -282,6 +282,14 @@ def test_a_run_of_another_method_is_refused(tmp_path):
         )
 
 
+def test_all_files_of_a_checkpoint_are_as_readable_as_any_new_file(tmp_path):
+    train(tmp_path / "run", make(), steps=4)
+    (tmp_path / "new").touch()
+    expected = (tmp_path / "new").stat().st_mode
+    (folder,) = (tmp_path / "run" / "checkpoints").glob("step_*")
+    assert {path.stat().st_mode for path in folder.iterdir()} == {expected}
+
+
 def test_no_file_of_a_run_is_a_pickle(tmp_path):
     train(tmp_path, make(), steps=4)
     suffixes = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
