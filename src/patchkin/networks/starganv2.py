@@ -308,7 +308,7 @@ class StyleGenerator(nn.Module):
         if not taps or not all(0 <= tap < len(self.encode) for tap in taps):
             raise ConfigError(
                 f"`layers` must name blocks of the encoder, 0 to {len(self.encode) - 1} for this "
-                f"generator; got {list(taps)}."
+                f"generator; got {list(taps)}. Choose them with --method.layers."
             )
 
     def tap_channels(self, taps: Sequence[int]) -> list[int]:
