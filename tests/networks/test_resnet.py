@@ -291,3 +291,33 @@ def test_dropout_acts_in_training_only():
         assert not torch.equal(generator(x_BCHW), generator(x_BCHW))
         generator.eval()
         assert torch.equal(generator(x_BCHW), generator(x_BCHW))
+
+
+def test_recomputing_saves_memory_and_changes_no_bit():
+    torch.manual_seed(0)
+    plain = ResNetGenerator(ResNetConfig(ngf=4, blocks=3, dropout=True))
+    lean = ResNetGenerator(ResNetConfig(ngf=4, blocks=3, dropout=True, recompute=True))
+    lean.load_state_dict(plain.state_dict())
+    x_BCHW = torch.randn(2, 3, 32, 24)
+    gradients, kept = [], []
+    for generator in (plain, lean):
+        storages = {}
+
+        def keep(tensor, storages=storages):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(1)  # of the dropout
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            y_BCHW = generator(x_BCHW)
+        y_BCHW.square().sum().backward()
+        gradients.append([parameter.grad for parameter in generator.parameters()])
+        kept.append(sum(storages.values()))
+    assert kept[1] < 0.9 * kept[0]
+    for whole, again in zip(*gradients, strict=True):
+        assert torch.equal(whole, again)
+
+
+def test_recomputing_with_batch_norm_is_refused():
+    with pytest.raises(ConfigError, match="running statistics"):
+        ResNetConfig(norm="batch", recompute=True)

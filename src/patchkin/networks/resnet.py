@@ -23,6 +23,7 @@ from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from patchkin.config import flag
 from patchkin.errors import ConfigError, ShapeError
@@ -51,18 +52,29 @@ class ResNetConfig:
     dropout: bool = False
     """Drop half of the channels' pixels inside each residual block (released: `no_dropout` is the
     default of every published run)."""
+    recompute: bool = False
+    """Keep only the input of each residual block for the backward pass and compute its inside
+    again: less memory, more time, the same numbers."""
 
     def __post_init__(self) -> None:
         for name in ("in_channels", "out_channels", "ngf", "blocks"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        if self.recompute and self.norm == "batch":
+            raise ConfigError(
+                "`recompute` would count every batch twice in the running statistics; use `norm` "
+                "instance or none with it."
+            )
 
 
 class ResNetBlock(nn.Module):
     """x + conv_block(x), without an activation after the sum."""
 
-    def __init__(self, channels: int, *, norm: NormKind, dropout: bool) -> None:
+    def __init__(
+        self, channels: int, *, norm: NormKind, dropout: bool, recompute: bool = False
+    ) -> None:
         super().__init__()
+        self.recompute = recompute
         bias = uses_bias(norm)
         self.conv_block = nn.Sequential(
             ReflectionPad2d(1),
@@ -77,6 +89,11 @@ class ResNetBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """The sum of `x_BCHW` and what the block makes of it; same shape."""
+        if self.recompute and x_BCHW.requires_grad and torch.is_grad_enabled():
+            change_BCHW: Tensor = checkpoint(
+                apply_layers, self.conv_block, x_BCHW, use_reentrant=False
+            )
+            return x_BCHW + change_BCHW
         return x_BCHW + apply_layers(self.conv_block, x_BCHW)
 
 
@@ -120,7 +137,8 @@ class ResNetGenerator(nn.Module):
             if config.antialias_down:
                 layers.append(BlurDownsample(2 * width))
         layers += [
-            ResNetBlock(4 * ngf, norm=norm, dropout=config.dropout) for _ in range(config.blocks)
+            ResNetBlock(4 * ngf, norm=norm, dropout=config.dropout, recompute=config.recompute)
+            for _ in range(config.blocks)
         ]
         for width in (4 * ngf, 2 * ngf):
             layers += _enlarging(width, bias=bias, antialias=config.antialias_up)
