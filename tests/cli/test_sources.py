@@ -120,7 +120,7 @@ def test_held_out_images_leave_training_and_depend_on_the_seed_alone(unpaired):
 def test_too_few_images_to_hold_some_out(unpaired):
     for path in sorted((unpaired / "trainA").iterdir())[7:]:
         path.unlink()
-    with pytest.raises(DataError, match="7 training images are too few to hold some out"):
+    with pytest.raises(DataError, match="7 training images, too few to hold some out"):
         open_training_data(DataConfig(root=str(unpaired), size=32), seed=0, validate=True)
 
 
