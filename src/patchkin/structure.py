@@ -60,6 +60,7 @@ class StructureContent(nn.Module):
 
     Its parameters are the selector's; VGG16 does not learn and is no part of a checkpoint.
 
+    >>> _ = torch.manual_seed(0)
     >>> small = StructureConfig(features="random", feature_width=2, layers=(1, 2), num_patches=9)
     >>> content, x_BCHW = StructureContent(small), torch.rand(2, 3, 16, 16)
     >>> from patchkin.randomness import SeededDraws
