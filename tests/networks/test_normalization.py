@@ -77,6 +77,23 @@ def test_channels_last_images_give_the_same_result():
     )
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_without_a_gradient_one_image_keeps_channels_last(batch):
+    x_BCHW = torch.randn(batch, 4, 5, 7, dtype=torch.float64)
+    strided = x_BCHW.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        y_BCHW = InstanceNorm2d()(strided)
+    torch.testing.assert_close(y_BCHW, explicit(x_BCHW), rtol=1e-12, atol=1e-12)
+    assert y_BCHW.is_contiguous(memory_format=torch.channels_last) == (batch == 1)
+
+
+def test_without_a_gradient_16_bit_statistics_are_wide():
+    x_BCHW = (torch.randn(1, 3, 40, 40) + 20).bfloat16()
+    strided = x_BCHW.contiguous(memory_format=torch.channels_last)
+    y_BCHW = InstanceNorm2d()(strided).double()
+    torch.testing.assert_close(y_BCHW, explicit(x_BCHW.double()), rtol=0.01, atol=0.01)
+
+
 def test_nothing_is_added_where_no_gradient_is_recorded(monkeypatch):
     def refuse(y):
         raise AssertionError("guarded without need")

@@ -67,6 +67,11 @@ class InstanceNorm2d(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Normalise `x_BCHW` over its pixels."""
+        if _is_one_image_in_channels_last(x_BCHW):
+            # For one image batch norm is instance norm, and torch has it in this layout.
+            return torch.native_batch_norm(
+                x_BCHW, *_wide_unit_scale(x_BCHW), None, None, True, 0.0, EPSILON
+            )[0]
         y_BCHW = nnf.instance_norm(x_BCHW, eps=EPSILON)
         if y_BCHW.requires_grad and torch.is_grad_enabled():
             y_BCHW = contiguous_gradient(y_BCHW)
@@ -118,6 +123,19 @@ def _wide_unit_scale(x_1NHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
         return None, None
     ones_N = torch.ones(x_1NHW.shape[1], device=x_1NHW.device)
     return ones_N, torch.zeros_like(ones_N)
+
+
+def _is_one_image_in_channels_last(x_BCHW: Tensor) -> bool:
+    """Whether to normalise without a gradient where `instance_norm` would change the layout."""
+    return (
+        not torch.compiler.is_compiling()
+        and x_BCHW.device.type == "cpu"
+        and not (x_BCHW.requires_grad and torch.is_grad_enabled())
+        and x_BCHW.shape[0] == 1
+        and x_BCHW.shape[2] * x_BCHW.shape[3] > 1
+        and not x_BCHW.is_contiguous()
+        and x_BCHW.is_contiguous(memory_format=torch.channels_last)
+    )
 
 
 def apply_layers(layers: Iterable[nn.Module], x_BCHW: Tensor) -> Tensor:
