@@ -1,0 +1,263 @@
+"""What the studies of this folder share: runs that go on where they stopped, tables, curves.
+
+A study is a list of runs, each a plain `patchkin train` command with a folder. A run that is
+complete is not run again, one that was interrupted is resumed, and one that died before its first
+checkpoint starts over.
+"""
+
+from __future__ import annotations
+
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from patchkin.checkpoint import OPTIMIZERS_FILE, CheckpointStore
+from patchkin.comparison import COLUMNS, Group, Run, read_run
+from patchkin.config import read_yaml
+from patchkin.evaluation import SCORES_FILE, read_results
+from patchkin.report import read_log
+
+INTERRUPTED = 130
+"""The exit code of a run that saved a checkpoint and stopped."""
+POLL_SECONDS = 0.2
+PATIENCE_SECONDS = 300
+"""For the checkpoint after an interruption; a step on a slow machine takes long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A configuration under study."""
+
+    name: str
+    """Of its folders, and for `--rows`."""
+    title: str
+    method: str
+    flags: tuple[str, ...] = ()
+    """Beside those that all rows share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One run of a study."""
+
+    row: Row
+    seed: int
+    folder: Path
+    command: tuple[str, ...]
+    """What follows `patchkin`, without the folder."""
+    steps: int
+
+    @property
+    def done_steps(self) -> int:
+        """Steps behind the newest checkpoint."""
+        return max(CheckpointStore(self.folder).steps(), default=0)
+
+    @property
+    def complete(self) -> bool:
+        return self.done_steps >= self.steps
+
+    def arguments(self) -> list[str]:
+        """What follows `patchkin` to begin the run, or to go on with it."""
+        if self.done_steps:
+            return ["train", "--resume", str(self.folder)]
+        return [*self.command, "--run-dir", str(self.folder), "--overwrite"]
+
+
+def check_same_steps(members: Iterable[Member]) -> None:
+    """Refuse to go on with runs that were begun with another number of steps."""
+    for member in members:
+        if member.done_steps:
+            begun = read_yaml(member.folder / "config.yaml")["schedule"]["steps"]
+            if begun != member.steps:
+                sys.exit(
+                    f"`{member.folder}` was begun with --steps {begun}, not {member.steps}. "
+                    "Use the same number, or another output folder."
+                )
+
+
+def train_all(members: Sequence[Member], *, jobs: int = 1, deadline: float | None = None) -> None:
+    """Run what is not complete, in order, `jobs` at a time.
+
+    Args:
+        members: the runs. What each prints goes to train.log in its folder.
+        jobs: processes.
+        deadline: of `time.monotonic()`. What then runs is interrupted, and saves a checkpoint.
+    """
+    todo = [member for member in members if not member.complete]
+    running: list[_Training] = []
+    try:
+        while todo or running:
+            if deadline is not None and time.monotonic() >= deadline:
+                break
+            while todo and len(running) < jobs:
+                running.append(_Training(todo.pop(0)))
+            time.sleep(POLL_SECONDS)
+            for training in [one for one in running if one.process.poll() is not None]:
+                running.remove(training)
+                training.finish()
+    finally:
+        for training in running:
+            training.interrupt()
+        for training in running:
+            training.finish()
+
+
+class _Training:
+    """A run while it runs."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.began, self.before = time.monotonic(), member.done_steps
+        member.folder.mkdir(parents=True, exist_ok=True)
+        self.log = member.folder / "train.log"
+        with self.log.open("a", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "patchkin", *member.arguments()], stdout=log, stderr=log
+            )
+
+    def interrupt(self) -> None:
+        """Let it save a checkpoint; a second signal of one kind would end it at once."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)  # Ctrl-C may have reached it, as SIGINT
+
+    def finish(self) -> None:
+        """Wait for its end and tell how far it came."""
+        try:
+            code = self.process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        member = self.member
+        print(
+            f"{member.row.name}, seed {member.seed}: step {self.before} to {member.done_steps} of "
+            f"{member.steps} in {time.monotonic() - self.began:.0f} s",
+            flush=True,
+        )
+        if code not in (0, INTERRUPTED):
+            lines = self.log.read_text(encoding="utf-8").splitlines()
+            sys.exit(f"{member.folder}: exit code {code}\n" + "\n".join(lines[-5:]))
+
+
+def stop_on_termination() -> None:
+    """Let a termination signal do what Ctrl-C does."""
+
+    def stop(number: int, _: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def evaluated_steps(folder: Path) -> set[int]:
+    """Steps with test scores."""
+    results = read_results(folder / SCORES_FILE)
+    return {r["subject"]["step"] for r in results if r["data"]["split"] == "test"}
+
+
+def evaluate_run(folder: Path, flags: Sequence[str]) -> None:
+    """Score every checkpoint that a run kept, on the test images, unless that is done."""
+    if set(CheckpointStore(folder).steps()) <= evaluated_steps(folder):
+        return
+    command = ["evaluate", str(folder), "--which", "all", *flags]
+    subprocess.run(
+        [sys.executable, "-m", "patchkin", *command], stdout=subprocess.DEVNULL, check=True
+    )
+
+
+def make_small(folder: Path) -> None:
+    """Remove what a complete run needs no more: both moments of every parameter."""
+    for step in CheckpointStore(folder).steps():
+        (CheckpointStore(folder).path(step) / OPTIMIZERS_FILE).unlink(missing_ok=True)
+
+
+def runs_by_row(members: Iterable[Member]) -> dict[str, list[Run]]:
+    """What the complete and evaluated runs say, by the name of their row."""
+    found: dict[str, list[Run]] = {}
+    for member in members:
+        if member.complete and member.steps in evaluated_steps(member.folder):
+            found.setdefault(member.row.name, []).append(read_run(member.folder))
+    return found
+
+
+def score_table(
+    score: str,
+    title: str,
+    runs: Mapping[str, Sequence[Run]],
+    rows: Sequence[Row],
+    *,
+    unchanged: float | None = None,
+    ordered: bool = True,
+) -> str:
+    """A score in Markdown: rows by last, best on validation and best on test.
+
+    Args:
+        score: as `patchkin evaluate` names it.
+        title: what the reader sees, with the direction in which it is better.
+        runs: of each row, one per seed.
+        rows: in the order of the table.
+        unchanged: the score of leaving the input as it is.
+        ordered: whether less or more is better throughout. Otherwise no best can be chosen.
+    """
+    lines = [f"| {title} | seeds | {' | '.join(COLUMNS)} |", "|---" * (2 + len(COLUMNS)) + "|"]
+    if unchanged is not None:
+        lines.append(f"| (unchanged) | | {unchanged:.4g} | | |")
+    for row in rows:
+        if row.name in runs:
+            group = Group(runs=tuple(runs[row.name]))
+            texts = list(dict(group.table())[score])
+            if not ordered:
+                texts[COLUMNS.index("best on test")] = "-"
+            seeds = ", ".join(str(run.seed) for run in runs[row.name])
+            lines.append(f"| {row.title} | {seeds} | {' | '.join(texts)} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw_curves(
+    path: Path,
+    panels: Sequence[tuple[str, Sequence[Row]]],
+    scores: Sequence[str],
+    members: Sequence[Member],
+) -> None:
+    """Validation scores over steps as a PNG: a row of panels per group, a column per score.
+
+    Lines are means over seeds; bands reach from the least to the greatest.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(
+        figsize=(3.4 * len(scores) + 2.2, 2.9 * len(panels)), layout="constrained", dpi=110
+    )
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(panels), len(scores), squeeze=False)
+    for (title, rows), axes_of_panel in zip(panels, grid, strict=True):
+        for score, axes in zip(scores, axes_of_panel, strict=True):
+            for number, row in enumerate(rows):
+                points = _points(score, [m.folder for m in members if m.row == row])
+                if points:
+                    steps = sorted(points)
+                    style = {"color": f"C{number}", "linewidth": 1.3}
+                    means = [statistics.mean(points[step]) for step in steps]
+                    axes.plot(steps, means, label=row.title, marker="o", markersize=2.5, **style)
+                    bounds = ([choose(points[s]) for s in steps] for choose in (min, max))
+                    axes.fill_between(steps, *bounds, color=f"C{number}", alpha=0.12, linewidth=0)
+            axes.set_title(score.rpartition("/")[2], fontsize=9)
+            axes.tick_params(labelsize=7)
+        axes_of_panel[0].set_ylabel(title, fontsize=9)
+        if any(axes_of_panel[-1].get_legend_handles_labels()[1:]):
+            axes_of_panel[-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0))
+    figure.savefig(path)
+
+
+def _points(score: str, folders: Iterable[Path]) -> dict[int, list[float]]:
+    """Step -> a validation score of every run that has it; untrained networks left out."""
+    points: dict[int, list[float]] = {}
+    for folder in folders:
+        for record in read_log(folder):
+            if record["step"] > 0 and score in record.get("scores", {}):
+                points.setdefault(record["step"], []).append(record["scores"][score])
+    return points

@@ -1,0 +1,203 @@
+"""Statistics on the toy data, where the truth is known: methods, and the paper's Table 3.
+
+    python benchmarks/toy/study.py OUTPUT
+
+trains ten configurations with three seeds each at one budget, scores every kept checkpoint on the
+24 test images and writes OUTPUT/table.md and OUTPUT/curves.png. Runs go seed by seed, so that an
+unfinished study has whole tables of fewer seeds. Complete runs are not run again and interrupted
+ones go on where they stopped; the tables are written anew by every call, `--steps` must stay.
+
+All rows have the networks, learning rates, averaged weights and schedule of the `toy` presets of
+cut and semantic-relation, which are alike, and see the same images in the same order.
+`--list` prints the command of every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import statistics
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from studies import (
+    Member,
+    Row,
+    check_same_steps,
+    draw_curves,
+    evaluate_run,
+    make_small,
+    runs_by_row,
+    score_table,
+    stop_on_termination,
+    train_all,
+)
+
+from patchkin.data.toy import mask_file, truth_file, write_toy
+from patchkin.images import read_image, to_tensor
+from patchkin.metrics import mean_scores, score_against_counterpart
+from patchkin.report import read_log
+
+NO_RELATION = ("--method.relation-weight", "0")
+INFO_NCE = ("--method.contrast", "nce")
+EASY = ("--method.no-hard-negatives",)
+
+CUT = Row(name="cut", title="CUT", method="cut")
+FASTCUT = Row(
+    name="fastcut",
+    title="FastCUT",
+    method="cut",
+    # The toy preset of cut keeps the published weight 1; FastCUT's published one is 10.
+    flags=("--method.contrast-weight", "10", "--method.no-identity", "--method.flip-equivariance"),
+)
+DCLGAN = Row(
+    name="dclgan",
+    title="DCLGAN",
+    method="dclgan",
+    # Its losses, taps and the rate of its heads are its own; networks and averaging are all rows'.
+    flags=(
+        *("--method.generator.norm", "none", "--method.generator.antialias-up"),
+        *("--method.initialization.gain", "0.7", "--schedule.ema-decay", "0.995"),
+    ),
+)
+RELEASED = Row(name="released", title="semantic relation, released", method="semantic-relation")
+PAPER = Row(
+    name="paper",
+    title="semantic relation, paper",
+    method="semantic-relation",
+    flags=("--method.weights", "paper"),
+)
+
+
+def ablated(name: str, title: str, *flags: tuple[str, ...]) -> Row:
+    """The released form without some of its parts."""
+    joined = tuple(flag for group in flags for flag in group)
+    return Row(name=name, title=title, method="semantic-relation", flags=joined)
+
+
+METHODS = (CUT, FASTCUT, DCLGAN, RELEASED, PAPER)
+TABLE_3 = (
+    CUT,  # InfoNCE alone is CUT, in the paper's numbers too
+    ablated("nce_src", "InfoNCE + SRC", INFO_NCE, EASY),
+    ablated("nce_src_hard", "InfoNCE + SRC + hard negatives", INFO_NCE),
+    ablated("dce", "DCE", NO_RELATION, EASY),
+    ablated("dce_src", "DCE + SRC", EASY),
+    ablated("dce_hard", "DCE + hard negatives", NO_RELATION),
+    RELEASED,
+)
+TABLE_3_TITLES = {"cut": "InfoNCE (CUT)", "released": "DCE + SRC + hard negatives (released)"}
+ROWS = {row.name: row for row in (*METHODS, *TABLE_3)}
+
+SCORES = {
+    "tone_inside": ("grey levels inside, distance to the truth's: less is better", True),
+    "stripe_iou": ("overlap of dark stripes with the truth's: more is better", True),
+    "change_outside": ("change outside the animal: less is better", True),
+    "detail_inside": ("detail inside over the truth's: 1 is best", False),
+    "psnr": ("PSNR in dB: more is better", True),
+}
+"""Name -> what it says, and whether less or more is better throughout."""
+CURVES = ("tone_inside", "stripe_iou", "change_outside", "detail_inside")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=ROWS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--list", action="store_true", help="print the commands and stop")
+    options = parser.parse_args()
+    members = plan(options.output, options.rows, options.seeds, options.steps)
+    if options.list:
+        for member in members:
+            print("patchkin", shlex.join([*member.command, "--run-dir", str(member.folder)]))
+        return 0
+    stop_on_termination()
+    data = options.output / "data"
+    if not (data / "testA").is_dir():
+        write_toy(data)
+    check_same_steps(members)
+    try:
+        train_all(members, jobs=options.jobs)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+    for member in members:
+        evaluate_run(member.folder, ["--data", str(data), "--protocol"])
+        make_small(member.folder)
+    write_tables(options.output, members)
+    return 0
+
+
+def plan(output: Path, rows: list[str], seeds: list[int], steps: int) -> list[Member]:
+    """All runs, seed by seed."""
+    every = max(1, steps // 4)
+    shared = (
+        *("--preset", "toy", "--data", str(output / "data"), "--workers", "0"),
+        *("--steps", str(steps), "--score-every", str(every), "--training.keep", "0"),
+        *("--training.preview-every", str(steps)),
+    )
+    return [
+        Member(
+            row=ROWS[name],
+            seed=seed,
+            folder=output / f"{name}_seed{seed}",
+            command=("train", ROWS[name].method, *shared, "--seed", str(seed), *ROWS[name].flags),
+            steps=steps,
+        )
+        for seed in seeds
+        for name in rows
+    ]
+
+
+def write_tables(output: Path, members: list[Member]) -> None:
+    runs, unchanged = runs_by_row(members), unchanged_scores(output / "data")
+    titled = [
+        Row(name=row.name, title=TABLE_3_TITLES.get(row.name, row.title), method=row.method)
+        for row in TABLE_3
+    ]
+    parts = []
+    for heading, rows in (("Methods", METHODS), ("Ablation, the paper's Table 3", titled)):
+        parts.append(f"## {heading}\n")
+        for score, (title, ordered) in SCORES.items():
+            name = f"counterpart/{score}"
+            parts.append(
+                score_table(name, title, runs, rows, unchanged=unchanged[score], ordered=ordered)
+            )
+    parts.append("## Time\n\n" + time_table(members))
+    (output / "table.md").write_text("\n".join(parts), encoding="utf-8")
+    curves = (("methods", METHODS), ("Table 3", TABLE_3))
+    draw_curves(output / "curves.png", curves, CURVES, members)
+    print("\n".join(parts))
+    print(f"{output / 'table.md'}, {output / 'curves.png'}")
+
+
+def time_table(members: list[Member]) -> str:
+    """Median seconds per step over a run's log, the range over seeds."""
+    lines = ["| row | s/step |", "|---|---|"]
+    for name in dict.fromkeys(member.row.name for member in members):
+        logs = [read_log(m.folder) for m in members if m.row.name == name and m.complete]
+        medians = [
+            statistics.median(r["seconds_per_step"] for r in log if "seconds_per_step" in r)
+            for log in logs
+        ]
+        if medians:
+            lines.append(f"| {ROWS[name].title} | {min(medians):.3f} to {max(medians):.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def unchanged_scores(data: Path) -> dict[str, float]:
+    """Of the test inputs themselves."""
+    rows = []
+    for path in sorted((data / "testA").glob("*.png")):
+        x_CHW, truth_CHW = (to_tensor(read_image(file, 3)) for file in (path, truth_file(path)))
+        mask_HW = to_tensor(read_image(mask_file(path), 1))[0] > 0
+        rows.append(score_against_counterpart(x_CHW, x_CHW, truth_CHW, mask_HW))
+    return mean_scores(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
