@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,16 +80,27 @@ def check_same_steps(members: Iterable[Member]) -> None:
                 )
 
 
-def train_all(members: Sequence[Member], *, jobs: int = 1, deadline: float | None = None) -> None:
-    """Run what is not complete, in order, `jobs` at a time.
+def train_all(
+    members: Sequence[Member],
+    *,
+    jobs: int = 1,
+    deadline: float | None = None,
+    on_complete: Callable[[Member], None] = lambda _: None,
+) -> None:
+    """Run what is not complete, in order, `jobs` at a time. One that fails does not stop the others.
 
     Args:
         members: the runs. What each prints goes to train.log in its folder.
         jobs: processes.
         deadline: of `time.monotonic()`. What then runs is interrupted, and saves a checkpoint.
+        on_complete: called with each run that ends, and with those that had ended before.
     """
+    for member in members:
+        if member.complete:
+            on_complete(member)
     todo = [member for member in members if not member.complete]
     running: list[_Training] = []
+    problems: list[str] = []
     try:
         while todo or running:
             if deadline is not None and time.monotonic() >= deadline:
@@ -99,12 +110,16 @@ def train_all(members: Sequence[Member], *, jobs: int = 1, deadline: float | Non
             time.sleep(POLL_SECONDS)
             for training in [one for one in running if one.process.poll() is not None]:
                 running.remove(training)
-                training.finish()
+                problems += training.finish()
+                if training.member.complete:
+                    on_complete(training.member)
     finally:
         for training in running:
             training.interrupt()
         for training in running:
-            training.finish()
+            problems += training.finish()
+    if problems:
+        sys.exit("\n".join(problems))
 
 
 class _Training:
@@ -125,8 +140,8 @@ class _Training:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)  # Ctrl-C may have reached it, as SIGINT
 
-    def finish(self) -> None:
-        """Wait for its end and tell how far it came."""
+    def finish(self) -> list[str]:
+        """Wait for its end and tell how far it came; what went wrong."""
         try:
             code = self.process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -138,9 +153,10 @@ class _Training:
             f"{member.steps} in {time.monotonic() - self.began:.0f} s",
             flush=True,
         )
-        if code not in (0, INTERRUPTED):
-            lines = self.log.read_text(encoding="utf-8").splitlines()
-            sys.exit(f"{member.folder}: exit code {code}\n" + "\n".join(lines[-5:]))
+        if code in (0, INTERRUPTED):
+            return []
+        lines = self.log.read_text(encoding="utf-8").splitlines()
+        return [f"{member.folder}: exit code {code}", *lines[-5:]]
 
 
 def stop_on_termination() -> None:

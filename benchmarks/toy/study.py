@@ -5,7 +5,7 @@
 trains ten configurations with three seeds each at one budget, scores every kept checkpoint on the
 24 test images and writes OUTPUT/table.md and OUTPUT/curves.png. Runs go seed by seed, so that an
 unfinished study has whole tables of fewer seeds. Complete runs are not run again and interrupted
-ones go on where they stopped; the tables are written anew by every call, `--steps` must stay.
+ones go on where they stopped. The tables are written anew whenever a run ends.
 
 All rows have the networks, learning rates, averaged weights and schedule of the `toy` presets of
 cut and semantic-relation, which are alike, and see the same images in the same order.
@@ -120,15 +120,19 @@ def main() -> int:
     if not (data / "testA").is_dir():
         write_toy(data)
     check_same_steps(members)
+
+    def evaluate(member: Member) -> None:
+        evaluate_run(member.folder, ["--data", str(data), "--protocol"])
+        make_small(member.folder)
+        write_tables(options.output, members)
+
     try:
-        train_all(members, jobs=options.jobs)
+        train_all(members, jobs=options.jobs, on_complete=evaluate)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130
-    for member in members:
-        evaluate_run(member.folder, ["--data", str(data), "--protocol"])
-        make_small(member.folder)
-    write_tables(options.output, members)
+    print((options.output / "table.md").read_text(encoding="utf-8"))
+    print(f"{options.output / 'table.md'}, {options.output / 'curves.png'}")
     return 0
 
 
@@ -171,8 +175,6 @@ def write_tables(output: Path, members: list[Member]) -> None:
     (output / "table.md").write_text("\n".join(parts), encoding="utf-8")
     curves = (("methods", METHODS), ("Table 3", TABLE_3))
     draw_curves(output / "curves.png", curves, CURVES, members)
-    print("\n".join(parts))
-    print(f"{output / 'table.md'}, {output / 'curves.png'}")
 
 
 def time_table(members: list[Member]) -> str:
