@@ -62,6 +62,10 @@ class FixedDraws:
         assert tuple(numbers.shape) == shape
         return numbers
 
+    def uniform_rows(self, num_images: int, *shape: int) -> Tensor:
+        """The next uniform numbers."""
+        return self.uniform(num_images, *shape)
+
 
 def cpu_fabric(precision: str = "32-true") -> Fabric:
     """One process on the CPU."""

@@ -36,3 +36,19 @@ def test_seeds_differ_by_every_part():
     seeds = {derive_seed(*parts) for parts in [(0, 1), (1, 0), (0, "1"), (0, 1, 0), ("01",), (1,)]}
     assert len(seeds) == 6
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_rows_of_processes_are_the_rows_of_one_draw():
+    for kind in ("normal_rows", "uniform_rows"):
+        whole = getattr(SeededDraws(0, 5), kind)(6, 2)
+        for rank in range(3):
+            draws = SeededDraws(0, 5, rank=rank, world_size=3)
+            assert torch.equal(getattr(draws, kind)(2, 2), whole[rank::3])
+            # What follows is again the same in all processes.
+            assert draws.integer(1000) == _after_rows(kind)
+
+
+def _after_rows(kind: str) -> int:
+    draws = SeededDraws(0, 5)
+    getattr(draws, kind)(6, 2)
+    return draws.integer(1000)

@@ -60,6 +60,13 @@ class Draws(Protocol):
         """Independent numbers between 0 and 1, float32 on the CPU."""
         ...
 
+    def uniform_rows(self, num_images: int, *shape: int) -> Tensor:
+        """Numbers between 0 and 1 for each image of this process, [num_images, *shape].
+
+        They are this process's rows of one draw for the whole batch.
+        """
+        ...
+
 
 class SeededDraws:
     """`Draws` from a generator that belongs to one step."""
@@ -105,8 +112,7 @@ class SeededDraws:
         >>> torch.equal(second, whole[1::2])
         True
         """
-        rows = self.normal(self._world_size * num_images, *shape)
-        return rows[self._rank :: self._world_size]  # processes take turns in the batch
+        return self._own_rows(self.normal(self._world_size * num_images, *shape))
 
     def uniform(self, *shape: int) -> Tensor:
         """See `Draws.uniform`.
@@ -116,3 +122,16 @@ class SeededDraws:
         True
         """
         return torch.rand(shape, generator=self._generator)
+
+    def uniform_rows(self, num_images: int, *shape: int) -> Tensor:
+        """See `Draws.uniform_rows`.
+
+        >>> whole = SeededDraws(0, 0).uniform_rows(4, 3)
+        >>> second = SeededDraws(0, 0, rank=1, world_size=2).uniform_rows(2, 3)
+        >>> torch.equal(second, whole[1::2])
+        True
+        """
+        return self._own_rows(self.uniform(self._world_size * num_images, *shape))
+
+    def _own_rows(self, rows: Tensor) -> Tensor:
+        return rows[self._rank :: self._world_size]  # processes take turns in the batch

@@ -143,6 +143,10 @@ VARIANTS: dict[str, tuple[str, object]] = {
         "cut",
         replace(CUT, generator=ResNetConfig(ngf=4, blocks=5, in_channels=1)),
     ),
+    "cut-steadied": (
+        "cut",
+        replace(CUT, augmentation=("color", "translation", "cutout"), r1_weight=0.3),
+    ),
     "cut-bank": ("cut", replace(CUT, negatives="both", bank_size=40)),
     "cut-bank-only": ("cut", replace(CUT, negatives="external", bank_size=40)),
     "relation": ("semantic-relation", RELATION),
@@ -372,6 +376,9 @@ class SameForAll(SeededDraws):
 
     def normal_rows(self, num_images, *shape):
         return self.normal(1, *shape).expand(num_images, *shape)
+
+    def uniform_rows(self, num_images, *shape):
+        return self.uniform(1, *shape).expand(num_images, *shape)
 
 
 def test_a_step_moves_the_named_networks_and_no_others(variant):

@@ -21,15 +21,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor
 
+from patchkin.adversary import check_adversary, discriminator_terms
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError
-from patchkin.losses import AdversarialMode, fake_loss, generator_loss, info_nce, real_loss
+from patchkin.losses import AdversarialMode, generator_loss, info_nce
+from patchkin.losses.augmentation import AugmentationKind, augmented
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
     InitConfig,
@@ -42,7 +45,6 @@ from patchkin.networks import (
     discriminator,
     draw_places,
     initialize,
-    judge_together,
     match_channels,
     patch_maps,
 )
@@ -63,6 +65,11 @@ class CutConfig:
     adversarial: AdversarialMode = "lsgan"
     adversarial_weight: float = 1.0
     """lambda_GAN."""
+    augmentation: tuple[AugmentationKind, ...] = ()
+    """Random changes of all images that the discriminator sees (Zhao et al. 2020). Ours; not in the
+    paper."""
+    r1_weight: float = 0.0
+    """Of the discriminator's squared slope at real images, per patch. Ours; not in the paper."""
     taps: tuple[int, ...] = (0, 4, 8, 12, 16)
     """Modules of the generator whose output is compared. These have receptive fields of 1, 9, 15,
     35 and 99 pixels in the antialiased generator."""
@@ -100,6 +107,7 @@ class CutConfig:
         if self.num_patches < 1:
             raise ConfigError(f"`num_patches` must be at least 1; got {self.num_patches}.")
         check_channels(self.generator, self.discriminator)
+        check_adversary(self.augmentation, self.r1_weight)
 
 
 _FASTCUT = CutConfig(contrast_weight=10.0, identity=False, flip_equivariance=True)
@@ -192,7 +200,17 @@ class Cut(Method):
         """Forward once; D on the detached output; then G and F together."""
         forward = self._forward(batch, progress.draws)
         fake_BCHW = forward.outputs_BCHW[: len(batch)]
-        update("D", loss=lambda: self._discriminator_terms(fake_BCHW.detach(), batch.b_BCHW))
+        discriminator_loss = partial(
+            discriminator_terms,
+            self.D,
+            fake_BCHW.detach(),
+            batch.b_BCHW,
+            mode=self.config.adversarial,
+            draws=progress.draws,
+            augmentation=self.config.augmentation,
+            r1_weight=self.config.r1_weight,
+        )
+        update("D", loss=discriminator_loss)
         update("G", "F", loss=lambda: self._generator_terms(fake_BCHW, forward, progress.draws))
         if self.config.negatives != "internal":
             self._follow_average()
@@ -241,17 +259,9 @@ class Cut(Method):
         outputs_BCHW, features = self.G.forward_with_taps(real_BCHW, self.config.taps)
         return _Forward(outputs_BCHW, [f.detach() for f in features], flipped=False)
 
-    def _discriminator_terms(self, fake_BCHW: Tensor, real_BCHW: Tensor) -> Terms:
-        fake_logits, real_logits = judge_together(self.D, fake_BCHW, real_BCHW)
-        mode = self.config.adversarial
-        return {
-            "fake": 0.5 * fake_loss(mode, fake_logits),
-            "real": 0.5 * real_loss(mode, real_logits),
-        }
-
     def _generator_terms(self, fake_BCHW: Tensor, forward: _Forward, draws: Draws) -> Terms:
         config = self.config
-        logits = self.D(fake_BCHW)
+        logits = self.D(augmented(fake_BCHW, config.augmentation, draws))
         terms = {
             "adversarial": config.adversarial_weight * generator_loss(config.adversarial, logits)
         }
