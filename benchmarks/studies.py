@@ -87,7 +87,7 @@ def train_all(
     deadline: float | None = None,
     on_complete: Callable[[Member], None] = lambda _: None,
 ) -> None:
-    """Run what is not complete, in order, `jobs` at a time. One that fails does not stop the others.
+    """Run what is not complete, in order, `jobs` at a time; one that fails stops no other.
 
     Args:
         members: the runs. What each prints goes to train.log in its folder.
