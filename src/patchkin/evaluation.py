@@ -23,6 +23,7 @@ from patchkin._version import __version__
 from patchkin.config import to_plain
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import finished, transformable
+from patchkin.data.folders import cache_folder
 from patchkin.data.layouts import find_domains, image_files
 from patchkin.data.toy import mask_file, truth_file
 from patchkin.data.transforms import resized
@@ -45,7 +46,6 @@ from patchkin.metrics.protocols import Protocol, find_protocol
 from patchkin.metrics.segmentation import CityscapesScorer
 from patchkin.metrics.statistics import Statistics, cached_statistics, compare, file_statistics
 from patchkin.metrics.statistics import output_statistics as statistics_of_outputs
-from patchkin.metrics.weights import cache_folder
 from patchkin.networks.drn import DRNName, read_drn
 from patchkin.translator import Translator
 

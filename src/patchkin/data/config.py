@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
+from tyro.constructors import PrimitiveConstructorSpec
+
 from patchkin.config import flag
 from patchkin.errors import ConfigError
 
@@ -20,6 +22,25 @@ Preprocess: TypeAlias = Literal[
 ]
 SIDE_MULTIPLE = 4
 """Sides of every view are multiples of this: generators halve the size twice and double it."""
+AUTO = "auto"
+"""The cache of decoded images in its default place."""
+
+
+def _folder_of_flag(words: list[str]) -> str | None:
+    """What follows `--cache`: nothing, a folder, or None."""
+    if len(words) > 1:
+        raise ValueError(f"expected at most one folder; got {' '.join(words)}")
+    word = words[0] if words else AUTO
+    return None if word == "None" else word
+
+
+_OPTIONAL_FOLDER = PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="[DIR]",
+    instance_from_str=_folder_of_flag,
+    is_instance=lambda value: value is None or isinstance(value, str),
+    str_from_instance=lambda value: [str(value)],
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +84,10 @@ class DataConfig:
     """Images per step and process (CUT: 1, its authors' advice)."""
     workers: Annotated[int, flag("--workers")] = 2
     """Processes that decode images; 0 decodes in the training process. No effect on the images."""
+    cache: Annotated[str | None, flag("--cache"), _OPTIONAL_FOLDER] = None
+    """Decode every image once into a file that all processes and later runs map into memory.
+    `--cache` alone (`auto`) puts it below the user's cache folder, `--cache DIR` into DIR. No
+    effect on the images. One image per domain is in memory anyway."""
     value_range: tuple[float, float] | None = None
     """Values that become -1 and 1 in 16-bit and float files (12 bits: 0 4095). By default 0 and
     65535, and 0 and 1."""
@@ -97,6 +122,8 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"`{name}` must be at least 1; got {value}.")
+        if self.cache == "":
+            raise ConfigError("`cache` must name a folder, or be `auto`; got an empty name.")
         if not 0 <= self.crop_probability <= 1:
             raise ConfigError(
                 f"`crop_probability` must be from 0 to 1; got {self.crop_probability}."

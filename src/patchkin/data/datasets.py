@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from patchkin.data.cache import ReadImage, from_file
 from patchkin.data.config import DataConfig
 from patchkin.data.transforms import SeededViewDraws, view
 from patchkin.errors import DataError
-from patchkin.images import Picture, Pixels, pillow_to_tensor, read_image, to_tensor
+from patchkin.images import Picture, Pixels, pillow_to_tensor, to_tensor
 from patchkin.randomness import derive_seed
 
 
@@ -99,6 +100,7 @@ class UnpairedDataset(Dataset[UnpairedItem]):
         config: how views are made.
         seed: of the run.
         channels: of a and of b; grey files are repeated, colour files become luma.
+        read: where the pixels of a file come from.
     """
 
     def __init__(
@@ -109,12 +111,14 @@ class UnpairedDataset(Dataset[UnpairedItem]):
         *,
         seed: int,
         channels: tuple[int, int] = (3, 3),
+        read: ReadImage = from_file,
     ) -> None:
         self.train_a = tuple(train_a)
         self.train_b = tuple(train_b)
         self.config = config
         self.seed = seed
         self.channels = channels
+        self.read = read
 
     def __len__(self) -> int:
         return max(len(self.train_a), len(self.train_b))
@@ -139,14 +143,15 @@ class UnpairedDataset(Dataset[UnpairedItem]):
 
     def _view(self, path: Path, domain: str, channels: int, place: Place) -> Tensor:
         config = self.config
-        picture = transformable(read_image(path, channels), config.value_range)
+        load_size = config.resolved_load_size if place.jitter else config.size
+        picture = transformable(self.read(path, channels, load_size), config.value_range)
         draws = SeededViewDraws(derive_seed(self.seed, "view", domain, place.epoch, place.item))
         try:
             pixels = view(
                 picture.pixels,
                 draws,
                 preprocess=config.preprocess,
-                load_size=config.resolved_load_size if place.jitter else config.size,
+                load_size=load_size,
                 crop_size=config.size,
                 flip=config.flip,
             )

@@ -31,6 +31,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from patchkin.data.cache import ReadImage, from_file, open_cache
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, finished, transformable
 from patchkin.data.layouts import (
@@ -317,6 +318,7 @@ class DomainDataset(Dataset[DomainItem]):
         config: how views are made.
         seed: of the run.
         channels: of all images; grey files are repeated, colour files become luma.
+        read: where the pixels of a file come from.
     """
 
     def __init__(
@@ -326,11 +328,13 @@ class DomainDataset(Dataset[DomainItem]):
         *,
         seed: int,
         channels: int = 3,
+        read: ReadImage = from_file,
     ) -> None:
         self.train = tuple(tuple(files) for files in train)
         self.config = config
         self.seed = seed
         self.channels = channels
+        self.read = read
 
     def __len__(self) -> int:
         """Images of all domains: so many are drawn in an epoch."""
@@ -358,7 +362,7 @@ class DomainDataset(Dataset[DomainItem]):
 
     def _view(self, path: Path, role: str, place: Place) -> Tensor:
         config = self.config
-        picture = transformable(read_image(path, self.channels), config.value_range)
+        picture = transformable(self.read(path, self.channels), config.value_range)
         seed = derive_seed(self.seed, "view", role, place.epoch, place.item)
         pixels = domain_view(
             picture.pixels,
@@ -390,7 +394,7 @@ def open_domain_data(
     validate: bool = False,
     threads: int | None = None,
 ) -> DomainData:
-    """Find the files, decode each once, leave out the broken ones.
+    """Find the files, decode each once (those in the cache were), leave out the broken ones.
 
     Args:
         config: where the files are, and how views are made.
@@ -403,20 +407,34 @@ def open_domain_data(
 
     Raises:
         DataError: as `find_domain_files`; or more than 1 % of a domain is broken.
+        StorageError: the cache of decoded images cannot be written.
     """
     files = find_domain_files(config)
     broken: list[Broken] = list(known_broken or ())
+    cache = open_cache(
+        config,
+        [(path, channels) for paths in files.train for path in paths],
+        left_out=broken,
+        takes_first_step=False,
+        threads=threads,
+    )
     if known_broken is None:
         for note in files.notes:
             logger.warning("%s", note)
         for paths in files.train:
             broken += verify_images(
-                paths, channels=channels, value_range=config.value_range, threads=threads
+                paths,
+                channels=channels,
+                value_range=config.value_range,
+                threads=threads,
+                read=cache.check if cache else read_image,
             )
     files = replace(files, train=tuple(without_broken(paths, broken) for paths in files.train))
     if validate and not files.val:
         files = _held_out(files, config.validation_images, seed)
-    dataset = DomainDataset(files.train, config, seed=seed, channels=channels)
+    dataset = DomainDataset(
+        files.train, config, seed=seed, channels=channels, read=cache or from_file
+    )
     return DomainData(dataset, files, tuple(broken))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from patchkin.data.cache import from_file, open_cache
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import (
     ImageBatch,
@@ -46,7 +47,7 @@ def open_training_data(
     validate: bool = False,
     threads: int | None = None,
 ) -> TrainingData:
-    """Find the files, decode each once, leave out the broken ones.
+    """Find the files, decode each once (those in the cache were), leave out the broken ones.
 
     Args:
         config: where the files are, and how views are made.
@@ -60,15 +61,27 @@ def open_training_data(
 
     Raises:
         DataError: if folders are missing or empty, or more than 1 % of a domain is broken.
+        StorageError: the cache of decoded images cannot be written.
     """
     domains = find_domains(config)
     if domains.single:
         return _single_images(config, domains, seed=seed, channels=channels, validate=validate)
     broken: list[Broken] = list(known_broken or ())
+    training = list(zip((domains.train_a, domains.train_b), channels, strict=True))
+    cache = open_cache(
+        config,
+        [(path, number) for files, number in training for path in files],
+        left_out=broken,
+        threads=threads,
+    )
     if known_broken is None:
-        for files, wanted in zip((domains.train_a, domains.train_b), channels, strict=True):
+        for files, number in training:
             broken += verify_images(
-                files, channels=wanted, value_range=config.value_range, threads=threads
+                files,
+                channels=number,
+                value_range=config.value_range,
+                threads=threads,
+                read=cache.check if cache else read_image,
             )
     usable = replace(
         domains,
@@ -80,7 +93,14 @@ def open_training_data(
         train_a, val_a = held(usable.train_a, domain="a", folder="valA")
         train_b, val_b = held(usable.train_b, domain="b", folder="valB")
         usable = replace(usable, train_a=train_a, train_b=train_b, val_a=val_a, val_b=val_b)
-    dataset = UnpairedDataset(usable.train_a, usable.train_b, config, seed=seed, channels=channels)
+    dataset = UnpairedDataset(
+        usable.train_a,
+        usable.train_b,
+        config,
+        seed=seed,
+        channels=channels,
+        read=cache or from_file,
+    )
     return TrainingData(dataset, usable, tuple(broken))
 
 

@@ -9,11 +9,11 @@ Shape suffixes: B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,15 +22,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from patchkin.data.cache import ReadImage, from_file, open_cache
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, finished, transformable
+from patchkin.data.folders import cache_folder
 from patchkin.data.layouts import TOY, PairedImages, detect_layout, image_files
 from patchkin.data.steps import StepBatches, StepLoader
 from patchkin.data.toy import MAX_SIZE, MIN_SIZE, TOY_VERSION, Scene
 from patchkin.data.transforms import SeededViewDraws, resized, size_of, view
 from patchkin.data.verify import Broken, verify_images, without_broken
 from patchkin.errors import DataError, StorageError
-from patchkin.images import Pixels, read_image, write_pillow
+from patchkin.images import Picture, Pixels, read_image, write_pillow
 from patchkin.randomness import derive_seed
 
 _TOY_COUNTS = {"train": 300, "val": 24, "test": 24}
@@ -79,6 +81,7 @@ class PairedDataset(Dataset[PairedItem]):
         config: how views are made. `direction` BtoA makes the right half the source.
         seed: of the run.
         channels: of a and of b; grey files are repeated, colour files become luma.
+        read: where the pixels of a file come from.
     """
 
     def __init__(
@@ -88,11 +91,13 @@ class PairedDataset(Dataset[PairedItem]):
         *,
         seed: int,
         channels: tuple[int, int] = (3, 3),
+        read: ReadImage = from_file,
     ) -> None:
         self.files = tuple(files)
         self.config = config
         self.seed = seed
         self.channels = channels
+        self.read = read
 
     def __len__(self) -> int:
         return len(self.files)
@@ -101,7 +106,8 @@ class PairedDataset(Dataset[PairedItem]):
         path = self.files[place.item % len(self)]
         config = self.config
         seed = derive_seed(self.seed, "view", "pair", place.epoch, place.item)
-        halves = read_pair(path, config, self.channels)
+        load_size = config.resolved_load_size if place.jitter else config.size
+        halves = read_pair(path, config, self.channels, partial(self.read, load_size=load_size))
         try:
             a_CHW, b_CHW = (
                 finished(
@@ -109,7 +115,7 @@ class PairedDataset(Dataset[PairedItem]):
                         half,
                         SeededViewDraws(seed),  # of its own, so that both make the same choices
                         preprocess=config.preprocess,
-                        load_size=config.resolved_load_size if place.jitter else config.size,
+                        load_size=load_size,
                         crop_size=config.size,
                         flip=config.flip,
                     )
@@ -122,7 +128,10 @@ class PairedDataset(Dataset[PairedItem]):
 
 
 def read_pair(
-    path: Path, config: DataConfig, channels: tuple[int, int] = (3, 3)
+    path: Path,
+    config: DataConfig,
+    channels: tuple[int, int] = (3, 3),
+    read: Callable[[Path, int], Picture] = read_image,
 ) -> tuple[Pixels, Pixels]:
     """Source and target of a file, equally large; the middle column of an odd width is left out.
 
@@ -132,7 +141,7 @@ def read_pair(
     wanted = channels if config.direction == "AtoB" else channels[::-1]
     halves: list[Pixels] = []
     for side, number in zip(("left", "right"), wanted, strict=True):
-        pixels = transformable(read_image(path, number), config.value_range).pixels
+        pixels = transformable(read(path, number), config.value_range).pixels
         width, height = size_of(pixels)
         if width < 2:
             raise DataError(f"`{path}` is {width} pixel wide and cannot hold a pair side by side.")
@@ -204,7 +213,7 @@ def open_paired_data(
     known_broken: Sequence[Broken] | None = None,
     threads: int | None = None,
 ) -> PairedData:
-    """Find the files, decode each once, leave out the broken ones.
+    """Find the files, decode each once (those in the cache were), leave out the broken ones.
 
     Args:
         config: where the files are, and how views are made.
@@ -215,16 +224,31 @@ def open_paired_data(
 
     Raises:
         DataError: if folders are missing or empty, or more than 1 % of the files are broken.
+        StorageError: the cache of decoded images cannot be written.
     """
     pairs = find_pairs(config)
     broken = list(known_broken or ())
+    numbers = tuple(dict.fromkeys(channels))
+    cache = open_cache(
+        config,
+        [(path, number) for number in numbers for path in pairs.train],
+        left_out=broken,
+        side_by_side=True,
+        threads=threads,
+    )
     if known_broken is None:
-        for wanted in dict.fromkeys(channels):
+        for number in numbers:
             broken += verify_images(
-                pairs.train, channels=wanted, value_range=config.value_range, threads=threads
+                pairs.train,
+                channels=number,
+                value_range=config.value_range,
+                threads=threads,
+                read=cache.check if cache else read_image,
             )
     usable = replace(pairs, train=without_broken(pairs.train, broken))
-    dataset = PairedDataset(usable.train, config, seed=seed, channels=channels)
+    dataset = PairedDataset(
+        usable.train, config, seed=seed, channels=channels, read=cache or from_file
+    )
     return PairedData(dataset, usable, tuple(broken))
 
 
@@ -321,7 +345,7 @@ def cached_paired_toy(size: int = 64) -> Path:
         StorageError: if the cache cannot be written.
     """
     size = min(max(size, MIN_SIZE), MAX_SIZE)
-    cache = Path(os.environ.get("PATCHKIN_CACHE") or Path.home() / ".cache" / "patchkin")
+    cache = cache_folder()
     root = cache / f"toy-paired-{size}-{TOY_VERSION}"
     if root.is_dir():
         return root

@@ -26,7 +26,6 @@ C rows and columns of the grid; a last C is colour channels.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -38,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
+from patchkin.data.folders import cache_folder
 from patchkin.errors import ConfigError, StorageError
 from patchkin.images import write_pillow
 from patchkin.randomness import derive_seed
@@ -738,7 +738,7 @@ def domain_truth_file(path: Path, target: str) -> Path:
 def cached_toy(size: int = 64) -> Path:
     """The toy set for this training size, rendered on first use.
 
-    It lies in `$PATCHKIN_CACHE` or `~/.cache/patchkin`, in `toy-<size>-<version>`.
+    It lies in `folders.cache_folder()`, in `toy-<size>-<version>`.
 
     Raises:
         StorageError: if the cache cannot be written.
@@ -761,7 +761,7 @@ def cached_domain_toy(size: int = 64) -> Path:
 
 def _rendered_once(name: str, write: Callable[[Path], None]) -> Path:
     """A folder of the cache; written whole or not at all."""
-    cache = Path(os.environ.get("PATCHKIN_CACHE") or Path.home() / ".cache" / "patchkin")
+    cache = cache_folder()
     root = cache / name
     if root.is_dir():
         return root

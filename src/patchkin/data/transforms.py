@@ -111,12 +111,10 @@ def view(
         DataError: if the picture is smaller than the crop.
     """
     steps = preprocess.split("_and_")
-    if "resize" in steps:
-        pixels = resized(pixels, load_size, load_size, resize_filter)
-    elif "scale_width" in steps:
-        pixels = _scale_width(pixels, load_size, crop_size, resize_filter)
-    elif "scale_shortside" in steps:
-        pixels = _scale_shortside(pixels, load_size, resize_filter)
+    loaded = loaded_size(
+        size_of(pixels), preprocess=preprocess, load_size=load_size, crop_size=crop_size
+    )
+    pixels = resized(pixels, *loaded, resize_filter)
     if "zoom" in steps:
         pixels = _zoom(pixels, draws.zoom(), crop_size, resize_filter)
     if "crop" in steps:
@@ -127,6 +125,27 @@ def view(
         pixels = _trim(pixels, crop_size, draws)
     pixels = rounded_sides(pixels, resize_filter)
     return mirrored(pixels) if flip and draws.coin() else pixels
+
+
+def loaded_size(
+    size: tuple[int, int], *, preprocess: str, load_size: int, crop_size: int
+) -> tuple[int, int]:
+    """Width and height after the first step of `view`, which draws nothing: resize, scale_width or
+    scale_shortside. Of its own result it is the same.
+
+    >>> loaded_size((640, 480), preprocess="scale_width", load_size=320, crop_size=256)
+    (320, 256)
+    """
+    steps, (width, height) = preprocess.split("_and_"), size
+    if "resize" in steps:
+        return load_size, load_size
+    if "scale_width" in steps and not (width == load_size and height >= crop_size):
+        return load_size, int(max(load_size * height / width, crop_size))
+    shortside = min(width, height)
+    if "scale_shortside" in steps and shortside < load_size:  # only ever enlarges
+        scale = load_size / shortside
+        return round(width * scale), round(height * scale)
+    return width, height
 
 
 def size_of(pixels: Pixels) -> tuple[int, int]:
@@ -171,25 +190,6 @@ def _box(pixels: Pixels, left: int, top: int, side: int) -> Pixels:
     if isinstance(pixels, Image.Image):
         return pixels.crop((left, top, left + side, top + side))
     return pixels[:, top : top + side, left : left + side]
-
-
-def _scale_width(pixels: Pixels, load_size: int, crop_size: int, resize_filter: Filter) -> Pixels:
-    width, height = size_of(pixels)
-    if width == load_size and height >= crop_size:
-        return pixels
-    return resized(
-        pixels, load_size, int(max(load_size * height / width, crop_size)), resize_filter
-    )
-
-
-def _scale_shortside(pixels: Pixels, load_size: int, resize_filter: Filter) -> Pixels:
-    """Only ever enlarges."""
-    width, height = size_of(pixels)
-    shortside = min(width, height)
-    if shortside >= load_size:
-        return pixels
-    scale = load_size / shortside
-    return resized(pixels, round(width * scale), round(height * scale), resize_filter)
 
 
 def _zoom(

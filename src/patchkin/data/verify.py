@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from patchkin.errors import DataError
-from patchkin.images import ValueRange, read_image, to_tensor
+from patchkin.images import Picture, ValueRange, read_image, to_tensor
 
 MAX_BROKEN_FRACTION = 0.01
 """Training refuses to start above this share: then something is wrong with the folder."""
@@ -29,12 +29,13 @@ def verify_images(
     channels: int | None = None,
     value_range: ValueRange | None = None,
     threads: int | None = None,
+    read: Callable[[Path, int | None], Picture] = read_image,
 ) -> list[Broken]:
     """Decode every file completely, the way training will; returns those that fail, in order."""
 
     def attempt(path: Path) -> Broken | None:
         try:
-            to_tensor(read_image(path, channels), value_range)
+            to_tensor(read(path, channels), value_range)
         except DataError as error:
             return Broken(path, str(error))
         return None

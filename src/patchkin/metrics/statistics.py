@@ -28,6 +28,7 @@ from torch import Tensor
 
 from patchkin.config import from_plain, to_plain
 from patchkin.data.download import file_sha256
+from patchkin.data.folders import cache_folder
 from patchkin.errors import ConfigError, DataError, PatchkinError, StorageError
 from patchkin.images import read_image
 from patchkin.metrics.checks import check_count, check_finite
@@ -35,7 +36,6 @@ from patchkin.metrics.extractors import Extractor, Features
 from patchkin.metrics.frechet import frechet_distance
 from patchkin.metrics.kernel import kernel_distance, kernel_distance_subsets
 from patchkin.metrics.protocols import Protocol
-from patchkin.metrics.weights import cache_folder
 
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of images done so far."""

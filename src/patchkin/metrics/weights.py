@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import urllib.parse
 import warnings
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from patchkin.data.download import ProgressBar, download, file_sha256
+from patchkin.data.folders import cache_folder
 from patchkin.errors import CheckpointError, DownloadError
 
 
@@ -57,11 +57,6 @@ SQUEEZENET = PublishedWeights(
 )
 ALEXNET = PublishedWeights(urls=(f"{_TORCHVISION}/alexnet-owt-7be5be79.pth",), sha256="7be5be79")
 VGG16 = PublishedWeights(urls=(f"{_TORCHVISION}/vgg16-397923af.pth",), sha256="397923af")
-
-
-def cache_folder() -> Path:
-    """`$PATCHKIN_CACHE`, or `~/.cache/patchkin`."""
-    return Path(os.environ.get("PATCHKIN_CACHE") or Path.home() / ".cache" / "patchkin")
 
 
 def fetch(published: PublishedWeights, *, progress: ProgressBar | None = None) -> Path:
