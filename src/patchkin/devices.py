@@ -36,6 +36,18 @@ def choose_device(device: Device) -> torch.device:
     return torch.device(device)
 
 
+def take_accelerator(device: Device, number: int) -> None:
+    """Let process `number` of this machine, from 0, use an accelerator of its own.
+
+    With more processes than GPUs they share. Nothing happens on other devices.
+
+    Raises:
+        ConfigError: the machine does not have the device.
+    """
+    if choose_device(device).type == "cuda":
+        torch.cuda.set_device(number % torch.cuda.device_count())
+
+
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
     """The type that networks compute in; None for that of the weights.
 

@@ -387,14 +387,15 @@ def pad_to(x_BCHW: Tensor, multiple: int, *, minimum: int = 1) -> Tensor:
 def plan(inputs: Sequence[str], output: Path) -> list[Job]:
     """Files, folders (searched recursively) and glob patterns as jobs.
 
-    Names and the structure below each folder are kept.
+    Names and the structure below each folder are kept. Where the output lies inside an input,
+    what is in it already is no input: the same command gives the same jobs again.
 
     Raises:
         DataError: an input matches nothing, holds no image, would be overwritten by its own
             translation, or two inputs would be written to one file.
     """
     jobs: dict[Path, Job] = {}
-    for source, name in _named_files(inputs):
+    for source, name in _named_files(inputs, output):
         target = output / name
         if target.resolve() == source.resolve():
             raise DataError(f"`{source}` would be overwritten; choose another --output.")
@@ -408,14 +409,15 @@ def plan(inputs: Sequence[str], output: Path) -> list[Job]:
     return list(jobs.values())
 
 
-def _named_files(inputs: Sequence[str]) -> Iterator[tuple[Path, Path]]:
+def _named_files(inputs: Sequence[str], output: Path) -> Iterator[tuple[Path, Path]]:
     for text in inputs:
         path = Path(text)
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if is_image_file(file))
             if not files:
                 raise DataError(f"`{path}` holds no image.")
-            yield from ((file, file.relative_to(path)) for file in files)
+            kept = _outside(output, files)
+            yield from ((file, file.relative_to(path)) for file in kept)
         elif path.is_file():
             yield path, Path(path.name)
         else:
@@ -423,7 +425,13 @@ def _named_files(inputs: Sequence[str]) -> Iterator[tuple[Path, Path]]:
             files = [match for match in matches if is_image_file(match)]
             if not files:
                 raise DataError(f"`{text}`: no such file or folder, and no image matches it.")
-            yield from ((file, Path(file.name)) for file in files)
+            yield from ((file, Path(file.name)) for file in _outside(output, files))
+
+
+def _outside(folder: Path, files: Sequence[Path]) -> Sequence[Path]:
+    """The files that are not below the folder; all of them if all are."""
+    folder = folder.resolve()
+    return [file for file in files if folder not in file.resolve().parents] or files
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,27 +1,32 @@
 """`patchkin translate MODEL INPUT... --output DIR`.
 
 For methods whose translations have a style, also which: `patchkin.styles` tells the names of files.
+Processes share the files by position in the list that all of them make (`patchkin.shards`).
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
+import torch
 import tyro
 from rich.console import Console
 from rich.progress import Progress
 
 from patchkin.cli.parsing import parse
 from patchkin.config import flag
-from patchkin.devices import Device, Precision
+from patchkin.devices import Device, Precision, take_accelerator
 from patchkin.errors import ConfigError
 from patchkin.images import write_pillow
 from patchkin.method import Direction, Method, StyledMethod
+from patchkin.processes import in_processes
+from patchkin.shards import Shard, chosen_shard, local_number
 from patchkin.styles import (
     Style,
     domain_name,
@@ -34,7 +39,7 @@ from patchkin.styles import (
     usual_style,
     write_paths,
 )
-from patchkin.translator import Outcome, Translator, plan
+from patchkin.translator import Job, Outcome, Translator, plan
 
 GRID_ROWS = 32
 """Inputs that a grid shows at most."""
@@ -78,6 +83,11 @@ class TranslateOptions:
     NAME_DOMAIN_path.png, a strip, and NAME_DOMAIN_path.gif."""
     frames: int = 9
     """Images of that way."""
+    shard: str | None = None
+    """Do one part of the files, such as 2/8, the second of eight. `torchrun` and Slurm's `srun` are
+    recognised and need no part here; 1/1 is everything."""
+    processes: int = 1
+    """Processes of this machine that share the work."""
     device: Device = "auto"
     """Where to compute."""
     precision: Precision = "32-true"
@@ -98,7 +108,83 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         raise ConfigError("Nothing to translate: give files or folders after the model.")
     if options.batch_size < 1:
         raise ConfigError(f"`--batch-size` must be at least 1; got {options.batch_size}.")
-    translator = Translator.load(
+    if options.processes < 1:
+        raise ConfigError(f"`--processes` must be at least 1; got {options.processes}.")
+    shard = chosen_shard(options.shard)
+    if options.grid is not None and not shard.is_all:
+        raise ConfigError(
+            "--grid shows all inputs, and this is a part of them: leave it out here, and run the "
+            "same command with --grid and --shard 1/1 when all parts are done."
+        )
+    with Progress(
+        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
+        task = bar.add_task("translating", total=0)
+
+        def show(more: int) -> None:
+            """A positive number of files is to come; 0: one is done."""
+            if more:
+                bar.update(task, total=(bar.tasks[task].total or 0) + more)
+            else:
+                bar.advance(task)
+
+        work = partial(_translate, options, methods, shard)
+        if options.processes > 1:
+            threads = max(1, torch.get_num_threads() // options.processes)
+            parts = in_processes(work, options.processes, threads=threads, on_message=show)
+            outcome = _merged(parts)
+            if options.grid is not None:
+                translator, jobs = _load(options, methods), plan(options.inputs, options.output)
+                _write_grid(options, jobs, _styles(options, translator))
+        else:
+            outcome = work(1, show)
+    _tell(outcome, options, shard)
+    return 2 if outcome.failed else 0
+
+
+def _translate(
+    options: TranslateOptions,
+    methods: Mapping[str, type[Method]],
+    shard: Shard,
+    number: int,
+    tell: Callable[[int], None],
+) -> Outcome:
+    """The work of process `number` of `options.processes` on a part of the files."""
+    take_accelerator(options.device, local_number() * options.processes + number - 1)
+    translator = _load(options, methods)
+    jobs = plan(options.inputs, options.output)
+    chosen = _styles(options, translator)
+    mine = shard.divided(number, options.processes)
+    domain = "" if chosen is None else chosen.domain
+    if chosen is not None and options.interpolate:
+        first, last = chosen.styles
+        share = mine.of(jobs)
+        tell(len(share))
+        return write_paths(
+            translator,
+            share,
+            (first, last),
+            frames=options.frames,
+            domain=domain,
+            overwrite=options.overwrite,
+            on_file=lambda _: tell(0),
+        )
+    styled = jobs if chosen is None else styled_jobs(jobs, chosen.styles, domain)
+    share = mine.of(styled, block=options.batch_size)
+    tell(len(share))
+    outcome = translator.files(
+        share,
+        overwrite=options.overwrite,
+        batch_size=options.batch_size,
+        on_file=lambda _: tell(0),
+    )
+    if options.processes == 1:
+        _write_grid(options, jobs, chosen)
+    return outcome
+
+
+def _load(options: TranslateOptions, methods: Mapping[str, type[Method]]) -> Translator:
+    return Translator.load(
         options.model,
         methods=methods,
         which=options.which,
@@ -107,41 +193,23 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         device=options.device,
         precision=options.precision,
     )
-    jobs = plan(options.inputs, options.output)
-    chosen = _styles(options, translator)
-    domain = "" if chosen is None else chosen.domain
-    styled = jobs
-    if chosen is not None and not options.interpolate:
-        styled = styled_jobs(jobs, chosen.styles, domain)
-    with Progress(
-        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
-        task = bar.add_task("translating", total=len(styled))
-        if chosen is not None and options.interpolate:
-            first, last = chosen.styles
-            outcome = write_paths(
-                translator,
-                jobs,
-                (first, last),
-                frames=options.frames,
-                domain=domain,
-                overwrite=options.overwrite,
-                on_file=lambda _: bar.advance(task),
-            )
-        else:
-            outcome = translator.files(
-                styled,
-                overwrite=options.overwrite,
-                batch_size=options.batch_size,
-                on_file=lambda _: bar.advance(task),
-            )
-    if options.grid is not None and chosen is not None:
-        grid = style_grid(jobs[:GRID_ROWS], chosen.styles, domain=domain)
-        write_pillow(options.grid, grid)
-        if len(jobs) > GRID_ROWS:
-            print(f"{options.grid}: the first {GRID_ROWS} inputs only", file=sys.stderr)
-    _tell(outcome, options)
-    return 2 if outcome.failed else 0
+
+
+def _write_grid(options: TranslateOptions, jobs: Sequence[Job], chosen: _Chosen | None) -> None:
+    if options.grid is None or chosen is None:
+        return
+    write_pillow(options.grid, style_grid(jobs[:GRID_ROWS], chosen.styles, domain=chosen.domain))
+    if len(jobs) > GRID_ROWS:
+        print(f"{options.grid}: the first {GRID_ROWS} inputs only", file=sys.stderr)
+
+
+def _merged(parts: Sequence[Outcome]) -> Outcome:
+    """Of several processes, in the order of paths; what failed in several is told once."""
+    return Outcome(
+        written=sorted(path for part in parts for path in part.written),
+        skipped=sorted(path for part in parts for path in part.skipped),
+        failed=sorted({failure for part in parts for failure in part.failed}),
+    )
 
 
 class _Chosen(NamedTuple):
@@ -193,7 +261,7 @@ def _styles(options: TranslateOptions, translator: Translator) -> _Chosen | None
     return _Chosen(styles or [usual_style(translator, domain)], domain_name(translator, domain))
 
 
-def _tell(outcome: Outcome, options: TranslateOptions) -> None:
+def _tell(outcome: Outcome, options: TranslateOptions, shard: Shard) -> None:
     if options.json:
         summary = {
             "output": str(options.output),
@@ -201,10 +269,14 @@ def _tell(outcome: Outcome, options: TranslateOptions) -> None:
             "skipped": [str(path) for path in outcome.skipped],
             "failed": {str(path): reason for path, reason in outcome.failed},
             **({"grid": str(options.grid)} if options.grid is not None else {}),
+            **({} if shard.is_all else {"shard": str(shard)}),
         }
         print(json.dumps(summary))
+    part = "" if shard.is_all else f"part {shard}: "
     skipped = f", {len(outcome.skipped)} already there" if outcome.skipped else ""
-    print(f"{len(outcome.written)} translated into {options.output}{skipped}", file=sys.stderr)
+    print(
+        f"{part}{len(outcome.written)} translated into {options.output}{skipped}", file=sys.stderr
+    )
     if options.grid is not None:
         print(f"grid: {options.grid}", file=sys.stderr)
     for _, reason in outcome.failed:

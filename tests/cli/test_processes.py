@@ -1,0 +1,156 @@
+"""Several processes share the files of a folder, and together do what one does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from patchkin.translator import Translator, plan
+
+
+@pytest.fixture(scope="session")
+def photos(toy_root, tmp_path_factory):
+    """Seven images of several sizes, in folders."""
+    folder = tmp_path_factory.mktemp("photos")
+    for index in range(7):
+        target = folder / "ab"[index % 2] / f"{index}.png"
+        target.parent.mkdir(exist_ok=True)
+        with Image.open(toy_root / "testA" / f"000{index % 3}.png") as image:
+            image.crop((0, 0, 64 - 8 * (index // 3), 60 - index)).save(target)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole(finished_run, photos, tmp_path_factory):
+    """Translations by one process: bytes of files by name."""
+    output = tmp_path_factory.mktemp("whole")
+    Translator.load(finished_run, device="cpu").files(plan([str(photos)], output))
+    return contents(output)
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def translated(command, *arguments):
+    code, out, err = command("translate", *arguments, "--device", "cpu", "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_parts_write_what_one_process_writes(command, finished_run, photos, whole, tmp_path):
+    assert len(whole) == 7
+    written = []
+    for number in (1, 2, 3):
+        told = translated(
+            *(command, finished_run, photos, "-o", tmp_path / "out"),
+            *("--shard", f"{number}/3", "--batch-size", "2"),
+        )
+        assert told["skipped"] == []
+        assert told["shard"] == f"{number}/3"
+        written.append(told["written"])
+    assert sorted(map(len, written)) == [2, 2, 3]  # blocks of two: files 1 2 7, 3 4, 5 6
+    assert len({path for part in written for path in part}) == 7
+    assert contents(tmp_path / "out") == whole
+
+
+def test_a_part_that_was_killed_is_finished_by_the_same_command(
+    command, finished_run, photos, whole, tmp_path
+):
+    arguments = (command, finished_run, photos, "-o", tmp_path / "out", "--shard", "2/2")
+    first = translated(*arguments)["written"]
+    assert len(first) == 3
+    lost = tmp_path / "out" / "b" / "3.png"
+    lost.unlink()
+    (lost.parent / ".3.png.4711.part").write_bytes(b"half of it")
+    again = translated(*arguments)
+    assert again["written"] == [str(lost)]
+    assert len(again["skipped"]) == 2
+    assert lost.read_bytes() == whole["b/3.png"]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"},
+        {"SLURM_PROCID": "1", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"},
+    ],
+)
+def test_launchers_are_recognised(command, run_copy, photos, environment, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    told = translated(command, run_copy, photos, "-o", run_copy / "out")
+    assert told["shard"] == "2/4"
+    files = sorted(path.relative_to(photos) for path in photos.rglob("*.png"))
+    assert told["written"] == [str(run_copy / "out" / name) for name in files[1::4]]
+    everything = translated(command, run_copy, photos, "-o", run_copy / "out", "--shard", "1/1")
+    assert (len(everything["written"]), len(everything["skipped"])) == (5, 2)
+
+
+def test_more_parts_than_files(command, finished_run, photos, tmp_path):
+    told = translated(command, finished_run, photos, "-o", tmp_path / "out", "--shard", "9/9")
+    assert told["written"] == told["skipped"] == []
+
+
+def test_an_output_inside_the_input_is_no_input_the_second_time(
+    command, finished_run, photos, tmp_path
+):
+    """Else the list would grow while the parts are at work."""
+    (tmp_path / "in").mkdir()
+    for index in range(2):
+        with Image.open(photos / "a" / f"{2 * index}.png") as image:
+            image.save(tmp_path / "in" / f"{index}.png")
+    for inputs in (tmp_path / "in", tmp_path / "in" / "**" / "*.png"):
+        arguments = (command, finished_run, inputs, "-o", tmp_path / "in" / "out")
+        translated(*arguments)
+        assert translated(*arguments)["written"] == []
+    assert set(contents(tmp_path / "in")) == {"0.png", "1.png", "out/0.png", "out/1.png"}
+
+
+@pytest.mark.parametrize("shard", ["0/4", "5/4", "2", "two/4", "-1/4"])
+def test_a_bad_part_is_one_line(command, finished_run, photos, tmp_path, shard):
+    code, out, err = command(
+        *("translate", finished_run, photos, "-o", tmp_path / "out", f"--shard={shard}")
+    )
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert "part" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_numbers_of_processes_are_one_line(command, finished_run, photos, tmp_path):
+    code, _, err = command(
+        *("translate", finished_run, photos, "-o", tmp_path / "out", "--processes", "0")
+    )
+    assert code == 2
+    assert err == "patchkin: error: `--processes` must be at least 1; got 0.\n"
+
+
+def test_a_grid_shows_all_inputs(command, finished_run, photos, tmp_path):
+    code, _, err = command(
+        *("translate", finished_run, photos, "-o", tmp_path / "out", "--shard", "1/2"),
+        *("--grid", tmp_path / "grid.png"),
+    )
+    assert code == 2
+    assert "--grid shows all inputs" in err
+
+
+def test_processes_of_this_machine(command, finished_run, photos, whole, tmp_path):
+    """One exit code, one JSON object; a file that cannot be read is told once."""
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    code, out, err = command(
+        *("translate", finished_run, photos, tmp_path / "broken.png", "-o", tmp_path / "out"),
+        *("--processes", "2", "--device", "cpu", "--json"),
+    )
+    assert code == 2
+    told = json.loads(out)
+    assert told["written"] == sorted(str(tmp_path / "out" / name) for name in whole)
+    assert list(told["failed"]) == [str(tmp_path / "broken.png")]
+    assert err.count("broken.png") == 1
+    assert contents(tmp_path / "out") == whole
