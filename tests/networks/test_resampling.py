@@ -100,8 +100,15 @@ def test_reflection_matches_torch(build, size):
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (4, 9)])
 @pytest.mark.parametrize(
     "layer",
-    [ReflectionPad2d(1), ReflectionPad2d(3), BlurDownsample(3), BlurDownsample(3, taps=4)],
-    ids=["pad1", "pad3", "down3", "down4"],
+    [
+        ReflectionPad2d(1),
+        ReflectionPad2d(3),
+        BlurDownsample(3),
+        BlurDownsample(3, taps=4),
+        BlurDownsample(3, taps=7, stride=3),
+        BlurDownsample(3, taps=2, stride=1),
+    ],
+    ids=["pad1", "pad3", "down3", "down4", "down7-stride3", "taps2-stride1"],
 )
 def test_the_ordered_form_for_accelerators_is_the_same_function(layer, size, monkeypatch):
     check_ordered_form(layer, torch.randn(2, 3, *size, dtype=torch.float64), monkeypatch)
