@@ -164,6 +164,10 @@ VARIANTS: dict[str, tuple[str, object]] = {
             taps=(0, 4, 8, 12, 14),
         ),
     ),
+    "relation-steadied": (
+        "semantic-relation",
+        replace(RELATION, augmentation=("translation", "cutout"), r1_weight=0.3),
+    ),
     "relation-few-places": ("semantic-relation", replace(RELATION, num_patches=500)),
     "gcgan": ("gcgan", GCGAN),
     "gcgan-cross-flip": ("gcgan", replace(GCGAN, generators="cross", transform="flip")),

@@ -21,7 +21,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import ClassVar, Literal, NamedTuple, final
 
 import torch
@@ -200,17 +199,12 @@ class Cut(Method):
         """Forward once; D on the detached output; then G and F together."""
         forward = self._forward(batch, progress.draws)
         fake_BCHW = forward.outputs_BCHW[: len(batch)]
-        discriminator_loss = partial(
-            discriminator_terms,
-            self.D,
-            fake_BCHW.detach(),
-            batch.b_BCHW,
-            mode=self.config.adversarial,
-            draws=progress.draws,
-            augmentation=self.config.augmentation,
-            r1_weight=self.config.r1_weight,
+        update(
+            "D",
+            loss=lambda: self._discriminator_terms(
+                fake_BCHW.detach(), batch.b_BCHW, progress.draws
+            ),
         )
-        update("D", loss=discriminator_loss)
         update("G", "F", loss=lambda: self._generator_terms(fake_BCHW, forward, progress.draws))
         if self.config.negatives != "internal":
             self._follow_average()
@@ -258,6 +252,17 @@ class Cut(Method):
             return _Forward(self.G(real_BCHW.flip(-1)), keys, flipped=True)
         outputs_BCHW, features = self.G.forward_with_taps(real_BCHW, self.config.taps)
         return _Forward(outputs_BCHW, [f.detach() for f in features], flipped=False)
+
+    def _discriminator_terms(self, fake_BCHW: Tensor, real_BCHW: Tensor, draws: Draws) -> Terms:
+        return discriminator_terms(
+            self.D,
+            fake_BCHW,
+            real_BCHW,
+            mode=self.config.adversarial,
+            draws=draws,
+            augmentation=self.config.augmentation,
+            r1_weight=self.config.r1_weight,
+        )
 
     def _generator_terms(self, fake_BCHW: Tensor, forward: _Forward, draws: Draws) -> Terms:
         config = self.config

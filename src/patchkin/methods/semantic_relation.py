@@ -27,20 +27,20 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from patchkin.adversary import check_adversary, discriminator_terms
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError
 from patchkin.losses import (
     AdversarialMode,
     decoupled,
-    fake_loss,
     generator_loss,
     hard_negative_weights,
     info_nce,
     log_negative_importance,
-    real_loss,
     relation_consistency,
 )
+from patchkin.losses.augmentation import AugmentationKind, augmented
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
     InitConfig,
@@ -53,7 +53,6 @@ from patchkin.networks import (
     discriminator,
     draw_places,
     initialize,
-    judge_together,
     match_channels,
     patch_maps,
 )
@@ -74,6 +73,11 @@ class SemanticRelationConfig:
     adversarial: AdversarialMode = "lsgan"
     adversarial_weight: float = 1.0
     """lambda_GAN."""
+    augmentation: tuple[AugmentationKind, ...] = ()
+    """Random changes of all images that the discriminator sees (Zhao et al. 2020). Ours; not in the
+    paper."""
+    r1_weight: float = 0.0
+    """Of the discriminator's squared slope at real images, per patch. Ours; not in the paper."""
     taps: tuple[int, ...] = (0, 4, 8, 12, 16)
     """Modules of the generator whose output is compared."""
     head_width: int = 256
@@ -118,6 +122,7 @@ class SemanticRelationConfig:
         if self.num_patches < 1:
             raise ConfigError(f"`num_patches` must be at least 1; got {self.num_patches}.")
         check_channels(self.generator, self.discriminator)
+        check_adversary(self.augmentation, self.r1_weight)
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -194,7 +199,8 @@ class SemanticRelation(Method):
         fake_BCHW = outputs_BCHW[: len(batch)]
 
         def generator_terms() -> Terms:
-            adversarial = generator_loss(self.config.adversarial, self.D(fake_BCHW))
+            shown_BCHW = augmented(fake_BCHW, self.config.augmentation, progress.draws)
+            adversarial = generator_loss(self.config.adversarial, self.D(shown_BCHW))
             queries = self.G.encode(
                 match_channels(outputs_BCHW, self.channels[0]), self.config.taps
             )
@@ -203,7 +209,12 @@ class SemanticRelation(Method):
                 **self._semantic_terms(queries, keys, len(batch), update, progress),
             }
 
-        update("D", loss=lambda: self._discriminator_terms(fake_BCHW.detach(), batch.b_BCHW))
+        update(
+            "D",
+            loss=lambda: self._discriminator_terms(
+                fake_BCHW.detach(), batch.b_BCHW, progress.draws
+            ),
+        )
         update("G", "F", loss=generator_terms)
 
     def translate(self, x_BCHW: Tensor) -> Tensor:
@@ -233,13 +244,16 @@ class SemanticRelation(Method):
             late_from=self.config.gamma_late_from,
         )
 
-    def _discriminator_terms(self, fake_BCHW: Tensor, real_BCHW: Tensor) -> Terms:
-        fake_logits, real_logits = judge_together(self.D, fake_BCHW, real_BCHW)
-        mode = self.config.adversarial
-        return {
-            "fake": 0.5 * fake_loss(mode, fake_logits),
-            "real": 0.5 * real_loss(mode, real_logits),
-        }
+    def _discriminator_terms(self, fake_BCHW: Tensor, real_BCHW: Tensor, draws: Draws) -> Terms:
+        return discriminator_terms(
+            self.D,
+            fake_BCHW,
+            real_BCHW,
+            mode=self.config.adversarial,
+            draws=draws,
+            augmentation=self.config.augmentation,
+            r1_weight=self.config.r1_weight,
+        )
 
     def _semantic_terms(
         self,
