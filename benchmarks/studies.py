@@ -7,13 +7,16 @@ checkpoint starts over.
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from patchkin.checkpoint import OPTIMIZERS_FILE, CheckpointStore
@@ -39,6 +42,38 @@ class Row:
     method: str
     flags: tuple[str, ...] = ()
     """Beside those that all rows share."""
+
+
+def ablated(name: str, title: str, *flags: str) -> Row:
+    """The released semantic relation with something changed."""
+    return Row(name=name, title=title, method="semantic-relation", flags=flags)
+
+
+CUT = Row(name="cut", title="CUT", method="cut")
+RELEASED = ablated("released", "semantic relation, released")
+PAPER = ablated("paper", "semantic relation, paper", "--method.weights", "paper")
+_NO_RELATION, _NO_MINING = ("--method.relation-weight", "0"), "--method.no-hard-negatives"
+_INFO_NCE = ("--method.contrast", "nce")
+TABLE_3 = (
+    CUT,  # InfoNCE alone is CUT, in the paper's numbers too
+    ablated("nce_src", "InfoNCE + SRC", *_INFO_NCE, _NO_MINING),
+    ablated("nce_src_hard", "InfoNCE + SRC + hard negatives", *_INFO_NCE),
+    ablated("dce", "DCE", *_NO_RELATION, _NO_MINING),
+    ablated("dce_src", "DCE + SRC", _NO_MINING),
+    ablated("dce_hard", "DCE + hard negatives", *_NO_RELATION),
+    RELEASED,
+)
+"""The ablation of Jung et al. 2022. Two of its rows are methods of their own."""
+TABLE_3_TITLED = tuple(
+    replace(
+        row,
+        title={
+            "cut": "InfoNCE (CUT)",
+            "released": "DCE + SRC + hard negatives (released)",
+        }.get(row.name, row.title),
+    )
+    for row in TABLE_3
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,35 +203,82 @@ def stop_on_termination() -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
+def scored_steps(folder: Path) -> set[int]:
+    """Steps with validation scores and a checkpoint."""
+    scored = {record["step"] for record in read_log(folder) if "scores" in record}
+    return scored & set(CheckpointStore(folder).steps())
+
+
 def evaluated_steps(folder: Path) -> set[int]:
     """Steps with test scores."""
     results = read_results(folder / SCORES_FILE)
     return {r["subject"]["step"] for r in results if r["data"]["split"] == "test"}
 
 
-def evaluate_run(folder: Path, flags: Sequence[str]) -> None:
-    """Score every checkpoint that a run kept, on the test images, unless that is done."""
-    if set(CheckpointStore(folder).steps()) <= evaluated_steps(folder):
+def evaluate_run(member: Member, flags: Sequence[str]) -> None:
+    """Score the checkpoints that have validation scores on the test images, where not yet done."""
+    folder = member.folder
+    todo = sorted(scored_steps(folder) - evaluated_steps(folder))
+    if member.complete and len(todo) > 1:
+        _evaluate(str(folder), "--which", "all", *flags)
         return
-    command = ["evaluate", str(folder), "--which", "all", *flags]
-    subprocess.run(
-        [sys.executable, "-m", "patchkin", *command], stdout=subprocess.DEVNULL, check=True
-    )
+    for step in todo:
+        checkpoint, target = CheckpointStore(folder).path(step), folder / SCORES_FILE
+        _evaluate(str(checkpoint), "--output", str(target), *flags)
 
 
-def make_small(folder: Path) -> None:
-    """Remove what a complete run needs no more: both moments of every parameter."""
-    for step in CheckpointStore(folder).steps():
-        (CheckpointStore(folder).path(step) / OPTIMIZERS_FILE).unlink(missing_ok=True)
+def _evaluate(*arguments: str) -> None:
+    command = [sys.executable, "-m", "patchkin", "evaluate", *arguments]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 
 
-def runs_by_row(members: Iterable[Member]) -> dict[str, list[Run]]:
-    """What the complete and evaluated runs say, by the name of their row."""
+def evaluate_once(subject: Path, target: Path, flags: Sequence[str]) -> dict[str, float]:
+    """Test scores of a model or a folder of images, from `target` if they are there."""
+    if not target.is_file():
+        _evaluate(str(subject), "--output", str(target), *flags)
+    return dict(read_results(target)[-1]["scores"])
+
+
+def make_small(member: Member) -> None:
+    """Remove what is not needed to go on, to evaluate or to translate.
+
+    Of a complete run: checkpoints of interruptions, and both moments of every parameter. Of another
+    the moments of all but the newest two checkpoints.
+    """
+    store = CheckpointStore(member.folder)
+    steps = store.steps()
+    if member.complete:
+        for step in set(steps) - scored_steps(member.folder) - {steps[-1]}:
+            shutil.rmtree(store.path(step))
+    for step in store.steps() if member.complete else steps[:-2]:
+        (store.path(step) / OPTIMIZERS_FILE).unlink(missing_ok=True)
+
+
+def common_step(members: Iterable[Member]) -> int:
+    """The last step that all runs with scores have test scores of; 0 if there is none."""
+    found = [steps for member in members if (steps := evaluated_steps(member.folder))]
+    return max(set.intersection(*found), default=0) if found else 0
+
+
+def runs_by_row(members: Iterable[Member], step: int) -> dict[str, list[Run]]:
+    """What the runs that came so far say, as if all had stopped there, by the name of their row."""
     found: dict[str, list[Run]] = {}
     for member in members:
-        if member.complete and member.steps in evaluated_steps(member.folder):
-            found.setdefault(member.row.name, []).append(read_run(member.folder))
+        if step in evaluated_steps(member.folder):
+            run = _until(read_run(member.folder), step)
+            found.setdefault(member.row.name, []).append(run)
     return found
+
+
+def _until(run: Run, step: int) -> Run:
+    records = [r for r in read_log(run.folder) if "scores" in r and r["step"] <= step]
+    return replace(
+        run,
+        last_step=step,
+        best_step=max((r["step"] for r in records if r.get("best")), default=None),
+        validation={s: scores for s, scores in run.validation.items() if s <= step},
+        test={s: scores for s, scores in run.test.items() if s <= step},
+    )
 
 
 def score_table(
@@ -205,7 +287,7 @@ def score_table(
     runs: Mapping[str, Sequence[Run]],
     rows: Sequence[Row],
     *,
-    unchanged: float | None = None,
+    fixed: Mapping[str, float | None] | None = None,
     ordered: bool = True,
 ) -> str:
     """A score in Markdown: rows by last, best on validation and best on test.
@@ -215,21 +297,52 @@ def score_table(
         title: what the reader sees, with the direction in which it is better.
         runs: of each row, one per seed.
         rows: in the order of the table.
-        unchanged: the score of leaving the input as it is.
+        fixed: scores of what is not trained here, such as the input itself, by title.
         ordered: whether less or more is better throughout. Otherwise no best can be chosen.
     """
     lines = [f"| {title} | seeds | {' | '.join(COLUMNS)} |", "|---" * (2 + len(COLUMNS)) + "|"]
-    if unchanged is not None:
-        lines.append(f"| (unchanged) | | {unchanged:.4g} | | |")
+    for name, value in (fixed or {}).items():
+        if value is not None:
+            lines.append(f"| ({name}) | | {value:.4g} | | |")
     for row in rows:
         if row.name in runs:
-            group = Group(runs=tuple(runs[row.name]))
-            texts = list(dict(group.table())[score])
+            texts = dict(Group(runs=tuple(runs[row.name])).table()).get(score, ["-"] * len(COLUMNS))
             if not ordered:
-                texts[COLUMNS.index("best on test")] = "-"
+                texts = [*texts[:-1], "-"]
             seeds = ", ".join(str(run.seed) for run in runs[row.name])
             lines.append(f"| {row.title} | {seeds} | {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"
+
+
+def time_table(members: Sequence[Member], batch_size: int = 1) -> str:
+    """Images seen, hours and images per second of each row: means over seeds, from the logs."""
+    lines = ["| row | images seen | hours per run | images/s |", "|---|---|---|---|"]
+    for row in dict.fromkeys(member.row for member in members):
+        steps, hours = [], []
+        for member in members:
+            terms = [r for r in read_log(member.folder) if "terms" in r]
+            if member.row == row and terms:
+                places = [0, *(record["step"] for record in terms)]
+                lengths = [end - start for start, end in pairwise(places)]
+                seconds = [record["seconds_per_step"] for record in terms]
+                steps.append(places[-1])
+                hours.append(sum(n * s for n, s in zip(lengths, seconds, strict=True)) / 3600)
+        if steps and sum(hours):
+            speed = batch_size * sum(steps) / sum(hours) / 3600
+            seen = " to ".join(str(batch_size * s) for s in sorted({min(steps), max(steps)}))
+            lines.append(f"| {row.title} | {seen} | {sum(hours) / len(hours):.2f} | {speed:.3g} |")
+    return "\n".join(lines) + "\n"
+
+
+def command_list(members: Sequence[Member]) -> str:
+    """The command of each row's first run."""
+    first = {member.row: member for member in reversed(members)}
+    rows = dict.fromkeys(member.row for member in members)
+    lines = [
+        shlex.join(["patchkin", *first[row].command, "--run-dir", str(first[row].folder)])
+        for row in rows
+    ]
+    return "```sh\n" + "\n".join(lines) + "\n```\n"
 
 
 def draw_curves(

@@ -16,35 +16,36 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import statistics
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from studies import (
+    CUT,
+    PAPER,
+    RELEASED,
+    TABLE_3,
+    TABLE_3_TITLED,
     Member,
     Row,
     check_same_steps,
+    command_list,
+    common_step,
     draw_curves,
     evaluate_run,
     make_small,
     runs_by_row,
     score_table,
     stop_on_termination,
+    time_table,
     train_all,
 )
 
 from patchkin.data.toy import mask_file, truth_file, write_toy
 from patchkin.images import read_image, to_tensor
 from patchkin.metrics import mean_scores, score_against_counterpart
-from patchkin.report import read_log
 
-NO_RELATION = ("--method.relation-weight", "0")
-INFO_NCE = ("--method.contrast", "nce")
-EASY = ("--method.no-hard-negatives",)
-
-CUT = Row(name="cut", title="CUT", method="cut")
 FASTCUT = Row(
     name="fastcut",
     title="FastCUT",
@@ -62,32 +63,7 @@ DCLGAN = Row(
         *("--method.initialization.gain", "0.7", "--schedule.ema-decay", "0.995"),
     ),
 )
-RELEASED = Row(name="released", title="semantic relation, released", method="semantic-relation")
-PAPER = Row(
-    name="paper",
-    title="semantic relation, paper",
-    method="semantic-relation",
-    flags=("--method.weights", "paper"),
-)
-
-
-def ablated(name: str, title: str, *flags: tuple[str, ...]) -> Row:
-    """The released form without some of its parts."""
-    joined = tuple(flag for group in flags for flag in group)
-    return Row(name=name, title=title, method="semantic-relation", flags=joined)
-
-
 METHODS = (CUT, FASTCUT, DCLGAN, RELEASED, PAPER)
-TABLE_3 = (
-    CUT,  # InfoNCE alone is CUT, in the paper's numbers too
-    ablated("nce_src", "InfoNCE + SRC", INFO_NCE, EASY),
-    ablated("nce_src_hard", "InfoNCE + SRC + hard negatives", INFO_NCE),
-    ablated("dce", "DCE", NO_RELATION, EASY),
-    ablated("dce_src", "DCE + SRC", EASY),
-    ablated("dce_hard", "DCE + hard negatives", NO_RELATION),
-    RELEASED,
-)
-TABLE_3_TITLES = {"cut": "InfoNCE (CUT)", "released": "DCE + SRC + hard negatives (released)"}
 ROWS = {row.name: row for row in (*METHODS, *TABLE_3)}
 
 SCORES = {
@@ -122,8 +98,8 @@ def main() -> int:
     check_same_steps(members)
 
     def evaluate(member: Member) -> None:
-        evaluate_run(member.folder, ["--data", str(data), "--protocol"])
-        make_small(member.folder)
+        evaluate_run(member, ["--data", str(data), "--protocol"])
+        make_small(member)
         write_tables(options.output, members)
 
     try:
@@ -158,37 +134,21 @@ def plan(output: Path, rows: list[str], seeds: list[int], steps: int) -> list[Me
 
 
 def write_tables(output: Path, members: list[Member]) -> None:
-    runs, unchanged = runs_by_row(members), unchanged_scores(output / "data")
-    titled = [
-        Row(name=row.name, title=TABLE_3_TITLES.get(row.name, row.title), method=row.method)
-        for row in TABLE_3
-    ]
-    parts = []
-    for heading, rows in (("Methods", METHODS), ("Ablation, the paper's Table 3", titled)):
+    step = common_step(member for member in members if member.complete)
+    runs, unchanged = runs_by_row(members, step), unchanged_scores(output / "data")
+    parts = [f"Test scores, means and standard deviations over seeds; {step} steps.\n"]
+    tables = (("Methods", METHODS), ("Ablation, the paper's Table 3", TABLE_3_TITLED))
+    for heading, rows in tables:
         parts.append(f"## {heading}\n")
         for score, (title, ordered) in SCORES.items():
+            fixed = {"unchanged": unchanged[score]}
             name = f"counterpart/{score}"
-            parts.append(
-                score_table(name, title, runs, rows, unchanged=unchanged[score], ordered=ordered)
-            )
-    parts.append("## Time\n\n" + time_table(members))
+            parts.append(score_table(name, title, runs, rows, fixed=fixed, ordered=ordered))
+    parts += ["## Time\n", time_table(members), "## Commands of the first seed\n"]
+    parts.append(command_list(members))
     (output / "table.md").write_text("\n".join(parts), encoding="utf-8")
     curves = (("methods", METHODS), ("Table 3", TABLE_3))
     draw_curves(output / "curves.png", curves, CURVES, members)
-
-
-def time_table(members: list[Member]) -> str:
-    """Median seconds per step over a run's log, the range over seeds."""
-    lines = ["| row | s/step |", "|---|---|"]
-    for name in dict.fromkeys(member.row.name for member in members):
-        logs = [read_log(m.folder) for m in members if m.row.name == name and m.complete]
-        medians = [
-            statistics.median(r["seconds_per_step"] for r in log if "seconds_per_step" in r)
-            for log in logs
-        ]
-        if medians:
-            lines.append(f"| {ROWS[name].title} | {min(medians):.3f} to {max(medians):.3f} |")
-    return "\n".join(lines) + "\n"
 
 
 def unchanged_scores(data: Path) -> dict[str, float]:
