@@ -62,15 +62,17 @@ def test_without_either_it_is_the_published_loss_and_nothing_is_drawn():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("num_images", [1, 2])
-def test_r1_and_its_gradient_match_layers_without_shortcuts(kind, num_images):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_r1_and_its_gradient_match_layers_without_shortcuts(kind, num_images, layout):
     """The networks' own backward passes (norm and ReLU in one, blur without maps) go twice."""
-    network, (fake, real) = judge(kind), pair(num_images)
+    network, (fake, real) = judge(kind).to(memory_format=layout), pair(num_images)
+    fake, real = (x_BCHW.contiguous(memory_format=layout) for x_BCHW in (fake, real))
     weights = list(network.parameters())
     terms = discriminator_terms(
         network, fake, real, mode="hinge", draws=FixedDraws(), r1_weight=0.7
     )
     assert list(terms) == ["fake", "real", "r1"]
-    slow = real.clone().requires_grad_()
+    slow = real.contiguous().requires_grad_()
     logits = plain(network, slow)
     penalties = []
     for b in range(num_images):
