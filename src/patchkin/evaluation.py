@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from PIL import Image
@@ -22,13 +22,12 @@ from torch import Tensor
 from patchkin._version import __version__
 from patchkin.config import to_plain
 from patchkin.data.config import DataConfig
-from patchkin.data.datasets import finished, transformable
 from patchkin.data.folders import cache_folder
-from patchkin.data.layouts import find_domains, image_files
+from patchkin.data.layouts import Domains, find_domains, image_files
 from patchkin.data.toy import mask_file, truth_file
-from patchkin.data.transforms import resized
 from patchkin.errors import ConfigError, DataError, StorageError
-from patchkin.images import image_grid, read_image, safe_levels, to_uint8
+from patchkin.images import image_grid, safe_levels, to_uint8
+from patchkin.kept_translations import KeptTranslations, load_at, translation
 from patchkin.method import Method
 from patchkin.metrics.cityscapes import fetch_judge
 from patchkin.metrics.content import (
@@ -44,12 +43,23 @@ from patchkin.metrics.extractors import Extractor, SqueezeNetExtractor, make_ext
 from patchkin.metrics.perceptual import PerceptualDistance, PerceptualNet
 from patchkin.metrics.protocols import Protocol, find_protocol
 from patchkin.metrics.segmentation import CityscapesScorer
-from patchkin.metrics.statistics import Statistics, cached_statistics, compare, file_statistics
+from patchkin.metrics.statistics import (
+    Statistics,
+    cached_statistics,
+    compare,
+    file_statistics,
+    fill_statistics,
+)
 from patchkin.metrics.statistics import output_statistics as statistics_of_outputs
 from patchkin.networks.drn import DRNName, read_drn
+from patchkin.shards import Shard
 from patchkin.translator import Translator
 
 SCORES_FILE = "scores.json"
+STATISTICS_FOLDER = "statistics"
+"""Of features, in the folder that keeps an evaluation."""
+BATCH_SIZE = 16
+"""Of the extractors, and of the blocks that processes share."""
 HIGHER_IS_BETTER = frozenset(
     {
         *("class_top1", "class_top5", "collapse_ratio", "change_inside"),
@@ -122,12 +132,16 @@ class _Pair:
         return safe_levels(to_uint8(self.output_CHW))
 
 
+_Source: TypeAlias = Translator | Path | KeptTranslations
+
+
 def evaluate(
     subject: Translator | Path,
     data: DataConfig,
     config: EvaluationConfig,
     *,
     model: str = "",
+    keep: Path | None = None,
 ) -> Result:
     """Score a model on the held-out images of a set, or a folder of translations that are there.
 
@@ -137,6 +151,8 @@ def evaluate(
         data: the set; only `root`, `source`, `target` and `direction` matter.
         config: what to score.
         model: where the translator came from, for the result.
+        keep: folder where translations and features are looked for and kept, so that what was
+            interrupted, or shared by `evaluate_part`, goes on. The scores are the same without.
 
     Raises:
         DataError: fewer than 2 images, NaN outputs, sizes that differ under a protocol that does
@@ -144,10 +160,10 @@ def evaluate(
         ConfigError: an unknown protocol or class, weights of another extractor.
         DownloadError: weights that cannot be fetched.
     """
-    domains = find_domains(data)
-    inputs = domains.test_a if config.split == "test" else domains.val_a
-    if not inputs:
-        raise DataError(f"`{data.root}` has no {config.split} images of the source domain.")
+    domains, inputs = _held_out(data, config)
+    source: _Source = subject
+    if isinstance(subject, Translator) and keep is not None:
+        source = KeptTranslations(subject, keep)
     scores: dict[str, float] = {}
     protocols: dict[str, Any] = {}
     counts: dict[str, int] = {"inputs": len(inputs)}
@@ -157,8 +173,9 @@ def evaluate(
         protocol = find_protocol(name)
         if extractor is None or extractor.name != protocol.extractor:
             extractor = make_extractor(protocol.extractor, config.weights)
-        real = cached_statistics(protocol.real_files(domains), protocol, extractor)
-        outputs = _output_statistics(subject, inputs, protocol, extractor)
+        real_files = protocol.real_files(domains)
+        real = cached_statistics(real_files, protocol, extractor, batch_size=BATCH_SIZE)
+        outputs = _output_statistics(source, inputs, protocol, extractor, keep)
         distances = compare(real, outputs)
         scores[f"{name}/frechet"] = distances.frechet
         scores[f"{name}/kernel"] = distances.kernel
@@ -175,8 +192,8 @@ def evaluate(
             "`classes` needs a protocol whose extractor classifies, such as squeezenet-224; got "
             f"{', '.join(config.protocols)}."
         )
-    size = _common_size(protocols.values())
-    pairs = list(_pairs(subject, inputs, size))
+    size = _common_size(map(find_protocol, config.protocols))
+    pairs = list(_pairs(source, inputs, size))
     content, ranking = _content_scores(pairs, extractor)
     scores |= content
     scores |= _masked_scores(pairs, config.masks, size)
@@ -202,6 +219,47 @@ def evaluate(
         worst_and_best=ranking,
         gallery=_gallery(pairs, ranking),
     )
+
+
+def evaluate_part(
+    subject: Translator | Path,
+    data: DataConfig,
+    config: EvaluationConfig,
+    *,
+    keep: Path,
+    shard: Shard,
+) -> int:
+    """Translations and features of one part, for `evaluate` with the same folder to find.
+
+    Parts are blocks of one batch of the extractor, so that its batches are those of one process.
+
+    Args:
+        subject: as `evaluate`.
+        data: as `evaluate`.
+        config: as `evaluate`.
+        keep: folder of the results; the same for all parts.
+        shard: the part.
+
+    Returns:
+        Number of images that were translated; the others were there.
+
+    Raises:
+        PatchkinError: as `evaluate`.
+    """
+    domains, inputs = _held_out(data, config)
+    protocols = [find_protocol(name) for name in config.protocols]
+    source = subject if isinstance(subject, Path) else KeptTranslations(subject, keep)
+    translated = 0
+    if isinstance(source, KeptTranslations):
+        mine = shard.of(inputs, block=BATCH_SIZE)
+        sizes = dict.fromkeys([p.image_size for p in protocols] + [_common_size(protocols)])
+        translated = sum(source.fill(mine, size) for size in sizes)
+    for protocol in protocols:
+        extractor = make_extractor(protocol.extractor, config.weights)
+        real, outputs = protocol.real_files(domains), _output_files(source, inputs, protocol)
+        for paths, folder in ((real, None), (outputs, keep / STATISTICS_FOLDER)):
+            fill_statistics(paths, protocol, extractor, shard, folder=folder, batch_size=BATCH_SIZE)
+    return translated
 
 
 @dataclass(frozen=True)
@@ -292,48 +350,74 @@ def _describe(subject: Translator | Path, model: str) -> dict[str, Any]:
     }
 
 
+def _held_out(data: DataConfig, config: EvaluationConfig) -> tuple[Domains, tuple[Path, ...]]:
+    """The set, and the images of the source domain that are translated."""
+    domains = find_domains(data)
+    inputs = domains.test_a if config.split == "test" else domains.val_a
+    if not inputs:
+        raise DataError(f"`{data.root}` has no {config.split} images of the source domain.")
+    return domains, inputs
+
+
 def _output_statistics(
-    subject: Translator | Path, inputs: Sequence[Path], protocol: Protocol, extractor: Extractor
+    source: _Source,
+    inputs: Sequence[Path],
+    protocol: Protocol,
+    extractor: Extractor,
+    keep: Path | None,
 ) -> Statistics:
-    if isinstance(subject, Path):
-        return file_statistics(image_files(subject), protocol, extractor)
-    outputs = (
-        (pair.name, pair.levels_CHW) for pair in _pairs(subject, inputs, protocol.image_size)
+    if isinstance(source, Translator):
+        outputs = (
+            (pair.name, pair.levels_CHW) for pair in _pairs(source, inputs, protocol.image_size)
+        )
+        return statistics_of_outputs(outputs, protocol, extractor, batch_size=BATCH_SIZE)
+    if isinstance(source, KeptTranslations):
+        source.fill(inputs, protocol.image_size)
+    files = _output_files(source, inputs, protocol)
+    if keep is None:
+        return file_statistics(files, protocol, extractor, batch_size=BATCH_SIZE)
+    return cached_statistics(
+        files, protocol, extractor, folder=keep / STATISTICS_FOLDER, batch_size=BATCH_SIZE
     )
-    return statistics_of_outputs(outputs, protocol, extractor)
 
 
-def _common_size(protocols: Iterable[dict[str, Any]]) -> int | None:
+def _output_files(
+    source: Path | KeptTranslations, inputs: Sequence[Path], protocol: Protocol
+) -> Sequence[Path]:
+    if isinstance(source, Path):
+        return image_files(source)
+    return source.files(inputs, protocol.image_size)
+
+
+def _common_size(protocols: Iterable[Protocol]) -> int | None:
     """The size that content is scored at: that of the first protocol which has one."""
-    return next((p["image_size"] for p in protocols if p["image_size"] is not None), None)
+    return next((p.image_size for p in protocols if p.image_size is not None), None)
 
 
-def _pairs(subject: Translator | Path, inputs: Sequence[Path], size: int | None) -> Iterable[_Pair]:
+def _pairs(source: _Source, inputs: Sequence[Path], size: int | None) -> Iterable[_Pair]:
     """Inputs at `size` and their translations; of a folder, the images that are there."""
-    if isinstance(subject, Translator):
+    if isinstance(source, Translator):
         for path in inputs:
-            input_CHW = _load(path, subject.channels[0], size)
-            output_CHW = subject(input_CHW[None])[0].cpu()
-            if not output_CHW.isfinite().all():
-                raise DataError(f"The translation of `{path}` holds NaN or infinity.")
+            input_CHW, output_CHW = translation(source, path, size)
             yield _Pair(path.stem, input_CHW, _as_saved(output_CHW))
         return
+    if isinstance(source, KeptTranslations):
+        source.fill(inputs, size)
+        of_input, of_output = source.translator.channels
+        for path, target in zip(inputs, source.files(inputs, size), strict=True):
+            output_CHW = load_at(target, of_output, None)
+            yield _Pair(path.stem, load_at(path, of_input, size), _as_saved(output_CHW))
+        return
     by_stem = {path.stem: path for path in inputs}
-    for path in image_files(subject):
-        source = by_stem.get(path.stem)
-        output_CHW = _load(path, 3, size)
-        given_CHW = None if source is None else _load(source, 3, size)
+    for path in image_files(source):
+        input_path = by_stem.get(path.stem)
+        output_CHW = load_at(path, 3, size)
+        given_CHW = None if input_path is None else load_at(input_path, 3, size)
         if given_CHW is not None and given_CHW.shape != output_CHW.shape:
             raise DataError(
-                f"`{path}` and `{source}` differ in size; choose a protocol that resizes."
+                f"`{path}` and `{input_path}` differ in size; choose a protocol that resizes."
             )
         yield _Pair(path.stem, given_CHW, output_CHW)
-
-
-def _load(path: Path, channels: int, size: int | None) -> Tensor:
-    picture = transformable(read_image(path, channels), None)
-    pixels = picture.pixels if size is None else resized(picture.pixels, size, size)
-    return finished(pixels)
 
 
 def _as_saved(image_CHW: Tensor) -> Tensor:
@@ -398,7 +482,7 @@ def _masked_scores(
             continue
         if pair.name not in files:
             raise DataError(f"`{folder}` has no mask with the stem `{pair.name}`.")
-        mask_BHW = _load(files[pair.name], 1, size) > 0
+        mask_BHW = load_at(files[pair.name], 1, size) > 0
         change = masked_change(pair.output_CHW[None], pair.input_CHW[None], mask_BHW)
         inside.append(change.inside_B)
         outside.append(change.outside_B)
@@ -423,8 +507,8 @@ def _counterpart_scores(
         source = by_stem.get(pair.name)
         if pair.input_CHW is None or source is None or not truth_file(source).is_file():
             return {}
-        truth_CHW = _load(truth_file(source), pair.output_CHW.shape[0], size)
-        mask_HW = _load(mask_file(source), 1, size)[0] > 0
+        truth_CHW = load_at(truth_file(source), pair.output_CHW.shape[0], size)
+        mask_HW = load_at(mask_file(source), 1, size)[0] > 0
         rows.append(score_against_counterpart(pair.output_CHW, pair.input_CHW, truth_CHW, mask_HW))
         if perceptual is not None:
             images = (_in_colour(pair.output_CHW)[None], _in_colour(truth_CHW)[None])

@@ -110,10 +110,11 @@ class Translator:
         self.domains: tuple[str, ...] = tuple(header.encoding.get("domains", ())) if header else ()
         """Names of the target domains, where there are several and the model knows them."""
         self.device = device if isinstance(device, torch.device) else choose_device(device)
-        self._dtype = autocast_dtype(precision, self.device)
+        self.dtype = autocast_dtype(precision, self.device)
+        """That networks compute in; None for that of the weights."""
         self.method.to(self.device)
         self._layout = torch.contiguous_format
-        if owned and self._dtype is not None:  # 16-bit convolutions reorder any other layout
+        if owned and self.dtype is not None:  # 16-bit convolutions reorder any other layout
             self._layout = torch.channels_last
             self.method.to(memory_format=self._layout)
 
@@ -198,7 +199,7 @@ class Translator:
     @contextmanager
     def _computing(self) -> Iterator[None]:
         autocast = torch.autocast(
-            self.device.type, dtype=self._dtype or torch.bfloat16, enabled=self._dtype is not None
+            self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None
         )
         with translating_mode(self.method), autocast:
             yield

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from PIL import Image
+from torchvision.models import squeezenet1_1
 
+from patchkin import evaluation
 from patchkin.translator import Translator, plan
 
 
@@ -154,3 +157,104 @@ def test_processes_of_this_machine(command, finished_run, photos, whole, tmp_pat
     assert list(told["failed"]) == [str(tmp_path / "broken.png")]
     assert err.count("broken.png") == 1
     assert contents(tmp_path / "out") == whole
+
+
+# Evaluation
+
+
+@pytest.fixture
+def evaluated(command, run_copy, toy_root, tmp_path, monkeypatch):
+    """`patchkin evaluate` of a run in batches of two, with a SqueezeNet of random weights."""
+    torch.manual_seed(0)
+    weights = tmp_path / "squeezenet.pth"
+    torch.save(squeezenet1_1(weights=None).state_dict(), weights)
+    monkeypatch.setattr(evaluation, "BATCH_SIZE", 2)
+    monkeypatch.setenv("PATCHKIN_CACHE", str(tmp_path / "cache"))
+
+    def run(*arguments, model=run_copy, code=0):
+        found, out, err = command(
+            *("evaluate", model, "--data", toy_root, "--weights", weights, "--device", "cpu"),
+            *("--protocol", "squeezenet-224", "squeezenet-256", "--json", *arguments),
+        )
+        assert found == code, err
+        return json.loads(out) if code == 0 else err
+
+    return run
+
+
+def test_parts_of_an_evaluation_give_the_scores_of_one_process(evaluated, tmp_path, monkeypatch):
+    """To the last bit; what the parts did is not done again."""
+    (expected,) = evaluated()["results"]
+    keep = ("--keep", tmp_path / "kept")
+    told = [evaluated(*keep, "--shard", f"{number}/2") for number in (1, 2)]
+    # Three test images in two sizes, in blocks of two.
+    assert [part["translated"] for part in told] == [4, 2]
+    assert evaluated(*keep, "--shard", "1/2")["translated"] == 0
+
+    def translate(*_):
+        raise AssertionError("translated again")
+
+    monkeypatch.setattr(Translator, "__call__", translate)
+    (found,) = evaluated(*keep)["results"]
+    assert found["scores"] == expected["scores"]
+    assert found["data"] == expected["data"]
+    assert found["worst_and_best"] == expected["worst_and_best"]
+    (again,) = evaluated(*keep)["results"]
+    assert again["scores"] == expected["scores"]
+
+
+def test_a_part_that_is_missing_is_made_in_the_end(evaluated, tmp_path):
+    (expected,) = evaluated()["results"]
+    keep = ("--keep", tmp_path / "kept")
+    evaluated(*keep, "--shard", "2/2")
+    (found,) = evaluated(*keep)["results"]
+    assert found["scores"] == expected["scores"]
+
+
+def test_another_model_in_the_same_folder(evaluated, run_copy, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    keep = ("--keep", tmp_path / "kept")
+    evaluated(*keep)
+    path = next((run_copy / "checkpoints").glob("*/model.safetensors"))
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    other = tmp_path / "other.safetensors"
+    save_file({name: tensor * 1.5 for name, tensor in tensors.items()}, other, metadata)
+    (expected,) = evaluated(model=other)["results"]
+    (found,) = evaluated(*keep, model=other)["results"]
+    assert found["scores"] == expected["scores"]
+
+
+def test_a_folder_of_translations_by_parts(evaluated, toy_root, tmp_path):
+    (expected,) = evaluated(model=toy_root / "testA_true")["results"]
+    keep = ("--keep", tmp_path / "kept")
+    for number in (1, 2):
+        told = evaluated(*keep, "--shard", f"{number}/2", model=toy_root / "testA_true")
+        assert told["translated"] == 0
+    assert len(list((tmp_path / "kept" / "statistics").iterdir())) == 4  # 2 batches, 2 protocols
+    (found,) = evaluated(*keep, model=toy_root / "testA_true")["results"]
+    assert found["scores"] == expected["scores"]
+
+
+def test_parts_of_an_evaluation_need_a_folder(evaluated):
+    for flags in (("--shard", "1/2"), ("--processes", "2")):
+        err = evaluated(*flags, code=2)
+        assert len(err.splitlines()) == 1
+        assert "add --keep FOLDER" in err
+    assert "There is no part 3 of 2" in evaluated("--shard", "3/2", code=2)
+
+
+def test_what_is_kept_is_one_translation_of_each_image(evaluated, tmp_path):
+    err = evaluated("--keep", tmp_path / "kept", "--samples", "3", code=2)
+    assert "for one translation of each image; leave out --samples" in err
+
+
+@pytest.mark.slow
+def test_processes_share_an_evaluation(evaluated, tmp_path):
+    (expected,) = evaluated()["results"]
+    (found,) = evaluated("--keep", tmp_path / "kept", "--processes", "2")["results"]
+    for name, value in expected["scores"].items():  # the processes have batches of 16
+        assert found["scores"][name] == pytest.approx(value, rel=1e-5, abs=1e-6), name

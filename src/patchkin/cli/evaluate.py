@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import torch
 import tyro
 
 from patchkin.checkpoint import CheckpointStore, find_model
 from patchkin.cli.parsing import parse
 from patchkin.data.config import DataConfig
-from patchkin.devices import Device, Precision
+from patchkin.devices import Device, Precision, take_accelerator
 from patchkin.errors import ConfigError
 from patchkin.evaluation import (
     SCORES_FILE,
@@ -22,14 +24,17 @@ from patchkin.evaluation import (
     Result,
     as_plain,
     evaluate,
+    evaluate_part,
     write_result,
 )
 from patchkin.images import is_image_file, write_pillow
 from patchkin.method import Method, StyledMethod
 from patchkin.metrics.perceptual import PerceptualNet
 from patchkin.networks.drn import DRNName
+from patchkin.processes import in_processes
 from patchkin.report import write_report
-from patchkin.style_evaluation import evaluate_styles
+from patchkin.shards import Shard, chosen_shard, local_number
+from patchkin.style_evaluation import evaluate_styles, is_multi_domain
 from patchkin.translator import Translator
 
 
@@ -67,6 +72,13 @@ class EvaluateOptions:
     """File of its weights, instead of a download."""
     which: Literal["last", "best", "all"] = "last"
     """Checkpoints of a run folder: the last, the best on validation, or each that is kept."""
+    keep: Path | None = None
+    """Folder that keeps translations and features, so that an interrupted evaluation goes on."""
+    shard: str | None = None
+    """Only translate and compute features of one part, such as 2/8, for a later call with the same
+    --keep. `torchrun` and Slurm's `srun` are recognised and need no part here; 1/1 is all."""
+    processes: int = 1
+    """Processes of this machine that share that work; needs --keep."""
     output: Path | None = None
     """File that results are added to; by default scores.json in the run folder."""
     device: Device = "auto"
@@ -96,10 +108,23 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         judge=options.judge,
         judge_weights=options.judge_weights,
     )
+    if options.processes < 1:
+        raise ConfigError(f"`--processes` must be at least 1; got {options.processes}.")
+    shard = chosen_shard(options.shard)
+    if options.keep is None and (options.processes > 1 or not shard.is_all):
+        raise ConfigError(
+            "Processes share an evaluation through a folder: add --keep FOLDER, the same for all "
+            "of them."
+        )
+    if options.processes > 1 or not shard.is_all:
+        translated = _share(options, methods, config, shard)
+        if not shard.is_all:
+            _tell_part(options, shard, translated)
+            return 0
     results = []
     for subject, name in _subjects(options, methods):
         data = _data(options, subject)
-        results.append(_evaluated(subject, data, config, name, options.samples))
+        results.append(_evaluated(subject, data, config, name, options))
         target = _target(options)
         if target is not None:
             write_result(results[-1], target)
@@ -119,8 +144,12 @@ def _evaluated(
     data: DataConfig,
     config: EvaluationConfig,
     name: str,
-    samples: int | None,
+    options: EvaluateOptions,
 ) -> Result:
+    samples, keep = options.samples, options.keep
+    if keep is not None:
+        _check_one_each(subject, samples)
+        return evaluate(subject, data, config, model=name, keep=keep)
     if isinstance(subject, Translator) and isinstance(subject.method, StyledMethod):
         return evaluate_styles(subject, data, config, model=name, samples=samples)
     if samples is not None:
@@ -129,6 +158,50 @@ def _evaluated(
             f"--samples compares translations in several styles, and `{what}` has one per image."
         )
     return evaluate(subject, data, config, model=name)
+
+
+def _check_one_each(subject: Translator | Path, samples: int | None) -> None:
+    """What is kept is one translation of each image."""
+    several = isinstance(subject, Translator) and is_multi_domain(subject.method)
+    if several or samples is not None:
+        raise ConfigError(
+            "--keep, --shard and --processes are for one translation of each image; leave out "
+            f"{'them' if several else '--samples'}."
+        )
+
+
+def _share(
+    options: EvaluateOptions,
+    methods: Mapping[str, type[Method]],
+    config: EvaluationConfig,
+    shard: Shard,
+) -> int:
+    """A part by `options.processes`: how many images they translated."""
+    if options.processes == 1:
+        return _fill(options, methods, config, shard, 1)
+    threads = max(1, torch.get_num_threads() // options.processes)
+    work = partial(_fill, options, methods, config, shard)
+    return sum(in_processes(work, options.processes, threads=threads))
+
+
+def _fill(
+    options: EvaluateOptions,
+    methods: Mapping[str, type[Method]],
+    config: EvaluationConfig,
+    shard: Shard,
+    number: int,
+    _: Callable[[object], None] = lambda _: None,
+) -> int:
+    """The work of process `number` of `options.processes`: how many images it translated."""
+    assert options.keep is not None
+    take_accelerator(options.device, local_number() * options.processes + number - 1)
+    mine = shard.divided(number, options.processes)
+    translated = 0
+    for subject, _name in _subjects(options, methods):
+        _check_one_each(subject, options.samples)
+        data = _data(options, subject)
+        translated += evaluate_part(subject, data, config, keep=options.keep, shard=mine)
+    return translated
 
 
 def _subjects(
@@ -171,6 +244,17 @@ def _write_gallery(result: Result, folder: Path) -> None:
         step = result.subject.get("step")
         name = "outputs" if step is None else f"step_{step:08d}"
         write_pillow(folder / "evaluation" / f"{name}_{result.data['split']}.png", result.gallery)
+
+
+def _tell_part(options: EvaluateOptions, shard: Shard, translated: int) -> None:
+    if options.json:
+        summary = {"shard": str(shard), "kept": str(options.keep), "translated": translated}
+        print(json.dumps(summary))
+    print(
+        f"part {shard} is in {options.keep}, {translated} images translated now; when all parts "
+        "are, the same command with --shard 1/1 gives the scores",
+        file=sys.stderr,
+    )
 
 
 def _tell(result: Result) -> None:

@@ -116,8 +116,9 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
             "--grid shows all inputs, and this is a part of them: leave it out here, and run the "
             "same command with --grid and --shard 1/1 when all parts are done."
         )
+    silent = options.shard is None and shard.number > 1  # the first of a launcher's shows its own
     with Progress(
-        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+        console=Console(stderr=True), transient=True, disable=silent or not sys.stderr.isatty()
     ) as bar:
         task = bar.add_task("translating", total=0)
 

@@ -36,6 +36,7 @@ from patchkin.metrics.extractors import Extractor, Features
 from patchkin.metrics.frechet import frechet_distance
 from patchkin.metrics.kernel import kernel_distance, kernel_distance_subsets
 from patchkin.metrics.protocols import Protocol
+from patchkin.shards import Shard
 
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of images done so far."""
@@ -170,6 +171,8 @@ def _statistics(
     extractor: Extractor,
     batch_size: int,
     progress: Progress | None,
+    *,
+    is_set: bool = True,
 ) -> Statistics:
     protocol = protocol.with_extractor(extractor)
     names: list[str] = []
@@ -198,7 +201,8 @@ def _statistics(
             finish()
     if waiting:
         finish()
-    check_count(len(names), f"Protocol `{protocol.name}`")
+    if is_set:
+        check_count(len(names), f"Protocol `{protocol.name}`")
     logits = [part.logits_BK for part in parts if part.logits_BK is not None]
     return Statistics(
         protocol=protocol,
@@ -224,7 +228,7 @@ def cached_statistics(
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> Statistics:
-    """`file_statistics`, from the cache where they are known.
+    """`file_statistics`, from the cache where they are known; one that was interrupted goes on.
 
     Args:
         paths: the real images.
@@ -241,16 +245,91 @@ def cached_statistics(
     """
     check_count(len(paths), f"Protocol `{protocol.name}`")
     protocol = protocol.with_extractor(extractor)
-    key = statistics_key(paths, protocol)
-    target = (folder or cache_folder() / "statistics") / f"{protocol.name}-{key[:32]}.safetensors"
+    folder = folder or cache_folder() / "statistics"
+    target = _cached_file(folder, paths, protocol)
     if target.is_file():
         known = read_statistics(target, protocol)
         return replace(known, names=tuple(map(str, paths)))  # the set may have been copied
-    _make_folder(target.parent)  # before minutes of work, not after
-    statistics = file_statistics(
-        paths, protocol, extractor, batch_size=batch_size, progress=progress
+    _make_folder(folder)  # before minutes of work, not after
+    if not _in_batches(protocol):
+        statistics = file_statistics(
+            paths, protocol, extractor, batch_size=batch_size, progress=progress
+        )
+        write_statistics(target, statistics)
+        return statistics
+    parts, files = [], []
+    for start in range(0, len(paths), batch_size):
+        batch = paths[start : start + batch_size]
+        files.append(_cached_file(folder, batch, protocol))
+        parts.append(_cached_batch(files[-1], batch, protocol, extractor))
+        if progress is not None:
+            progress(start + len(batch))
+    logits = [part.logits_NK for part in parts if part.logits_NK is not None]
+    statistics = Statistics(
+        protocol=protocol,
+        names=tuple(map(str, paths)),
+        features_ND=torch.cat([part.features_ND for part in parts]),
+        logits_NK=torch.cat(logits) if logits else None,
     )
     write_statistics(target, statistics)
+    for file in files:
+        if file != target:
+            file.unlink(missing_ok=True)
+    return statistics
+
+
+def fill_statistics(
+    paths: Sequence[Path],
+    protocol: Protocol,
+    extractor: Extractor,
+    shard: Shard,
+    *,
+    folder: Path | None = None,
+    batch_size: int = 16,
+) -> None:
+    """Put the batches of one part of a set into the cache, where `cached_statistics` joins them.
+
+    Batches are the same whoever computes them, so the joined features are those of one process.
+
+    Args:
+        paths: of the whole set; those of other parts may not be there yet.
+        protocol: how they become features.
+        extractor: the one that the protocol names.
+        shard: the part.
+        folder: as `cached_statistics`.
+        batch_size: as `cached_statistics`.
+
+    Raises:
+        DataError, ConfigError, StorageError: as `cached_statistics`.
+    """
+    protocol = protocol.with_extractor(extractor)
+    folder = folder or cache_folder() / "statistics"
+    whole = all(path.is_file() for path in paths)
+    if (whole and _cached_file(folder, paths, protocol).is_file()) or not _in_batches(protocol):
+        return
+    mine = shard.of(paths, block=batch_size)
+    for start in range(0, len(mine), batch_size):
+        batch = mine[start : start + batch_size]
+        _cached_batch(_cached_file(folder, batch, protocol), batch, protocol, extractor)
+
+
+def _in_batches(protocol: Protocol) -> bool:
+    """Whether the images of a set need not be seen together: all have one size."""
+    return protocol.image_size is not None or protocol.input_size is not None
+
+
+def _cached_file(folder: Path, paths: Sequence[Path], protocol: Protocol) -> Path:
+    return folder / f"{protocol.name}-{statistics_key(paths, protocol)[:32]}.safetensors"
+
+
+def _cached_batch(
+    file: Path, batch: Sequence[Path], protocol: Protocol, extractor: Extractor
+) -> Statistics:
+    if file.is_file():
+        return read_statistics(file, protocol)
+    prepared = ((str(path), protocol.prepare(read_image(path, 3))) for path in batch)
+    statistics = _statistics(prepared, protocol, extractor, len(batch), None, is_set=False)
+    write_statistics(file, statistics)
     return statistics
 
 
