@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from patchkin.errors import CheckpointError, StorageError
+from patchkin.shipped import find_shipped, named_so
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZERS_FILE = "optimizers.safetensors"
@@ -240,10 +241,11 @@ def _readable_mode() -> int:
 
 
 def find_model(path: Path, *, which: str = "last") -> Path:
-    """The weights that a run folder, a checkpoint folder or a file stands for.
+    """The weights that a run folder, a checkpoint folder, a file or a shipped model stands for.
 
     Args:
-        path: `runs/x`, `runs/x/checkpoints/step_00001000`, or a `.safetensors` file.
+        path: `runs/x`, `runs/x/checkpoints/step_00001000`, a `.safetensors` file, or if nothing of
+            this name is there the name of a shipped model.
         which: `last` or `best`, for a run folder.
 
     Raises:
@@ -252,6 +254,8 @@ def find_model(path: Path, *, which: str = "last") -> Path:
     if path.is_file():
         return path
     if not path.exists():
+        if str(path) == path.name:
+            return find_shipped(path.name)
         raise CheckpointError(f"There is no model at `{path}`: no such file or folder.")
     if (path / MODEL_FILE).is_file():
         return path / MODEL_FILE
@@ -262,13 +266,21 @@ def find_model(path: Path, *, which: str = "last") -> Path:
     if folder is None:
         raise CheckpointError(
             f"`{path}` is neither a model nor a run folder with a `{which}` checkpoint. "
-            "Give a run folder, a checkpoint folder or a .safetensors file."
+            f"Give a run folder, a checkpoint folder or a .safetensors file.{_hint(path)}"
         )
     return folder / MODEL_FILE
 
 
+def _hint(path: Path) -> str:
+    """For a folder, such as a data set, that hides the shipped model of its name."""
+    hidden = named_so(path.name) if str(path) == path.name else None
+    if hidden is None:
+        return ""
+    return f" For the shipped model `{hidden}`, call from a folder without a `{path}`."
+
+
 def read_model(path: Path) -> tuple[ModelHeader, dict[str, Tensor]]:
-    """Header and tensors of a model file.
+    """Header and tensors of a model file; those in float16 (of shipped models) as float32.
 
     Raises:
         CheckpointError: it cannot be read or is no patchkin model.
@@ -276,11 +288,16 @@ def read_model(path: Path) -> tuple[ModelHeader, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = ModelHeader.from_metadata(file.metadata(), path)
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return header, {name: _at_least_single(t) for name, t in tensors.items()}
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"`{path}` cannot be read as a model: {error}.") from error
+
+
+def _at_least_single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:

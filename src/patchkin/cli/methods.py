@@ -17,6 +17,7 @@ from patchkin.data.domains import DomainBatch
 from patchkin.data.paired import PairedBatch
 from patchkin.errors import ConfigError, nearest
 from patchkin.method import Method
+from patchkin.shipped import shipped_sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
     if not options.names:
         console.print(_table(rows))
         console.print("\nPresets of a method: patchkin methods NAME", highlight=False)
+        console.print(shipped_sentence(), highlight=False)
     for name in options.names:
         _show(console, name, rows[name])
     return 0

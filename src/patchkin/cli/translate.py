@@ -27,6 +27,7 @@ from patchkin.images import write_pillow
 from patchkin.method import Direction, Method, StyledMethod
 from patchkin.processes import in_processes
 from patchkin.shards import Shard, chosen_shard, local_number
+from patchkin.shipped import shipped_sentence
 from patchkin.styles import (
     Style,
     domain_name,
@@ -51,7 +52,7 @@ class TranslateOptions:
     """Options of `translate`."""
 
     model: tyro.conf.Positional[str]
-    """A run folder, a checkpoint folder, or a .safetensors file."""
+    """A run folder, a checkpoint folder, a .safetensors file, or the name of a shipped model."""
     inputs: tyro.conf.Positional[tuple[str, ...]]
     """Image files, folders (searched recursively), or quoted glob patterns."""
     output: Annotated[Path, flag("-o")]
@@ -102,7 +103,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         TranslateOptions,
         arguments,
         prog="patchkin translate",
-        about="Translate images of any size with a trained model.",
+        about=f"Translate images of any size with a trained model. {shipped_sentence()}".strip(),
     )
     if not options.inputs:
         raise ConfigError("Nothing to translate: give files or folders after the model.")
