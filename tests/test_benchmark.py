@@ -2,17 +2,19 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as nnf
 from torch.utils.flop_counter import FlopCounterMode
 
+import patchkin.data.cache as cache_module
 from patchkin import benchmark
 from patchkin.benchmark import (
     Case,
     convolution_peak,
-    loading_rate,
+    loading_rates,
     measure,
     measure_apart,
     synthetic_batch,
@@ -100,9 +102,19 @@ def test_every_kind_of_batch_can_be_made(kind):
     assert len(batch) == 3
 
 
-def test_loading_is_measured(tmp_path):
-    rate = loading_rate(DataConfig(root="toy", size=32, load_size=32, workers=0), images=4)
-    assert rate > 0
+def test_loading_is_measured_with_and_without_the_cache(tmp_path, monkeypatch):
+    """The second of two configurations decodes nothing once it is opened."""
+    data = DataConfig(root="toy", size=32, load_size=32, workers=0)
+    cached = replace(data, cache=str(tmp_path))
+    loading_rates([cached], images=4, repeats=1)
+    decoded = []
+    read_image = cache_module.read_image
+    monkeypatch.setattr(
+        cache_module, "read_image", lambda *args: decoded.append(args) or read_image(*args)
+    )
+    rates = loading_rates([data, cached], images=4, repeats=3)
+    assert len(decoded) == 3 * 5 * 2  # rounds, steps with the one to warm up, domains
+    assert all(rate > 0 for rate in rates)
 
 
 def test_the_verb_prints_a_table_and_ratios(tmp_path, capsys):
@@ -127,6 +139,7 @@ def test_the_verb_prints_a_table_and_ratios(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["cutt"], "Unknown method `cutt`"),
+        (["cut", "--cache"], "--cache is measured on a data set; name one with --data."),
         (["cut", "--compare", "absent.json"], "absent.json"),
         (["cut", "--steps", "0"], "`steps` must be at least 1"),
     ],

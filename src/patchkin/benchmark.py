@@ -23,10 +23,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from patchkin.data.config import DataConfig
-from patchkin.data.datasets import UnpairedBatch
+from patchkin.data.datasets import UnpairedBatch, UnpairedDataset
 from patchkin.data.domains import DomainBatch
 from patchkin.data.loading import open_training_data, training_loader
 from patchkin.data.paired import PairedBatch
+from patchkin.data.single import SingleImageDataset
 from patchkin.devices import Device, Precision, autocast_dtype, choose_device, keep_freed_memory
 from patchkin.errors import ConfigError, PatchkinError
 from patchkin.method import Method, Progress
@@ -198,17 +199,30 @@ def _memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def loading_rate(data: DataConfig, *, images: int = 200) -> float:
-    """Images of each domain that the loader decodes, augments and hands over, per second.
+def loading_rates(
+    configs: Sequence[DataConfig], *, images: int = 200, repeats: int = 5
+) -> list[float]:
+    """Images of each domain that the loader reads, augments and hands over, per second.
+
+    Medians of `repeats` passes over the same images, which the configurations take in turns.
 
     Raises:
-        DataError: the set cannot be read.
+        DataError: a set cannot be read.
+        StorageError: a cache of decoded images cannot be written.
     """
-    opened = open_training_data(data, seed=0, channels=(3, 3), validate=False)
+    opened = [open_training_data(data, seed=0, channels=(3, 3), validate=False) for data in configs]
+    rounds = [
+        [_loading_rate(data.dataset, images) for data in opened] for _ in range(max(1, repeats))
+    ]
+    return [statistics.median(rates) for rates in zip(*rounds, strict=True)]
+
+
+def _loading_rate(dataset: UnpairedDataset | SingleImageDataset, images: int) -> float:
+    data = dataset.config
     steps = max(1, images // data.batch_size)
     batches = iter(
         training_loader(
-            opened.dataset,
+            dataset,
             start_step=0,
             total_steps=steps + 1,
             batch_size=data.batch_size,
@@ -219,8 +233,8 @@ def loading_rate(data: DataConfig, *, images: int = 200) -> float:
     )
     next(batches)  # the workers start
     start = time.perf_counter()
-    decoded = sum(len(batch) for batch in batches)
-    return decoded / (time.perf_counter() - start)
+    loaded = sum(len(batch) for batch in batches)
+    return loaded / (time.perf_counter() - start)
 
 
 def synthetic_batch(method: Method, num_images: int, size: int) -> Any:

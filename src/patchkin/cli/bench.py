@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from patchkin.benchmark import (
     Case,
     Measurement,
     convolution_peak,
-    loading_rate,
+    loading_rates,
     measure_apart,
 )
 from patchkin.cli.parsing import parse
@@ -58,7 +59,9 @@ class BenchOptions:
     threads: int = 0
     """Of the CPU; 0 for as many as torch takes."""
     data: str | None = None
-    """A data set whose decoding rate is measured too (`toy`, or a folder as for `train`)."""
+    """A data set whose loading rate is measured too (`toy`, or a folder as for `train`)."""
+    cache: bool = False
+    """Measure it with decoded images from a cache as well, made for this in a temporary folder."""
     workers: int = 2
     """Processes that decode it."""
     output: Path | None = None
@@ -78,6 +81,8 @@ def run(arguments: Sequence[str], _: Mapping[str, type[Method]]) -> int:
         about="How fast this machine trains and translates, against its own peak.",
     )
     cases = _cases(options)
+    if options.cache and options.data is None:
+        raise ConfigError("--cache is measured on a data set; name one with --data.")
     earlier = _read(options.compare) if options.compare else None
     keep_freed_memory()
     if options.threads:
@@ -92,7 +97,7 @@ def run(arguments: Sequence[str], _: Mapping[str, type[Method]]) -> int:
     }
     if options.data is not None:
         data = DataConfig(root=options.data, size=options.size, workers=options.workers)
-        results["loading_images_per_second"] = loading_rate(data)
+        results.update(_loading(data, cache=options.cache))
     for case in cases:
         name = f"{case.method} {case.precision}"
         print(f"measuring {name}", file=sys.stderr)
@@ -128,6 +133,15 @@ def _cases(options: BenchOptions) -> list[Case]:
         for name in names
         for precision in options.precision
     ]
+
+
+def _loading(data: DataConfig, *, cache: bool) -> dict[str, float]:
+    names = ["loading_images_per_second", "cached_loading_images_per_second"]
+    if not cache:
+        return {names[0]: loading_rates([data])[0]}
+    with tempfile.TemporaryDirectory(prefix="patchkin-") as folder:
+        rates = loading_rates([data, replace(data, cache=folder)])
+    return dict(zip(names, rates, strict=True))
 
 
 def _machine() -> dict[str, Any]:
@@ -173,6 +187,10 @@ def _show(results: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> None
         console.print(f"convolution peak {precision}: {gflops:.0f} GFLOP/s")
     if "loading_images_per_second" in results:
         console.print(f"loading: {results['loading_images_per_second']:.1f} images/s")
+    if "cached_loading_images_per_second" in results:
+        rate = results["cached_loading_images_per_second"]
+        ratio = rate / results["loading_images_per_second"]
+        console.print(f"loading from the cache: {rate:.1f} images/s, {ratio:.2f} times as many")
     table = Table(*COLUMNS, box=None, pad_edge=False)
     reasons = {}
     for name, values in results["cases"].items():

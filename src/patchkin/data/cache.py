@@ -27,7 +27,7 @@ import secrets
 import sys
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ from PIL import Image, features
 from patchkin.data.config import AUTO, DataConfig
 from patchkin.data.folders import cache_folder
 from patchkin.data.layouts import TOY
-from patchkin.data.transforms import loaded_size
+from patchkin.data.transforms import loaded_size, resized
 from patchkin.data.verify import Broken, default_threads
 from patchkin.errors import DataError, StorageError
 from patchkin.images import Encoding, Picture, Pixels, read_image
@@ -116,8 +116,9 @@ class FirstStep:
     ) -> Image.Image:
         result = Image.new(image.mode, (len(parts) * width, height))
         for place, (left, right) in enumerate(parts):
-            part = image.crop((left, 0, right, image.height))
-            result.paste(part.resize((width, height), Image.Resampling.BICUBIC), (place * width, 0))
+            part = resized(image.crop((left, 0, right, image.height)), width, height)
+            assert isinstance(part, Image.Image)
+            result.paste(part, (place * width, 0))
         return result
 
 
@@ -168,6 +169,7 @@ class DecodedImages:
         self._entries = {entry.key: entry for entry in entries}
         self._failures = failures or {}
         self._map: npt.NDArray[np.uint8] | None = None
+        self._mapped()  # now, so that forked workers have it even if another run replaces it
 
     def __call__(self, path: Path, channels: int, load_size: int | None = None) -> Picture:
         """See `ReadImage`.
@@ -285,9 +287,10 @@ def _key(path: Path, channels: int) -> Key:
 
 def _decoder() -> str:
     """What pixels depend on besides their file: lossy formats differ between versions."""
-    codecs = {name: features.version(name) for name in ("libjpeg_turbo", "webp", "avif")}
-    codecs["jpg_2000"] = features.version("jpg_2000")
-    return f"Pillow {PIL.__version__} with " + ", ".join(f"{k} {v}" for k, v in codecs.items())
+    known = {*features.modules, *features.codecs, *features.features}
+    lossy = [name for name in ("jpg", "libjpeg_turbo", "webp", "avif", "jpg_2000") if name in known]
+    versions = ", ".join(f"{name} {features.version(name)}" for name in lossy)
+    return f"Pillow {PIL.__version__} with {versions}"
 
 
 # Making one
@@ -315,18 +318,19 @@ class _Store:
         self.index = folder / f"{stem}.json"
 
     def open(self, wanted: Sequence[tuple[Path, int]]) -> DecodedImages:
-        keys = list(dict.fromkeys(_key(path, channels) for path, channels in wanted))
-        known, _ = self._valid(keys)
-        if known is not None and known.holds(keys):
+        files = {_key(path, channels): path for path, channels in wanted}
+        known, _ = self._valid(files)
+        if known is not None and known.keys.issuperset(files):
             return known.images({})
         with self._locked() as alone:
-            known, complaint = self._valid(keys)  # what another process made in the meantime
-            missing = [key for key in keys if known is None or not known.holds([key])]
+            known, complaint = self._valid(files)  # what another process made in the meantime
+            held = known.keys if known is not None else set()
+            missing = {key: path for key, path in files.items() if key not in held}
             if complaint:
                 logger.warning("%s Decoding anew.", complaint)
-            return self._made(known, missing, len(keys), alone=alone)
+            return self._made(known, missing, len(files), alone=alone)
 
-    def _valid(self, keys: Sequence[Key]) -> tuple[_Known | None, str]:
+    def _valid(self, keys: Collection[Key]) -> tuple[_Known | None, str]:
         """What can be used of the cache as it is, and what is wrong with the rest."""
         try:
             known = self._read()
@@ -336,8 +340,7 @@ class _Store:
             return None, ""
         with ThreadPoolExecutor(self.threads) as pool:
             unchanged = [entry for entry in known.entries if _is_unchanged(entry)]
-            asked = set(keys)
-            wanted = [entry for entry in unchanged if entry.key in asked]
+            wanted = [entry for entry in unchanged if entry.key in keys]
             whole = list(pool.map(known.is_whole, wanted))
         damaged = {entry.key for entry, good in zip(wanted, whole, strict=True) if not good}
         kept = [entry for entry in unchanged if entry.key not in damaged]
@@ -367,7 +370,7 @@ class _Store:
         raise _UnusableError("names pixels that are not there")
 
     def _made(
-        self, known: _Known | None, missing: Sequence[Key], number: int, *, alone: bool
+        self, known: _Known | None, missing: Mapping[Key, Path], number: int, *, alone: bool
     ) -> DecodedImages:
         """The cache with the missing images added; nothing is written if all of them fail."""
         old = known or _Known(self.folder, [], np.zeros(0, np.uint8))
@@ -393,29 +396,29 @@ class _Store:
             part.replace(pixels)
             self._write_index(pixels, entries)
         except OSError as error:
-            pixels.unlink(missing_ok=True)
+            _remove(pixels)
             raise self._storage_error("write", pixels, error) from error
         finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+            _remove(part)
         self._remove_others(pixels, known, alone=alone)
         seconds = time.perf_counter() - began
         logger.warning("decoded: %.2f GB in `%s`, %.0f s", length / 1e9, pixels, seconds)
         return DecodedImages(pixels, entries, failures)
 
-    def _decoded(self, keys: Sequence[Key], failures: dict[Key, str]) -> Iterator[_Decoded]:
-        with ThreadPoolExecutor(self.threads) as pool, _progress(len(keys)) as advance:
-            for start in range(0, len(keys), _CHUNK):
-                chunk = keys[start : start + _CHUNK]
-                for key, result in zip(chunk, pool.map(self._decode, chunk), strict=True):
+    def _decoded(self, files: Mapping[Key, Path], failures: dict[Key, str]) -> Iterator[_Decoded]:
+        pairs = list(files.items())
+        with ThreadPoolExecutor(self.threads) as pool, _progress(len(pairs)) as advance:
+            for start in range(0, len(pairs), _CHUNK):
+                chunk = pairs[start : start + _CHUNK]
+                for (key, _), result in zip(chunk, pool.map(self._decode, chunk), strict=True):
                     advance()
                     if isinstance(result, DataError):
                         failures[key] = str(result)
                     else:
                         yield result
 
-    def _decode(self, key: Key) -> _Decoded | DataError:
-        path, channels = Path(key[0]), key[1]
+    def _decode(self, pair: tuple[Key, Path]) -> _Decoded | DataError:
+        (absolute, channels), path = pair
         try:
             status = path.stat()  # before the pixels: a change in between is found later
             picture = read_image(path, channels)
@@ -429,7 +432,7 @@ class _Store:
             for load_size, kind, shape, content in forms
         )
         size, mtime, encoding = status.st_size, status.st_mtime_ns, picture.encoding
-        entry = Entry(key[0], channels, size, mtime, encoding.bits, encoding.channels, stored)
+        entry = Entry(absolute, channels, size, mtime, encoding.bits, encoding.channels, stored)
         return _Decoded(entry, [content for *_, content in forms])
 
     def _write_index(self, pixels: Path, entries: Sequence[Entry]) -> None:
@@ -449,8 +452,7 @@ class _Store:
                 _synced(file)
             part.replace(self.index)
         finally:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+            _remove(part)
 
     def _remove_others(self, pixels: Path, known: _Known | None, *, alone: bool) -> None:
         """The pixels that the index named before; if no other process is at it, also the remains of
@@ -462,8 +464,7 @@ class _Store:
             others += self.folder.glob(f".{self.stem}.*.part")
         for other in others:
             if other != pixels:
-                with contextlib.suppress(OSError):
-                    other.unlink(missing_ok=True)
+                _remove(other)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[bool]:
@@ -500,8 +501,9 @@ class _Known:
             for form in entry.stored
         )
 
-    def holds(self, keys: Sequence[Key]) -> bool:
-        return {entry.key for entry in self.entries}.issuperset(keys)
+    @property
+    def keys(self) -> set[Key]:
+        return {entry.key for entry in self.entries}
 
     def images(self, failures: dict[Key, str]) -> DecodedImages:
         return DecodedImages(self.pixels, self.entries, failures)
@@ -576,6 +578,11 @@ def _written(image: _Decoded, file: BinaryIO) -> Entry:
 def _copied(entry: Entry, source: npt.NDArray[np.uint8], file: BinaryIO) -> Entry:
     contents = [bytes(_content(source, form)) for form in entry.stored]
     return _written(_Decoded(entry, contents), file)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # gone already, or on a disk that cannot be written
+        path.unlink()
 
 
 def _synced(file: BinaryIO) -> None:

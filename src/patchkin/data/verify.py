@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from patchkin.errors import DataError
 from patchkin.images import Picture, ValueRange, read_image, to_tensor
 
@@ -35,7 +37,9 @@ def verify_images(
 
     def attempt(path: Path) -> Broken | None:
         try:
-            to_tensor(read(path, channels), value_range)
+            picture = read(path, channels)
+            if isinstance(picture.pixels, Tensor):  # 8 bits always fit
+                to_tensor(picture, value_range)
         except DataError as error:
             return Broken(path, str(error))
         return None

@@ -85,9 +85,9 @@ class RunLog:
             self._bar.update(self._task, completed=step)
 
     def show_terms(self, record: Mapping[str, Any]) -> None:
-        """The terms of a log record, in the bar or as a line."""
+        """The terms of a log record, its rate, and how much of the time the loader let it wait."""
         terms = "  ".join(f"{name} {value:.4g}" for name, value in record["terms"].items())
-        rate = f"{record['images_per_second']:.2f} img/s"
+        rate = f"{record['images_per_second']:.2f} img/s, wait {record['loader_wait']:.0%}"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, rate=rate, terms=terms)
             return
