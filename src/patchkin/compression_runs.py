@@ -3,22 +3,21 @@
 distill    a run of `Distillation` that starts from the teacher's file
 search     which widths of a finished run score best within a budget
 export     one of its configurations as a model of its own
+cost       of any model: parameters, multiply-accumulates, milliseconds
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from patchkin.checkpoint import (
     ModelHeader,
@@ -29,39 +28,37 @@ from patchkin.checkpoint import (
 )
 from patchkin.compression import (
     CompressedResNet,
-    CompressedResNetConfig,
     Distillation,
     DistillationConfig,
     SearchSpace,
     TeacherConfig,
 )
-from patchkin.compression.cost import Cost, configuration_cost
-from patchkin.compression.search import STATE_FILE, Candidate, EvolutionSearch, SearchConfig
-from patchkin.config import from_plain, read_yaml, to_plain
-from patchkin.data.config import DataConfig
-from patchkin.data.layouts import find_domains
+from patchkin.compression.cost import (
+    Cost,
+    Latency,
+    configuration_cost,
+    latencies,
+    network_cost,
+    torch_call,
+)
+from patchkin.compression.search import (
+    STATE_FILE,
+    Candidate,
+    EvolutionSearch,
+    OnScored,
+    SearchConfig,
+)
+from patchkin.compression_scoring import RunFitness, ScoringConfig, compressed, open_supernet
+from patchkin.config import to_plain
 from patchkin.devices import Device
 from patchkin.errors import CheckpointError, ConfigError, StorageError
-from patchkin.evaluation import HIGHER_IS_BETTER
-from patchkin.method import Direction, Method, translating_mode
+from patchkin.method import Direction, Method
 from patchkin.networks import ResNetGenerator
 from patchkin.networks.separable import Channels, format_channels, parse_channels
-from patchkin.recipes import (
-    PairedRun,
-    RunConfig,
-    UnpairedRun,
-    config_from_plain,
-    preset_config,
-    train,
-)
-from patchkin.training import Scorer, TrainingConfig
+from patchkin.recipes import RunConfig, train
 from patchkin.translator import Translator
 
-logger = logging.getLogger(__name__)
-
 PLOT_FILE = "pareto.png"
-TRUTH_DISTANCE = "truth_distance"
-"""Mean absolute difference from the truth, 0 to 255: how paired data is scored."""
 
 
 def read_teacher(
@@ -183,38 +180,6 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def open_supernet(
-    run: Path, *, which: Literal["last", "best"] = "last", device: Device = "cpu"
-) -> tuple[Distillation, ModelHeader]:
-    """The supernet of a run, a checkpoint or a file.
-
-    Raises:
-        CheckpointError: it holds none.
-    """
-    translator = Translator.load(run, which=which, device=device)
-    if not isinstance(translator.method, Distillation) or translator.header is None:
-        raise CheckpointError(
-            f"`{run}` holds a model of `{translator.method.name}`, not a supernet. Make one with "
-            "`patchkin compress distill TEACHER --data ROOT`."
-        )
-    return translator.method, translator.header
-
-
-def compressed(supernet: Distillation, channels: Channels) -> CompressedResNet:
-    """A configuration of a supernet as a model of its own, with copies of its weights.
-
-    Raises:
-        ConfigError: the configuration is wider than the supernet.
-    """
-    generator = supernet.G.export(channels)
-    source, target = supernet.channels
-    small = CompressedResNet(
-        CompressedResNetConfig(channels=generator.channels, in_channels=source, out_channels=target)
-    )
-    small.G.load_state_dict(generator.state_dict())
-    return small.to(next(generator.parameters()).device)
-
-
 def export(
     supernet: Distillation, header: ModelHeader, channels: Channels, output: Path
 ) -> tuple[CompressedResNet, Cost]:
@@ -266,140 +231,6 @@ def _check_equal(supernet: Distillation, output: Path, channels: Channels) -> No
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoringConfig:
-    """What a configuration is scored on: validation images, never test images."""
-
-    run: Path
-    """The run folder, checkpoint or file of the supernet."""
-    which: Literal["last", "best"] = "last"
-    """The checkpoint of a run folder."""
-    data: str | None = None
-    """The set, instead of the one that the run was trained on."""
-    protocol: str = "squeezenet-256"
-    """With `weights`: how images become a Frechet distance."""
-    weights: Path | None = None
-    """File of that protocol's extractor. Not needed where counterparts are known (the toy set, and
-    paired data)."""
-    score: str | None = None
-    """The score that decides, instead of the usual one."""
-    device: Device = "auto"
-    """Where to translate."""
-
-
-@dataclass(frozen=True)
-class RunFitness:
-    """Scores configurations of a run's supernet. Picklable; each process opens the run once."""
-
-    config: ScoringConfig
-
-    def __call__(self, channels: Channels) -> float:
-        """The score that decides."""
-        return self.scores(channels)[self.name]
-
-    def scores(self, channels: Channels) -> dict[str, float]:
-        """All scores."""
-        supernet, scorer = _opened(self.config)
-        small = compressed(supernet, channels)
-        with translating_mode(small):
-            return scorer.score(small)
-
-    @property
-    def name(self) -> str:
-        """Of the score that decides.
-
-        Raises:
-            ConfigError: nothing can be scored, or not by this name.
-        """
-        scorer = _opened(self.config)[1]
-        name = self.config.score or scorer.primary
-        if name is None:
-            raise ConfigError(
-                "The validation images have no known counterparts, so configurations are compared "
-                "by a distance to real images: give --weights, a file of the extractor of "
-                f"--protocol {self.config.protocol}."
-            )
-        return name
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Of that score."""
-        return self.name.rsplit("/", 1)[-1] in HIGHER_IS_BETTER
-
-
-@lru_cache(maxsize=1)
-def _opened(config: ScoringConfig) -> tuple[Distillation, Scorer]:
-    supernet, header = open_supernet(config.run, which=config.which, device=config.device)
-    run_config = _run_config(config, supernet, header)
-    source: UnpairedRun | PairedRun
-    if supernet.config.paired:
-        source = PairedRun(run_config, channels=supernet.channels)
-        return supernet, _truth_scorer(source)
-    if _were_trained_on(config):
-        logger.warning(
-            "The supernet was trained on the images that it is scored on. Distil with "
-            "--score-every, which holds some out, or give the set a valA and a valB."
-        )
-    source = UnpairedRun(run_config, channels=supernet.channels)
-    scorer = source.scorer()
-    assert scorer is not None  # scores were asked for
-    return supernet, scorer
-
-
-def _run_config(
-    config: ScoringConfig, supernet: Distillation, header: ModelHeader
-) -> RunConfig[Any]:
-    """The run's own settings where it has a folder, for the same division of the images."""
-    default = preset_config(next(iter(Distillation.presets.values())))
-    file = config.run / "config.yaml"
-    if file.is_file():
-        run = config_from_plain(Distillation, default, read_yaml(file), where=f"`{file}`")
-    elif config.data is None:
-        raise ConfigError(f"`{config.run}` does not say what it was trained on; give --data.")
-    else:
-        run = RunConfig(
-            method=supernet.config, data=DataConfig(size=header.size, load_size=header.size)
-        )
-    data = replace(run.data, workers=0)
-    if config.data is not None:
-        data = replace(data, root=config.data, source=None, target=None)
-    training = TrainingConfig(
-        seed=run.training.seed,
-        score_every=1,
-        score_protocol=config.protocol,
-        score_weights=config.weights,
-    )
-    return RunConfig(method=run.method, data=data, schedule=run.schedule, training=training)
-
-
-def _were_trained_on(config: ScoringConfig) -> bool:
-    """Whether the run held none of its images out of training."""
-    file = config.run / "config.yaml"
-    if config.data is not None or not file.is_file():
-        return False
-    plain = read_yaml(file)
-    if plain["training"]["score_every"] > 0:
-        return False
-    return not find_domains(from_plain(DataConfig, plain["data"])).val_a
-
-
-def _truth_scorer(run: PairedRun) -> Scorer:
-    """Held-out pairs know the truth."""
-    batch = run.preview_batch()
-    if batch is None:
-        raise ConfigError("The paired data has no image to score on.")
-
-    def score(method: Method) -> dict[str, float]:
-        device = next(method.parameters()).device
-        distances: list[Tensor] = [
-            (method.translate(a_CHW[None].to(device))[0].float().cpu() - b_CHW).abs().mean()
-            for a_CHW, b_CHW in zip(batch.a_BCHW, batch.b_BCHW, strict=True)
-        ]
-        return {TRUTH_DISTANCE: 127.5 * float(torch.stack(distances).mean())}
-
-    return Scorer(score=score, primary=TRUTH_DISTANCE, higher_is_better=False)
-
-
 def search(
     scoring: ScoringConfig,
     config: SearchConfig,
@@ -410,6 +241,7 @@ def search(
     workers: int = 1,
     overwrite: bool = False,
     on_generation: Callable[[Candidate], None] = lambda _: None,
+    on_scored: OnScored = lambda *_: None,
 ) -> tuple[EvolutionSearch, Candidate]:
     """Search the widths of a supernet; `output` receives the state and a plot.
 
@@ -422,6 +254,7 @@ def search(
         workers: processes that score.
         overwrite: forget what the folder holds.
         on_generation: told the best so far.
+        on_scored: told how far a generation is.
 
     Raises:
         ConfigError: the budget is below the cheapest configuration (found before anything is
@@ -447,12 +280,15 @@ def search(
         )
 
     planned({}, higher_is_better=False)  # an impossible budget is told before data is read
+    if scoring.score is not None:
+        fitness(found.smallest)  # so is a score that there is not
     described = {
         "supernet": _sha256(find_model(scoring.run, which=scoring.which)),
         "scored": {
             "score": fitness.name,
             "data": scoring.data,
             "protocol": scoring.protocol if scoring.weights is not None else None,
+            "judge": scoring.judge,
         },
     }
     evolution = planned(described, higher_is_better=fitness.higher_is_better)
@@ -460,7 +296,11 @@ def search(
     if overwrite:
         state_file.unlink(missing_ok=True)
     best = evolution.run(
-        fitness, state_file=state_file, workers=workers, on_generation=on_generation
+        fitness,
+        state_file=state_file,
+        workers=workers,
+        on_generation=on_generation,
+        on_scored=on_scored,
     )
     write_plot(evolution, best, fitness.name, output / PLOT_FILE)
     return evolution, best
@@ -513,3 +353,98 @@ def found_best(folder: Path) -> Channels:
             f"`{path}` holds no finished search. Run `patchkin compress search`, or name a "
             "configuration with --channels."
         ) from error
+
+
+# Cost of any model
+
+
+Runtime = Literal["torch", "onnx"]
+"""What runs a network: torch on a device, or ONNX Runtime on the CPU."""
+
+
+class _Translation(nn.Module):
+    """What a model does to images, as a network."""
+
+    def __init__(self, method: Method, direction: Direction) -> None:
+        super().__init__()
+        self.method, self.direction = method, direction
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Images of the target domain."""
+        if self.direction == "AtoB":
+            return self.method.translate(x_BCHW)
+        # Only methods with both directions are opened with it.
+        return self.method.translate(x_BCHW, direction="BtoA")  # type: ignore[call-arg]
+
+
+@dataclass(frozen=True, eq=False)
+class Costed:
+    """A model whose translations are counted and timed."""
+
+    model: Path
+    method: str
+    channels: str | None
+    """The configuration, of a compressed generator."""
+    network: nn.Module
+    in_channels: int
+    size: int
+    """Height and width of the image, in pixels."""
+
+    @classmethod
+    def open(
+        cls,
+        model: Path,
+        *,
+        size: int = 256,
+        direction: Direction = "AtoB",
+        which: Literal["last", "best"] = "last",
+        device: Device = "cpu",
+        methods: Mapping[str, type[Method]] | None = None,
+    ) -> Costed:
+        """A run folder, a checkpoint or a file. A supernet counts at its widest configuration.
+
+        Raises:
+            ConfigError: the size is below what the generator takes, or it has no such direction.
+            CheckpointError: nothing is there, or it does not fit its own header.
+        """
+        translator = Translator.load(
+            model, methods=methods, direction=direction, which=which, device=device
+        )
+        method = translator.method
+        if isinstance(method, Distillation):
+            method = compressed(method, method.space.largest)
+        if size < max(1, method.min_size):
+            raise ConfigError(
+                f"--size {size}: `{model}` takes images of at least {method.min_size} pixels."
+            )
+        channels = None
+        if isinstance(method, CompressedResNet):
+            channels = format_channels(method.config.channels)
+        network = _Translation(method, direction).eval()
+        return cls(model, method.name, channels, network, translator.channels[0], size)
+
+    def cost(self) -> Cost:
+        """Of one translation; parameters are those that it uses."""
+        return network_cost(
+            self.network, height=self.size, width=self.size, in_channels=self.in_channels
+        )
+
+    def call(self, runtime: Runtime) -> Callable[[], Tensor]:
+        """One translation in a runtime, to be timed.
+
+        Raises:
+            ConfigError: the runtime is not installed, or cannot run the network.
+        """
+        make = torch_call
+        if runtime == "onnx":
+            from patchkin.compression.onnx_timing import onnx_call as make
+        return make(self.network, height=self.size, width=self.size, in_channels=self.in_channels)
+
+
+def timed(models: Mapping[str, Costed], runtime: Runtime, *, calls: int) -> dict[str, Latency]:
+    """Models timed in turn in a runtime.
+
+    Raises:
+        ConfigError: as `Costed.call`, or fewer than one call.
+    """
+    return latencies({name: model.call(runtime) for name, model in models.items()}, calls=calls)

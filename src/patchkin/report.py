@@ -35,9 +35,10 @@ def write_report(run_dir: Path) -> Path:
         previews=_previews(run_dir / "previews"),
         gallery=_pictures(run_dir / "evaluation"),
         inspection=_pictures(run_dir / "inspection"),
+        search=_pictures(run_dir / "search"),
         curves=_curves(records, "terms"),
         score_curves=_curves(records, "scores"),
-        command=f"patchkin train {config['name']} --config config.yaml",
+        command=f"patchkin {_verb(config['name'])} --config config.yaml",
         configuration=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )
     target = run_dir / "report.html"
@@ -46,6 +47,10 @@ def write_report(run_dir: Path) -> Path:
     except OSError as error:
         raise StorageError(f"Cannot write `{target}`: {error.strerror}.") from error
     return target
+
+
+def _verb(name: str) -> str:
+    return "compress distill" if name == "distillation" else f"train {name}"
 
 
 def read_log(run_dir: Path) -> list[dict[str, Any]]:

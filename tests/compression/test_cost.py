@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from patchkin.compression import onnx_timing
 from patchkin.compression.cost import (
     configuration_cost,
+    latencies,
     latency,
     network_cost,
     network_latency,
 )
-from patchkin.errors import ConfigError
+from patchkin.compression.onnx_timing import onnx_call
+from patchkin.errors import CheckpointError, ConfigError
 from patchkin.networks import ResNetConfig, ResNetGenerator
 from patchkin.networks.separable import SeparableGenerator, parse_channels
 
@@ -123,3 +127,66 @@ def test_a_network_is_timed_as_it_translates():
     assert modes == [(False, False)] * 4
     assert network.training
     assert 0 < times.median_ms <= times.p95_ms
+
+
+def test_only_layers_that_run_count():
+    class OneWay(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.there, self.back = SeparableGenerator((1,) * 8), SeparableGenerator((3,) * 8)
+
+        def forward(self, x_BCHW):
+            return self.there(x_BCHW)
+
+    assert network_cost(OneWay(), height=8, width=12) == configuration_cost(
+        (1,) * 8, height=8, width=12
+    )
+
+
+def test_functions_are_timed_in_turn(monkeypatch):
+    """One that takes 1 ms and one that takes 3 ms, by a clock that they move."""
+    now = [0.0]
+    order = []
+
+    def call(name, seconds):
+        def run():
+            order.append(name)
+            now[0] += seconds
+
+        return run
+
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    times = latencies({"a": call("a", 0.001), "b": call("b", 0.003)}, calls=5, warm_up=1)
+    assert order == ["a", "b"] * 6
+    assert times["a"].median_ms == pytest.approx(1)
+    assert times["b"].p95_ms == pytest.approx(3)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        SeparableGenerator((2, 1, 3, 2, 1, 2, 2, 3)),
+        ResNetGenerator(ResNetConfig(ngf=2, blocks=3, norm="none")),
+    ],
+)
+def test_onnx_runtime_translates_as_torch_does(network):
+    call = onnx_call(network, height=16, width=20)
+    x_BCHW = torch.rand(1, 3, 16, 20, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(call(), network(x_BCHW), rtol=0, atol=1e-4)
+
+
+def test_a_graph_that_differs_is_refused(monkeypatch):
+    """As if the exporter had lost half of the image."""
+    session_call = onnx_timing._session_call
+    monkeypatch.setattr(
+        onnx_timing, "_session_call", lambda *given: lambda: 0.5 * session_call(*given)()
+    )
+    with pytest.raises(CheckpointError, match="they differ by 0"):
+        onnx_call(nn.Conv2d(3, 3, 1), height=4, width=4)
+
+
+def test_without_the_extra_the_message_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match=r"pip install 'patchkin\[onnx\]'"):
+        onnx_call(nn.Conv2d(3, 3, 1), height=4, width=4)

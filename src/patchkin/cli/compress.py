@@ -1,4 +1,4 @@
-"""`patchkin compress distill TEACHER --data ROOT`, `compress search RUN`, `compress export RUN`."""
+"""`patchkin compress distill TEACHER --data ROOT`, `search RUN`, `export RUN`, `cost MODEL`."""
 
 from __future__ import annotations
 
@@ -9,30 +9,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
+from rich.console import Console
+from rich.progress import Progress
 
 from patchkin.cli.parsing import parse
 from patchkin.cli.train import TrainOptions, default_options, tell_run, with_resume_folder
 from patchkin.compression import Distillation, DistillationConfig
-from patchkin.compression.cost import Cost, network_latency
+from patchkin.compression.cost import Cost, Latency
 from patchkin.compression.search import Candidate, EvolutionSearch, SearchConfig
 from patchkin.compression_runs import (
     PLOT_FILE,
-    ScoringConfig,
+    Costed,
+    Runtime,
     distill,
     export,
     found_best,
-    open_supernet,
     read_teacher,
     search,
     taught,
+    timed,
 )
+from patchkin.compression_scoring import ScoringConfig, open_supernet
 from patchkin.config import flag, to_plain, to_yaml
 from patchkin.devices import Device
 from patchkin.errors import ConfigError, nearest
 from patchkin.method import Direction, Method
+from patchkin.networks.drn import DRNName
 from patchkin.networks.separable import format_channels, parse_channels
 from patchkin.recipes import RunConfig, config_to_plain
+from patchkin.report import write_report
 
 SEARCH_FOLDER = "search"
 """Of a run, unless told otherwise."""
@@ -68,6 +75,11 @@ class SearchOptions:
     """With --weights: how images become a Frechet distance."""
     weights: Path | None = None
     """File of that protocol's extractor. Not needed where counterparts are known."""
+    judge: DRNName | None = None
+    """Segmentation network that reads translations of Cityscapes label maps: its mean IoU
+    decides."""
+    judge_weights: Path | None = None
+    """File of its weights, instead of a download."""
     score: str | None = None
     """The score that decides, instead of the usual one."""
     size: int | None = None
@@ -97,25 +109,55 @@ class ExportOptions:
     which: Literal["last", "best"] = "last"
     """The checkpoint of the run."""
     time_calls: int = 0
-    """Also time so many translations of one image of the training size on --device."""
+    """Also time so many translations of one image of the training size."""
+    runtime: tuple[Runtime, ...] = ("torch",)
+    """Where these are timed: torch on --device, onnx (the extra `onnx`) on the CPU."""
     device: Device = "cpu"
-    """Where these are timed."""
+    """Where torch is timed."""
     overwrite: bool = False
     """Replace the file."""
     json: bool = False
     """Print one JSON object."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CostOptions:
+    """Options of `compress cost`."""
+
+    model: tyro.conf.Positional[Path]
+    """Any model: a run folder, a checkpoint folder or a .safetensors file. A supernet counts at its
+    widest configuration."""
+    against: Path | None = None
+    """Another model, such as the teacher, that it is compared with."""
+    size: int = 256
+    """Height and width of the image, in pixels; 256 is that of the published numbers."""
+    time_calls: int = 0
+    """Also time so many translations of one image."""
+    runtime: tuple[Runtime, ...] = ("torch",)
+    """Where these are timed: torch on --device, onnx (the extra `onnx`) on the CPU."""
+    threads: int = 0
+    """Of the CPU, in both runtimes; 0 leaves torch's own choice."""
+    direction: Direction = "AtoB"
+    """BtoA for the way back of a model that has one."""
+    which: Literal["last", "best"] = "last"
+    """The checkpoint of a run."""
+    device: Device = "cpu"
+    """Where torch is timed."""
+    json: bool = False
+    """Print one JSON object."""
+
+
 def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
-    """Distil, search or export as the arguments say."""
-    actions = {"distill": _distill, "search": _search, "export": _export}
+    """Distil, search, export or count as the arguments say."""
+    actions = {"distill": _distill, "search": _search, "export": _export, "cost": _cost}
     if not arguments or arguments[0] in ("-h", "--help"):
         print(
-            "usage: patchkin compress {distill,search,export} ...\n\n"
+            "usage: patchkin compress {distill,search,export,cost} ...\n\n"
             "A small generator from a trained one.\n\n"
             "  distill TEACHER --data ROOT     train a student of many widths (a supernet)\n"
             "  search RUN --budget 3e9         find its best widths within a budget of MACs\n"
-            "  export RUN --output FILE        write one of them as a model\n\n"
+            "  export RUN --output FILE        write one of them as a model\n"
+            "  cost MODEL                      parameters, MACs and speed of any model\n\n"
             "`patchkin compress ACTION --help` tells the options of each."
         )
         return 0
@@ -192,24 +234,38 @@ def _search(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> in
         about="Find the widths of a supernet that score best within a budget.",
     )
     output = options.output or options.run / SEARCH_FOLDER
-    evolution, best = search(
-        ScoringConfig(
-            run=options.run,
-            which=options.which,
-            data=options.data,
-            protocol=options.protocol,
-            weights=options.weights,
-            score=options.score,
-            device=options.device,
-        ),
-        options.search,
-        output,
-        space=options.space,
-        size=options.size,
-        workers=options.workers,
-        overwrite=options.overwrite,
-        on_generation=lambda found: print(_line(found), file=sys.stderr),
+    scoring = ScoringConfig(
+        run=options.run,
+        which=options.which,
+        data=options.data,
+        protocol=options.protocol,
+        weights=options.weights,
+        judge=options.judge,
+        judge_weights=options.judge_weights,
+        score=options.score,
+        device=options.device,
     )
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("")
+
+        def on_scored(generation: int, done: int, total: int) -> None:
+            name = f"generation {generation} of {options.search.generations}"
+            bar.update(task, description=name, completed=done, total=total)
+
+        evolution, best = search(
+            scoring,
+            options.search,
+            output,
+            space=options.space,
+            size=options.size,
+            workers=options.workers,
+            overwrite=options.overwrite,
+            on_generation=lambda found: console.print(_line(found), markup=False),
+            on_scored=on_scored,
+        )
+    if output == options.run / SEARCH_FOLDER:
+        write_report(options.run)
     if options.json:
         print(json.dumps(_summary(evolution, best, output)))
         return 0
@@ -258,7 +314,7 @@ def _export(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> in
         else parse_channels(options.channels)
     )
     supernet, header = open_supernet(options.run, which=options.which)
-    small, cost = export(supernet, header, channels, options.output)
+    _, cost = export(supernet, header, channels, options.output)
     told = {
         "model": str(options.output),
         "channels": format_channels(channels),
@@ -266,31 +322,97 @@ def _export(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> in
         **to_plain(cost),
     }
     if options.time_calls:
-        told["latency"] = _times(small, options, header.size)
+        opened = Costed.open(options.output, size=header.size, device=options.device)
+        told["latency"] = _latencies({"": opened}, options)[""]
     if options.json:
         print(json.dumps(told))
         return 0
-    _tell_export(told, cost)
+    print(f"model:      {told['model']} ({told['channels']})")
+    _tell_cost(told)
     return 0
 
 
-def _times(small: Method, options: ExportOptions, size: int) -> dict[str, Any]:
-    from patchkin.devices import choose_device
-
-    network = small.get_submodule("G").to(choose_device(options.device))
-    times = network_latency(
-        network, height=size, width=size, in_channels=small.channels[0], calls=options.time_calls
+def _cost(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
+    options = parse(
+        CostOptions,
+        arguments,
+        prog="patchkin compress cost",
+        about="Count what one translation of a model costs, and time it.",
     )
-    return dict(to_plain(times))
+    if options.threads < 0:
+        raise ConfigError(f"`--threads` must not be negative; got {options.threads}.")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    models = {"model": options.model} | ({"against": options.against} if options.against else {})
+    opened = {
+        name: Costed.open(
+            path,
+            size=options.size,
+            direction=options.direction,
+            which=options.which,
+            device=options.device,
+            methods=methods,
+        )
+        for name, path in models.items()
+    }
+    told = {name: _as_plain(model, model.cost()) for name, model in opened.items()}
+    if options.time_calls:
+        for name, times in _latencies(opened, options).items():
+            told[name]["latency"] = times
+    summary = told["model"]
+    if "against" in told:
+        summary |= {"against": told["against"], "ratios": _ratios(**told)}
+    if options.json:
+        print(json.dumps(summary))
+        return 0
+    for plain in told.values():
+        named = plain["method"] if plain["channels"] is None else plain["channels"]
+        print(f"model:      {plain['model']} ({named})")
+        _tell_cost(plain)
+    if "ratios" in summary:
+        ratios = ", ".join(f"{name} {ratio:.2f}" for name, ratio in summary["ratios"].items())
+        print(f"times less: {ratios}")
+    return 0
 
 
-def _tell_export(told: Mapping[str, Any], cost: Cost) -> None:
-    print(f"model:      {told['model']} ({told['channels']})")
-    print(f"parameters: {cost.parameters:,}")
+def _as_plain(model: Costed, cost: Cost) -> dict[str, Any]:
+    named = {"model": str(model.model), "method": model.method, "channels": model.channels}
+    return {**named, "size": model.size, **to_plain(cost)}
+
+
+def _latencies(
+    models: Mapping[str, Costed], options: ExportOptions | CostOptions
+) -> dict[str, dict[str, Any]]:
+    """Model -> runtime -> times."""
+    found: dict[str, dict[str, Any]] = {name: {} for name in models}
+    for runtime in options.runtime:
+        for name, times in timed(models, runtime, calls=options.time_calls).items():
+            found[name][runtime] = _with_rate(times)
+    return found
+
+
+def _with_rate(times: Latency) -> dict[str, Any]:
+    return {**to_plain(times), "images_per_second": 1000 / times.median_ms}
+
+
+def _ratios(model: Mapping[str, Any], against: Mapping[str, Any]) -> dict[str, float]:
+    """How many times less the model costs and takes."""
+    counts = {name: against[name] / model[name] for name in ("parameters", "macs", "macs_exact")}
+    times = {
+        runtime: against["latency"][runtime]["median_ms"] / found["median_ms"]
+        for runtime, found in model.get("latency", {}).items()
+    }
+    return counts | times
+
+
+def _tell_cost(told: Mapping[str, Any]) -> None:
+    print(f"parameters: {told['parameters']:,}")
     print(
-        f"MACs:       {cost.macs:,} as published, {cost.macs_exact:,} exactly, for one image of "
-        f"{told['size']} x {told['size']}"
+        f"MACs:       {told['macs']:,} as published, {told['macs_exact']:,} exactly, for one image "
+        f"of {told['size']} x {told['size']}"
     )
-    if "latency" in told:
-        times = told["latency"]
-        print(f"latency:    {times['median_ms']:.2f} ms, 95 % within {times['p95_ms']:.2f} ms")
+    for runtime, times in told.get("latency", {}).items():
+        print(
+            f"{runtime + ':':<11} {times['median_ms']:.2f} ms, 95 % within {times['p95_ms']:.2f} "
+            f"ms, {times['images_per_second']:.1f} images/s"
+        )

@@ -14,7 +14,12 @@ from torch import Tensor
 
 from patchkin.errors import ConfigError
 from patchkin.method import Method, Preset, Progress, Update
-from patchkin.networks.separable import SeparableGenerator, check_configuration, parse_channels
+from patchkin.networks.separable import (
+    SeparableGenerator,
+    SeparableNorm,
+    check_configuration,
+    parse_channels,
+)
 from patchkin.schedules import AdamConfig
 
 
@@ -28,6 +33,8 @@ class CompressedResNetConfig:
     """Channels of the source domain."""
     out_channels: int = 3
     """Channels of the target domain."""
+    norm: SeparableNorm = "instance"
+    """After every convolution but the last; as its supernet."""
 
     def __post_init__(self) -> None:
         check_configuration(self.channels)
@@ -70,7 +77,9 @@ class CompressedResNet(Method):
     def __init__(self, config: CompressedResNetConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or CompressedResNetConfig()
-        self.G = SeparableGenerator(config.channels, config.in_channels, config.out_channels)
+        self.G = SeparableGenerator(
+            config.channels, config.in_channels, config.out_channels, norm=config.norm
+        )
         self.channels = (config.in_channels, config.out_channels)
         self.multiple_of = self.G.multiple_of
         self.min_size = self.min_training_size = self.G.min_size

@@ -13,7 +13,7 @@ element that an instance norm gives; some published numbers contain these (`norm
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -125,7 +125,8 @@ def network_cost(
 ) -> Cost:
     """The cost of any network of convolutions, by running it once and looking at its layers.
 
-    Linear layers count too; what has no weights (blur filters, padding) counts nothing.
+    Linear layers count too; what has no weights (blur filters, padding) counts nothing. Layers that
+    do not run, such as the way back of a model with two generators, count nothing at all.
 
     >>> from patchkin.networks import ResNetConfig, ResNetGenerator
     >>> teacher = ResNetGenerator(ResNetConfig(antialias_down=False, antialias_up=False))
@@ -134,9 +135,11 @@ def network_cost(
     (11378179, 56799264768)
     """
     macs = macs_exact = norm_elements = 0
+    parameters: dict[nn.Parameter, int] = {}
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
         nonlocal macs, macs_exact, norm_elements
+        parameters.update((weight, weight.numel()) for weight in layer.parameters(recurse=False))
         match layer:
             case nn.ConvTranspose2d():
                 macs += output[0, 0].numel() * layer.weight.numel()
@@ -158,7 +161,7 @@ def network_cost(
         for hook in hooks:
             hook.remove()
     return Cost(
-        parameters=sum(weight.numel() for weight in network.parameters()),
+        parameters=sum(parameters.values()),
         macs=macs,
         macs_exact=macs_exact,
         norm_elements=norm_elements,
@@ -181,19 +184,59 @@ def latency(call: Callable[[], object], *, calls: int = 100, warm_up: int = 10) 
     Raises:
         ConfigError: fewer than one call.
     """
+    return latencies({"": call}, calls=calls, warm_up=warm_up)[""]
+
+
+def latencies(
+    timed: Mapping[str, Callable[[], object]], *, calls: int = 100, warm_up: int = 10
+) -> dict[str, Latency]:
+    """Time several functions in turn, so that what else the machine does slows all of them.
+
+    Raises:
+        ConfigError: fewer than one call.
+    """
     if calls < 1:
         raise ConfigError(f"`calls` must be at least 1; got {calls}.")
     for _ in range(warm_up):
-        call()
-    times = []
+        for call in timed.values():
+            call()
+    times: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(calls):
-        start = time.perf_counter()
-        call()
-        times.append(1000 * (time.perf_counter() - start))
-    quantiles = torch.tensor(times, dtype=torch.float64).quantile(
-        torch.tensor([0.5, 0.95], dtype=torch.float64)
-    )
-    return Latency(median_ms=float(quantiles[0]), p95_ms=float(quantiles[1]), calls=calls)
+        for name, call in timed.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(1000 * (time.perf_counter() - start))
+    wanted = torch.tensor([0.5, 0.95], dtype=torch.float64)
+    quantiles = {
+        name: torch.tensor(listed, dtype=torch.float64).quantile(wanted)
+        for name, listed in times.items()
+    }
+    return {
+        name: Latency(median_ms=float(median), p95_ms=float(p95), calls=calls)
+        for name, (median, p95) in quantiles.items()
+    }
+
+
+def torch_call(
+    network: nn.Module, *, height: int = 256, width: int = 256, in_channels: int = 3
+) -> Callable[[], Tensor]:
+    """A function that runs a network on one image and waits for it.
+
+    On the network's device and with its precision; the network is put into evaluation mode.
+    """
+    network.eval()
+    x_BCHW = torch.zeros(1, in_channels, height, width).to(next(network.parameters()))
+
+    @torch.inference_mode()
+    def call() -> Tensor:
+        y_BCHW: Tensor = network(x_BCHW)
+        if x_BCHW.device.type == "cuda":
+            torch.cuda.synchronize(x_BCHW.device)
+        elif x_BCHW.device.type == "mps":
+            torch.mps.synchronize()
+        return y_BCHW
+
+    return call
 
 
 def network_latency(
@@ -209,19 +252,9 @@ def network_latency(
 
     The published protocol is 100 calls to warm up and 100 that are timed, each waited for.
     """
-    x_BCHW = torch.zeros(1, in_channels, height, width).to(next(network.parameters()))
     was_training = network.training
-    network.eval()
-
-    def call() -> None:
-        network(x_BCHW)
-        if x_BCHW.device.type == "cuda":
-            torch.cuda.synchronize(x_BCHW.device)
-        elif x_BCHW.device.type == "mps":
-            torch.mps.synchronize()
-
+    call = torch_call(network, height=height, width=width, in_channels=in_channels)
     try:
-        with torch.inference_mode():
-            return latency(call, calls=calls, warm_up=warm_up)
+        return latency(call, calls=calls, warm_up=warm_up)
     finally:
         network.train(was_training)

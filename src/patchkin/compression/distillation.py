@@ -59,7 +59,7 @@ from patchkin.networks import (
     initialize,
     judge_together,
 )
-from patchkin.networks.separable import MAPPING_TAPS, MULTIPLIERS, Channels
+from patchkin.networks.separable import MAPPING_TAPS, MULTIPLIERS, Channels, SeparableNorm
 from patchkin.networks.sliced import Adaptors, SlicedHeads
 from patchkin.networks.supernet import Supernet
 from patchkin.numerics import widened, without_autocast
@@ -81,6 +81,9 @@ class DistillationConfig:
     teacher: Annotated[TeacherConfig, tyro.conf.Suppress] = field(default_factory=TeacherConfig)
     student_ngf: Annotated[int, flag("--ngf")] = 64
     """Entries of the widest configuration."""
+    student_norm: SeparableNorm = "instance"
+    """After the student's convolutions. Published: instance, as in the teachers. A student without
+    goes with a teacher without: instance norm takes away what the colours of an image are."""
     space: str = "channels-64-cyclegan"
     """Configurations that are drawn from: a name, or widths written out
     (`patchkin.compression.space`). One configuration alone is trained as it is (fine-tuning)."""
@@ -216,7 +219,7 @@ class Distillation(Method):
         teacher = config.teacher.generator
         self.channels = (teacher.in_channels, teacher.out_channels)
         self.T = ResNetGenerator(teacher)
-        self.G = Supernet(config.student_ngf, *self.channels)
+        self.G = Supernet(config.student_ngf, *self.channels, norm=config.student_norm)
         self.D = discriminator(config.discriminator)
         student_width, teacher_width = _TRUNK * config.student_ngf, _TRUNK * teacher.ngf
         if config.distillation_weight:

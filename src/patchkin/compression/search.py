@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -38,6 +39,9 @@ T = TypeVar("T")
 STATE_FILE = "search.json"
 Fitness = Callable[[Channels], float]
 """Scores a configuration. With more than one process it must be picklable."""
+OnScored = Callable[[int, int, int], None]
+"""Told the generation (1, 2, ...), how many of its configurations are scored, and how many need
+to be: those that were met before do not."""
 
 _FRUITLESS_DRAWS = 300
 _SAVE_SECONDS = 10.0
@@ -180,7 +184,8 @@ class EvolutionSearch:
         return self._costs[channels]
 
     def run(self, fitness: Fitness, *, state_file: Path | None = None, workers: int = 1,
-            on_generation: Callable[[Candidate], None] = lambda _: None) -> Candidate:  # fmt: skip
+            on_generation: Callable[[Candidate], None] = lambda _: None,
+            on_scored: OnScored = lambda *_: None) -> Candidate:  # fmt: skip
         """Search to the last generation; the best configuration.
 
         Args:
@@ -188,6 +193,7 @@ class EvolutionSearch:
             state_file: keeps the state; what it holds is continued.
             workers: processes that score; more than 1 needs a picklable fitness.
             on_generation: told the best so far.
+            on_scored: told how far a generation is.
 
         Raises:
             CheckpointError: the file holds another search.
@@ -199,7 +205,8 @@ class EvolutionSearch:
         with _mapping(workers) as mapped, self._kept(state_file):
             for generation in range(self.state.generation, self.config.generations):
                 children = self._generation(generation)
-                self._score(children, fitness, mapped, state_file)
+                told = partial(on_scored, generation + 1)
+                self._score(children, fitness, mapped, state_file, told)
                 ranked = sorted({*self.state.parents, *children}, key=self._rank)
                 self.state.parents = ranked[: self.config.num_parents]
                 self.state.generation = generation + 1
@@ -257,11 +264,15 @@ class EvolutionSearch:
         fitness: Fitness,
         mapped: Callable[[Fitness, Sequence[Channels]], Iterable[float]],
         state_file: Path | None,
+        on_scored: Callable[[int, int], None],
     ) -> None:
         unknown = [c for c in children if format_channels(c) not in self.state.scores]
         written = time.monotonic()
-        for channels, score in zip(unknown, mapped(fitness, unknown), strict=True):
+        on_scored(0, len(unknown))
+        scored = zip(unknown, mapped(fitness, unknown), strict=True)
+        for number, (channels, score) in enumerate(scored, start=1):
             self.state.scores[format_channels(channels)] = score
+            on_scored(number, len(unknown))
             if time.monotonic() - written > _SAVE_SECONDS:
                 self._write(state_file)
                 written = time.monotonic()

@@ -21,17 +21,20 @@ Shape suffixes: B images, C channels, H and W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from patchkin.errors import CheckpointError, ConfigError, ShapeError
-from patchkin.networks.normalization import InstanceNorm2d
+from patchkin.networks.normalization import norm_layer
 from patchkin.networks.resampling import ReflectionPad2d
 
 Channels = tuple[int, ...]
 """A configuration: eight numbers, see above."""
+
+SeparableNorm = Literal["instance", "none"]
+"""After a convolution. Slices of a supernet share no running statistics, so no batch norm."""
 
 NUM_ENTRIES = 8
 MULTIPLIERS = (1, 2, 4, 4, 4, 4, 2, 1)
@@ -145,16 +148,18 @@ def channels_of(weights: Mapping[str, Tensor]) -> Channels:
 
 
 class SeparableConv(nn.Module):
-    """A convolution in two: one 3 x 3 filter per channel, instance norm, then 1 x 1.
+    """A convolution in two: one 3 x 3 filter per channel, norm, then 1 x 1.
 
     Without padding of its own.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, norm: SeparableNorm = "instance"
+    ) -> None:
         super().__init__()
         self.conv = nn.Sequential(
             nn.Conv2d(in_channels, in_channels, 3, groups=in_channels),
-            InstanceNorm2d(),
+            norm_layer(norm, in_channels),
             nn.Conv2d(in_channels, out_channels, 1),
         )
 
@@ -170,17 +175,17 @@ class SeparableBlock(nn.Module):
     The identity stands where the released networks have a dropout of rate 0.
     """
 
-    def __init__(self, trunk: int, inner: int) -> None:
+    def __init__(self, trunk: int, inner: int, norm: SeparableNorm = "instance") -> None:
         super().__init__()
         self.conv_block = nn.Sequential(
             ReflectionPad2d(1),
-            SeparableConv(trunk, inner),
-            InstanceNorm2d(),
+            SeparableConv(trunk, inner, norm),
+            norm_layer(norm, inner),
             nn.ReLU(),
             nn.Identity(),
             ReflectionPad2d(1),
-            SeparableConv(inner, trunk),
-            InstanceNorm2d(),
+            SeparableConv(inner, trunk, norm),
+            norm_layer(norm, trunk),
         )
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -189,16 +194,18 @@ class SeparableBlock(nn.Module):
         return y_BCHW
 
 
-def separable_layers(channels: Channels, in_channels: int, out_channels: int) -> nn.Sequential:
+def separable_layers(
+    channels: Channels, in_channels: int, out_channels: int, norm: SeparableNorm = "instance"
+) -> nn.Sequential:
     """The generator's layers, at the indices of the released networks."""
     first, second, trunk, *inner, enlarged, last = (
         entry * multiplier for entry, multiplier in zip(channels, MULTIPLIERS, strict=True)
     )
 
-    def convolved(layer: nn.Module) -> list[nn.Module]:
-        return [layer, InstanceNorm2d(), nn.ReLU()]
+    def convolved(layer: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
+        return [layer, norm_layer(norm, layer.out_channels), nn.ReLU()]
 
-    def transposed(width_in: int, width_out: int) -> nn.Module:
+    def transposed(width_in: int, width_out: int) -> nn.ConvTranspose2d:
         return nn.ConvTranspose2d(width_in, width_out, 3, stride=2, padding=1, output_padding=1)
 
     return nn.Sequential(
@@ -206,7 +213,7 @@ def separable_layers(channels: Channels, in_channels: int, out_channels: int) ->
         *convolved(nn.Conv2d(in_channels, first, 7)),
         *convolved(nn.Conv2d(first, second, 3, stride=2, padding=1)),
         *convolved(nn.Conv2d(second, trunk, 3, stride=2, padding=1)),
-        *(SeparableBlock(trunk, width) for width in inner for _ in range(GROUP_SIZE)),
+        *(SeparableBlock(trunk, width, norm) for width in inner for _ in range(GROUP_SIZE)),
         *convolved(transposed(trunk, enlarged)),
         *convolved(transposed(enlarged, last)),
         ReflectionPad2d(3),
@@ -224,6 +231,7 @@ class SeparableGenerator(nn.Module):
         out_channels: of the target images.
         clamp: limit inputs to [-1, 1] first, as teachers, supernets and what is cut from them do.
             The released trainer of `mobile` teachers does not.
+        norm: after every convolution but the last.
 
     >>> generator = SeparableGenerator((16, 16, 32, 16, 32, 32, 16, 16))
     >>> sum(weight.numel() for weight in generator.parameters())
@@ -244,12 +252,13 @@ class SeparableGenerator(nn.Module):
         out_channels: int = 3,
         *,
         clamp: bool = True,
+        norm: SeparableNorm = "instance",
     ) -> None:
         super().__init__()
         self.channels = check_configuration(channels)
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.clamp = clamp
-        self.model = separable_layers(self.channels, in_channels, out_channels)
+        self.clamp, self.norm = clamp, norm
+        self.model = separable_layers(self.channels, in_channels, out_channels, norm)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Translate `x_BCHW`.

@@ -25,6 +25,7 @@ from patchkin.networks.separable import (
     SeparableBlock,
     SeparableConv,
     SeparableGenerator,
+    SeparableNorm,
     check_configuration,
     expand,
     prepared_input,
@@ -42,6 +43,7 @@ class Supernet(nn.Module):
         ngf: largest entry of a configuration.
         in_channels: of the source images.
         out_channels: of the target images.
+        norm: after every convolution but the last.
 
     >>> supernet = Supernet(ngf=8)
     >>> x_BCHW = torch.linspace(-1, 1, 3 * 16 * 16).view(1, 3, 16, 16)
@@ -54,14 +56,22 @@ class Supernet(nn.Module):
     multiple_of: ClassVar[int] = SeparableGenerator.multiple_of
     min_size: ClassVar[int] = SeparableGenerator.min_size
 
-    def __init__(self, ngf: int = 64, in_channels: int = 3, out_channels: int = 3) -> None:
+    def __init__(
+        self,
+        ngf: int = 64,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        *,
+        norm: SeparableNorm = "instance",
+    ) -> None:
         super().__init__()
         if ngf < 1:
             raise ConfigError(f"`ngf` must be at least 1; got {ngf}.")
         self.channels: Channels = (ngf,) * NUM_ENTRIES
         """The widest configuration."""
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.model = separable_layers(self.channels, in_channels, out_channels)
+        self.norm = norm
+        self.model = separable_layers(self.channels, in_channels, out_channels, norm)
 
     def forward(self, x_BCHW: Tensor, channels: Sequence[int] | None = None) -> Tensor:
         """Translate with a configuration of eight or six entries; the widest unless given.
@@ -117,7 +127,7 @@ class Supernet(nn.Module):
             ConfigError: as `forward`.
         """
         generator = SeparableGenerator(
-            self.checked(channels), self.in_channels, self.out_channels
+            self.checked(channels), self.in_channels, self.out_channels, norm=self.norm
         ).to(next(self.parameters()))
         own = self.state_dict()
         for name, weight in generator.state_dict().items():
