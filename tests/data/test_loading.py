@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import pickle
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, UnpairedBatch, UnpairedDataset, collate
 from patchkin.data.loading import evaluation_images, training_loader
-from patchkin.data.steps import StepBatches, steps_per_epoch
+from patchkin.data.steps import StepBatches, StepLoader, steps_per_epoch
 from patchkin.errors import ConfigError, DataError
 from patchkin.images import read_image, to_tensor
 
@@ -221,6 +223,54 @@ def test_length_and_jitter(dataset):
     early, late = _steps(dataset, jitter_steps=8)[0], _steps(dataset, jitter_steps=0)[0]
     assert early[0] == late[0], "only the view changes"
     assert not torch.equal(early[2], late[2])
+
+
+class _Processes(torch.utils.data.Dataset):
+    """Which process made an item."""
+
+    def __getitem__(self, place):
+        return os.getpid()
+
+
+def test_workers_live_for_all_epochs():
+    places = StepBatches(4, batch_size=2, total_steps=12, seed=0)  # six epochs
+    loader = StepLoader(_Processes(), places, collate=list, seed=0, workers=2)
+    processes = Counter(pid for batch in loader for pid in batch)
+    assert sorted(processes.values()) == [12, 12]
+    assert os.getpid() not in processes
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("mps", False), ("cuda", True)])
+def test_pages_are_locked_for_cuda_only(tmp_path, monkeypatch, device, pinned):
+    from patchkin import recipes
+    from patchkin.methods import METHODS
+
+    class Seen(Exception):  # noqa: N818
+        pass
+
+    def source(config, **settings):
+        raise Seen(settings["pin_memory"])
+
+    process = SimpleNamespace(
+        device=torch.device(device), is_global_zero=True, global_rank=0, world_size=1,
+        barrier=lambda: None,
+    )  # fmt: skip
+    monkeypatch.setattr(recipes, "launch", lambda training: process)
+    monkeypatch.setattr(recipes, "_source_kind", lambda method: source)
+    kind = METHODS["cut"]
+    config = recipes.preset_config(kind.presets["toy"])
+    with pytest.raises(Seen) as seen:
+        recipes.train(kind, config, tmp_path / "run")
+    assert seen.value.args == (pinned,)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_arrive_in_locked_pages(dataset, workers):
+    loader = training_loader(dataset, batch_size=2, total_steps=3, workers=workers, pin_memory=True)
+    for batch in loader:
+        assert batch.a_BCHW.is_pinned()
+        assert batch.b_BCHW.is_pinned()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
