@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from patchkin.errors import ShapeError
@@ -30,7 +31,7 @@ def gather_places(feature_BCHW: Tensor, places_K: Tensor) -> Tensor:
 
     Raises:
         ShapeError: if a place is outside the map. Places on an accelerator are not checked here,
-            since that would wait for it; they fail in the kernel.
+            since that would wait for it, nor in compiled code; they fail in the kernel.
 
     >>> import torch
     >>> gather_places(torch.arange(6.0).reshape(1, 1, 2, 3), torch.tensor([5, 0]))
@@ -38,7 +39,8 @@ def gather_places(feature_BCHW: Tensor, places_K: Tensor) -> Tensor:
              [0.]]])
     """
     height, width = feature_BCHW.shape[2:]
-    if places_K.device.type == "cpu" and len(places_K):
+    checked = places_K.device.type == "cpu" and not torch.compiler.is_compiling()
+    if checked and len(places_K):
         low, high = int(places_K.min()), int(places_K.max())
         if low < 0 or high >= height * width:
             raise ShapeError(

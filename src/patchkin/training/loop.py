@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ from patchkin.randomness import SeededDraws, derive_seed
 from patchkin.schedules import ScheduleConfig
 from patchkin.training.averaging import WeightAverage
 from patchkin.training.collectives import any_process, mean_over_processes
+from patchkin.training.compilation import CompiledSteps
 from patchkin.training.config import TrainingConfig
 from patchkin.training.log import RunLog, Window
 from patchkin.training.updater import Updater
@@ -138,6 +140,9 @@ class _Run:
         self.log = RunLog(
             run_dir / "log.jsonl", total_steps=self.total_steps, quiet=not fabric.is_global_zero
         )
+        self.compiled = CompiledSteps(
+            method, self.updater, training, fabric.device, say=self.log.say
+        )
         self.window = Window()
         self._preview_batch = data.preview_batch() if fabric.is_global_zero else None
 
@@ -166,7 +171,7 @@ class _Run:
             waiting = time.perf_counter()
             batch = next(batches).to(self.fabric.device)
             waited = time.perf_counter() - waiting
-            self._train_step(batch)
+            self.compiled(partial(self._train_step, batch))
             self.window.add(self._mean_terms(), images=self._images(batch), waited=waited)
             final = self.step == self.total_steps
             stopped = any_process(self.fabric, stop.is_set())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from patchkin.errors import DivergenceError
 from patchkin.method import Method, Terms
+from patchkin.networks.layout import lay_out_for_training
 from patchkin.schedules import AdamConfig
 from patchkin.training.collectives import mean_over_processes, whole_batch
 
@@ -30,6 +31,7 @@ class Updater:
         self.optimizers: dict[str, torch.optim.Adam] = {}
         self.terms: dict[str, Tensor] = {}
         """Terms of every update of the step so far, as `networks.term`, and reported values."""
+        lay_out_for_training(method, fabric.device)
         method.requires_grad_(False)
         for name, config in method.adam().items():
             network = method.get_submodule(name)
@@ -148,10 +150,12 @@ class Updater:
 
 def _adam(network: nn.Module, config: AdamConfig) -> torch.optim.Adam:
     parameters = list(network.parameters())
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
     return torch.optim.Adam(
         parameters,
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         weight_decay=config.weight_decay,
-        fused=all(p.device.type in ("cpu", "cuda") for p in parameters),
+        fused=fused,
+        foreach=not fused,
     )
