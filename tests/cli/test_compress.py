@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from patchkin.checkpoint import read_model
 from patchkin.cli import main
@@ -14,6 +18,7 @@ from patchkin.compression import Distillation
 from patchkin.compression.cost import configuration_cost
 from patchkin.compression_scoring import TRUTH_DISTANCE
 from patchkin.config import read_yaml
+from patchkin.images import read_image, to_tensor, to_uint8
 from patchkin.translator import Translator
 
 SMALL = (
@@ -291,3 +296,146 @@ def test_actions(command):
 
 def test_it_is_not_offered_by_train(command):
     assert "Unknown method" in complaint(command, "train", Distillation.name)
+
+
+def test_what_the_released_model_costs(command, tmp_path):
+    """Counted at 64 pixels, a sixteenth of the published count at 256."""
+    from patchkin.checkpoint import ModelHeader, write_tensors
+    from patchkin.compression import CompressedResNet
+    from patchkin.config import to_plain
+
+    released = CompressedResNet()
+    model = tmp_path / "released.safetensors"
+    header = ModelHeader(method=released.name, config=to_plain(released.config), size=256)
+    write_tensors(model, released.state_dict(), header.to_metadata())
+    code, out, _ = command("compress", "cost", model, "--size", "64", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert (told["channels"], told["parameters"]) == ("16_16_32_16_32_32_16_16", 356_867)
+    assert (16 * told["macs"], 16 * told["macs_exact"]) == (2_525_233_152, 1_845_755_904)
+    assert 16 * (told["macs"] + told["norm_elements"]) == 2_546_204_672
+    code, out, _ = command("compress", "cost", model, "--size", "64")
+    assert "parameters: 356,867\n" in out
+    assert "157,827,072 as published, 115,359,744 exactly" in out
+
+
+def test_a_model_against_its_teacher(teacher, supernet, command, tmp_path):
+    model = tmp_path / "small.safetensors"
+    export = ("compress", "export", supernet, "--channels", "2_2_2_2_2_2", "-o", model)
+    assert command(*export)[0] == 0
+    code, out, _ = command(
+        *("compress", "cost", model, "--against", teacher, "--size", "16", "--json"),
+        *("--time-calls", "2", "--runtime", "torch", "onnx", "--threads", "1"),
+    )
+    assert code == 0
+    small = json.loads(out)
+    large = small["against"]
+    network = Translator.load(teacher, device="cpu").method.G
+    assert large["parameters"] == sum(weight.numel() for weight in network.parameters())
+    assert small["macs"] == configuration_cost((2,) * 8, height=16, width=16).macs
+    assert small["ratios"]["macs"] == large["macs"] / small["macs"]
+    for runtime in ("torch", "onnx"):
+        times = small["latency"][runtime]
+        assert times["images_per_second"] == pytest.approx(1000 / times["median_ms"])
+        expected = large["latency"][runtime]["median_ms"] / times["median_ms"]
+        assert small["ratios"][runtime] == pytest.approx(expected)
+    # A supernet translates with its widest configuration, so that is what it costs.
+    code, out, _ = command("compress", "cost", supernet, "--size", "16", "--json")
+    assert json.loads(out)["macs"] == configuration_cost((4,) * 8, height=16, width=16).macs
+
+
+def test_wrong_questions_about_cost(finished_run, command, tmp_path):
+    cost = ("compress", "cost", finished_run)
+    assert "at least 5 pixels" in complaint(command, *cost, "--size", "4")
+    assert "no such file" in complaint(command, "compress", "cost", tmp_path / "nothing")
+    assert "AtoB only" in complaint(command, *cost, "--direction", "BtoA")
+    assert "`--threads`" in complaint(command, *cost, "--threads", "-1")
+    assert "at least 1" in complaint(command, *cost, "--time-calls", "-1", "--size", "16")
+
+
+def test_a_small_model_is_evaluated(supernet, toy_root, command, tmp_path):
+    """As it translates: the change is that of the files that `translate` writes."""
+    model, output = tmp_path / "small.safetensors", tmp_path / "out"
+    export = ("compress", "export", supernet, "--channels", "2_4_2_2_2_2", "-o", model)
+    assert command(*export)[0] == 0
+    code, out, _ = command("evaluate", model, "--data", toy_root, "--protocol", "--json")
+    assert code == 0
+    of_model = json.loads(out)["results"][0]
+    assert command("translate", model, toy_root / "testA", "-o", output)[0] == 0
+    code, out, _ = command("evaluate", output, "--data", toy_root, "--protocol", "--json")
+    assert code == 0
+    of_files = json.loads(out)["results"][0]
+    assert of_model["subject"]["method"] == "compressed-resnet"
+    assert of_model["scores"]["counterpart/tone_inside"] > 0
+    for name, value in of_model["scores"].items():
+        assert value == pytest.approx(of_files["scores"][name], rel=1e-6), name
+
+
+def test_the_report_shows_the_search(supernet, command, tmp_path):
+    run = shutil.copytree(supernet, tmp_path / "run")
+    search = ("compress", "search", run, "--budget", "3e6", "--population", "4")
+    code, _, error = command(*search, "--generations", "1", "--device", "cpu")
+    assert code == 0
+    assert error.count("G MACs") == 1
+    page = (run / "report.html").read_text()
+    assert "Score against cost" in page
+    plot = base64.b64encode((run / "search" / "pareto.png").read_bytes()).decode()
+    assert plot in page
+    assert "patchkin compress distill --config config.yaml" in page
+
+
+def test_an_unknown_score(supernet, command, tmp_path):
+    search = ("compress", "search", supernet, "--budget", "3e6", "-o", tmp_path / "s")
+    error = complaint(command, *search, "--score", "tone_inide")
+    assert "Did you mean `tone_inside`?" in error
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_segmentation_network_decides(supernet, toy_root, command, tmp_path, monkeypatch):
+    """Mean IoU counted by hand, with a judge that sees sky where an image is bright, else road."""
+    from patchkin import compression_scoring
+    from patchkin.compression_scoring import RunFitness, ScoringConfig
+    from patchkin.metrics import segmentation
+
+    class Judge:
+        def to(self, _device):
+            return self
+
+    road, sky = (128, 64, 128), (70, 130, 180)
+    for folder in ("trainA", "valA", "testA"):
+        (tmp_path / "labels" / folder).mkdir(parents=True)
+        for number in range(3):
+            picture = Image.new("RGB", (32, 32), road)
+            picture.paste(sky, (0, 0, 32, 8 * (number + 1)))
+            picture.save(tmp_path / "labels" / folder / f"{number}.png")
+    for folder in ("trainB", "valB"):
+        shutil.copytree(toy_root / "trainB", tmp_path / "labels" / folder)
+
+    def sees(_judge, photo):
+        gray = torch.from_numpy(np.array(photo.convert("L").resize((256, 128))))
+        return torch.where(gray > 127, 10, 0)
+
+    monkeypatch.setattr(compression_scoring, "read_drn", lambda path, name: Judge())
+    monkeypatch.setattr(segmentation, "segment", sees)
+    scoring = ScoringConfig(
+        run=supernet, data=str(tmp_path / "labels"), judge="drn-d-22", judge_weights=tmp_path
+    )
+    fitness = RunFitness(scoring)
+    assert (fitness.name, fitness.higher_is_better) == ("segmentation-correct/mIoU", True)
+
+    channels = (2, 4, 2, 2, 4, 2, 4, 2)
+    network = Translator.load(supernet, device="cpu").method.G
+    hits, wrong = {0: 0, 10: 0}, 0
+    for number in range(3):
+        label = read_image(tmp_path / "labels" / "valA" / f"{number}.png", 3)
+        with torch.no_grad():
+            image_CHW = network(to_tensor(label)[None], channels)[0]
+        seen = sees(None, Image.fromarray(to_uint8(image_CHW).permute(1, 2, 0).numpy()))
+        truth = torch.zeros(128, 256, dtype=torch.int64)
+        truth[: 32 * (number + 1)] = 10
+        wrong += int((seen != truth).sum())
+        for name in hits:
+            hits[name] += int(((seen == name) & (truth == name)).sum())
+    expected = 50 * sum(count / (count + wrong) for count in hits.values())
+    assert fitness(channels) == pytest.approx(expected)
+    assert 0 < expected < 100
