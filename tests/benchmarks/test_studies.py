@@ -1,0 +1,305 @@
+"""The scripts of studies: what they resume, how they split time, and what their tables say."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from methods.test_contract import build
+from patchkin import shipped
+from patchkin.checkpoint import ModelHeader, read_model, write_tensors
+from patchkin.config import to_plain, to_yaml
+from patchkin.data.toy import write_toy
+from patchkin.images import read_image
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+FRECHET = "squeezenet-224/frechet"
+
+
+@pytest.fixture
+def studies(monkeypatch):
+    return loaded(monkeypatch, BENCHMARKS, "studies")
+
+
+@pytest.fixture
+def horses(monkeypatch, studies):
+    return loaded(monkeypatch, BENCHMARKS / "horse2zebra", "run")
+
+
+@pytest.fixture
+def ship(monkeypatch):
+    return loaded(monkeypatch, BENCHMARKS / "horse2zebra", "ship")
+
+
+def loaded(monkeypatch, folder, name):
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the scripts add to it
+    return importlib.import_module(name)
+
+
+def make_run(folder, *, checkpoints, validation, test, steps=40, seed=0):
+    """A run folder with scores: step -> value of the Frechet distance."""
+    for step in checkpoints:
+        path = folder / "checkpoints" / f"step_{step:08d}"
+        path.mkdir(parents=True)
+        for name in ("model.safetensors", "optimizers.safetensors"):
+            (path / name).touch()
+    config = {"name": "cut", "method": {}, "data": {}, "schedule": {"steps": steps}}
+    config["training"] = {"seed": seed}
+    (folder / "config.yaml").write_text(to_yaml(config))
+    best, lines = float("inf"), [{"step": 10, "terms": {}, "seconds_per_step": 0.5}]
+    for step, value in validation.items():
+        is_best, best = value < best, min(value, best)
+        lines.append({"step": step, "scores": {FRECHET: value}, "best": is_best})
+    (folder / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    results = [
+        {"subject": {"step": s}, "data": {"split": "test"}, "scores": {FRECHET: v}}
+        for s, v in test.items()
+    ]
+    (folder / "scores.json").write_text(json.dumps(results))
+
+
+def member(studies, folder, *, row=None, seed=0, steps=40):
+    row = row or studies.CUT
+    return studies.Member(row=row, seed=seed, folder=folder, command=("train", "cut"), steps=steps)
+
+
+def test_a_table_stops_where_all_runs_came(studies, tmp_path):
+    make_run(
+        tmp_path / "a",
+        checkpoints=[10, 20, 30, 40],
+        validation={10: 3.0, 20: 5.0, 30: 2.0, 40: 1.0},
+        test={10: 9.0, 20: 7.0, 30: 5.0, 40: 4.0},
+    )
+    make_run(
+        tmp_path / "b",
+        checkpoints=[10, 20],
+        validation={10: 4.0, 20: 3.5},
+        test={10: 6.0, 20: 8.0},
+        seed=1,
+    )
+    members = [
+        member(studies, tmp_path / "a"),
+        member(studies, tmp_path / "b", seed=1),
+        member(studies, tmp_path / "never begun", seed=2),
+    ]
+    assert studies.common_step(members) == 20
+    runs = studies.runs_by_row(members, 20)
+    table = studies.score_table(FRECHET, "distance", runs, [studies.CUT], fixed={"input": 12.0})
+    # last: 7, 8; best on validation by step 20: step 10 (9) and step 20 (8); on test: 7, 6
+    assert table.splitlines() == [
+        "| distance | seeds | last | best on validation | best on test |",
+        "|---|---|---|---|---|",
+        "| (input) | | 12 | | |",
+        "| CUT | 0, 1 | 7.5 ± 0.71 | 8.5 ± 0.71 | 6.5 ± 0.71 |",
+    ]
+
+
+def test_a_score_without_a_better_end_has_no_best_on_test(studies, tmp_path):
+    make_run(tmp_path / "a", checkpoints=[40], validation={40: 1.0}, test={40: 4.0})
+    runs = studies.runs_by_row([member(studies, tmp_path / "a")], 40)
+    table = studies.score_table(FRECHET, "detail", runs, [studies.CUT], ordered=False)
+    assert table.splitlines()[-1] == "| CUT | 0 | 4 | 4 | - |"
+
+
+def test_a_complete_run_loses_what_it_needs_no_more(studies, tmp_path):
+    make_run(tmp_path / "a", checkpoints=[10, 13, 40], validation={10: 1.0, 40: 2.0}, test={})
+    studies.make_small(member(studies, tmp_path / "a"))
+    left = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.safetensors"))
+    assert left == [f"a/checkpoints/step_000000{s}/model.safetensors" for s in (10, 40)]
+
+
+def test_an_unfinished_run_keeps_what_it_goes_on_from(studies, tmp_path):
+    make_run(tmp_path / "a", checkpoints=[10, 13, 20], validation={10: 1.0, 20: 2.0}, test={})
+    studies.make_small(member(studies, tmp_path / "a"))
+    kept = sorted(p.parent.name for p in tmp_path.rglob("optimizers.safetensors"))
+    assert kept == ["step_00000013", "step_00000020"]
+    assert len(list(tmp_path.rglob("model.safetensors"))) == 3
+
+
+def test_runs_begin_resume_and_refuse_other_steps(studies, tmp_path):
+    fresh = member(studies, tmp_path / "a")
+    assert fresh.arguments() == ["train", "cut", "--run-dir", str(tmp_path / "a"), "--overwrite"]
+    make_run(tmp_path / "a", checkpoints=[10], validation={10: 1.0}, test={})
+    assert fresh.arguments() == ["train", "--resume", str(tmp_path / "a")]
+    studies.check_same_steps([fresh])
+    with pytest.raises(SystemExit, match="was begun with --steps 40, not 50"):
+        studies.check_same_steps([member(studies, tmp_path / "a", steps=50)])
+
+
+def test_one_process_at_a_time_trains_a_run(studies, tmp_path):
+    with (tmp_path / "lock").open("w") as first, (tmp_path / "lock").open("w") as second:
+        studies.claim(first, tmp_path)
+        with pytest.raises(SystemExit, match="still trains"):
+            studies.claim(second, tmp_path)
+
+
+def test_table_3_has_the_rows_of_the_paper(studies):
+    """InfoNCE and DCE, each alone, with SRC, and with SRC and hard negatives; DCE with mining."""
+    from patchkin.cli.train import default_options
+
+    parts = []
+    for row in studies.TABLE_3[1:]:
+        config = flagged(default_options, row)
+        parts.append((config.contrast, config.relation_weight > 0, config.hard_negatives))
+    assert studies.TABLE_3[0].method == "cut"
+    assert parts == [
+        ("nce", True, False),
+        ("nce", True, True),
+        ("dce", False, False),
+        ("dce", True, False),
+        ("dce", False, True),
+        ("dce", True, True),
+    ]
+
+
+def flagged(default_options, row):
+    from patchkin.cli.parsing import parse
+    from patchkin.cli.train import TrainOptions
+    from patchkin.methods import METHODS
+
+    kind = METHODS[row.method]
+    options = TrainOptions[kind.config_type]
+    return parse(options, row.flags, prog="train", default=default_options(kind, [])).method
+
+
+def test_time_is_shared_and_what_is_left_goes_to_the_unfinished(horses, tmp_path, monkeypatch):
+    """Of 3 runs in 300 s the first needs 40 s, the others 500 s: they share the 260 s."""
+    clock = {"now": 1000.0}
+    needed = {"a": 40.0, "b": 500.0, "c": 500.0}
+
+    class Fake:
+        def __init__(self, name):
+            self.name = name
+
+        @property
+        def complete(self):
+            return needed[self.name] <= 0
+
+    def train_all(members, *, deadline):
+        (one,) = members
+        seconds = min(needed[one.name], deadline - clock["now"])
+        needed[one.name] -= seconds
+        clock["now"] += seconds
+        log.append((one.name, round(seconds, 6)))
+
+    log: list[tuple[str, float]] = []
+    monkeypatch.setattr(horses, "train_all", train_all)
+    monkeypatch.setattr(horses, "make_small", lambda _: None)
+    monkeypatch.setattr(horses.time, "monotonic", lambda: clock["now"])
+    horses.train_within([Fake("a"), Fake("b"), Fake("c")], deadline=1300.0)
+    assert log == [("a", 40.0), ("b", 130.0), ("c", 130.0)]
+    log.clear()
+    horses.train_within([Fake("b"), Fake("c")], deadline=clock["now"] + 40)
+    assert log == [("c", 40.0)]  # 20 s each would not be worth two starts
+
+
+def write_model(path, method):
+    header = ModelHeader(method=method.name, config=to_plain(method.config), step=9, size=32)
+    write_tensors(path, method.state_dict(), header.to_metadata())
+
+
+SHIPPED = {"squeezenet-224/class_top1": 70.0, FRECHET: 2100.0, "relation_change": 0.2}
+
+
+@pytest.fixture
+def shipping(ship, tmp_path, monkeypatch):
+    """Call the script on a tiny model with given scores; returns the folder."""
+    write_toy(tmp_path / "data", size=64, train=2, test=3)
+    (tmp_path / "how.md").write_text("By hand.")
+    method = build("cut")
+    write_model(tmp_path / "small.safetensors", method)
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "shipped")
+
+    def call(name, scores):
+        monkeypatch.setattr(ship, "evaluated", lambda *_: (scores, 3))
+        options = ["--name", name, "--data", tmp_path / "data", "--how", tmp_path / "how.md"]
+        arguments = ["ship.py", tmp_path / "small.safetensors", *options]
+        monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
+        ship.main()
+        return shipped.FOLDER / name, method
+
+    return call
+
+
+def test_what_is_shipped_is_the_generator_in_half_precision(shipping):
+    folder, method = shipping("zebras", SHIPPED)
+    header, tensors = read_model(folder / "model.safetensors")
+    assert (header.step, header.size) == (9, 32)
+    assert tensors.keys() == {f"G.{name}" for name in method.G.state_dict()}
+    for name, tensor in method.G.state_dict().items():
+        assert torch.equal(tensors[f"G.{name}"], tensor.half().float())
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "By hand." in card
+    assert "| taken for a zebra by SqueezeNet, % (more is better) | 70 | 61.7 |" in card
+    assert "| Frechet distance to testB, SqueezeNet (less is better) | 2100 | 2272 |" in card
+    assert "It is better than the released generator" in card
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("squeezenet-224/class_top1", 61.6), (FRECHET, 2272.1)]
+)
+def test_a_model_that_is_worse_is_a_preview(shipping, name, value):
+    scores = {**SHIPPED, name: value}
+    with pytest.raises(SystemExit, match="Ship it as zebras-preview"):
+        shipping("zebras", scores)
+    folder, _ = shipping("zebras-preview", scores)
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "It is worse than the released generator in" in card
+    assert "patchkin translate zebras photo.jpg" in card
+
+
+def test_a_model_that_is_too_large_is_not_shipped(shipping, ship, monkeypatch):
+    monkeypatch.setattr(ship, "LARGEST_BYTES", 1000)
+    with pytest.raises(SystemExit, match="has less than 1,000"):
+        shipping("zebras", SHIPPED)
+    assert not shipped.FOLDER.exists()
+
+
+def test_test_images_are_resized_and_validation_images_held_out(horses, tmp_path):
+    write_toy(tmp_path / "toy", size=64, train=6, test=3)
+    data = horses.prepared_data(tmp_path / "toy", tmp_path / "data", 32)
+    names = {d: sorted(p.name for p in (data / d).iterdir()) for d in ("trainA", "valA")}
+    assert names["valA"] == ["0000.png", "0002.png", "0004.png"]  # every second of 6
+    assert names["trainA"] == ["0001.png", "0003.png", "0005.png"]
+    assert read_image(data / "testA" / "0000.png", 3).pixels.size == (32, 32)
+    assert read_image(data / "trainA" / "0001.png", 3).pixels.size == (64, 64)
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on(tmp_path):
+    write_toy(tmp_path / "toy", size=64, train=12, test=3)
+    output = tmp_path / "study"
+    command = [
+        *(sys.executable, str(BENCHMARKS / "horse2zebra/run.py"), str(tmp_path / "toy")),
+        *(str(output), "--profile", "tiny", "--steps", "24", "--hours", "0.2", "--seeds", "0"),
+    ]
+    first = subprocess.Popen(command, start_new_session=True)
+    until = time.monotonic() + 120
+    checkpoint = output / "cut_seed0/checkpoints/step_00000012"
+    while not checkpoint.is_dir() and time.monotonic() < until:
+        time.sleep(0.1)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert checkpoint.is_dir()
+    assert not (output / "cut_seed0/checkpoints/step_00000024").is_dir()
+    subprocess.run(command, check=True)
+    assert "Resuming" in (output / "cut_seed0/train.log").read_text()
+    for name in ("cut", "released"):
+        steps = sorted(p.name for p in (output / f"{name}_seed0/checkpoints").glob("step_*"))
+        assert steps == ["step_00000012", "step_00000024"]
+    page = (output / "page.md").read_text()
+    assert "Scores on testA at step 24 of 24" in page
+    assert page.count("patchkin train") == 2
+    assert read_image(output / "grid_seed0.png", 3).pixels.size[0] == 3 * 32 + 2 * 2
+    assert (output / "comparison.html").is_file()
