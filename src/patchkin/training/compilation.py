@@ -169,29 +169,40 @@ def _entries(
         if not any(True for _ in network.parameters()):
             continue
         for name in ENTRY_POINTS:
-            if hasattr(network, name):
+            if callable(getattr(type(network), name, None)):  # and not an inner network
                 function = getattr(network, name)
                 yield network, name, _unless_differentiated_twice(function, compile_(function))
 
 
 def _unless_differentiated_twice(function: Function, compiled: Function) -> Function:
-    """Compiled code but for gradient penalties, whose backward pass torch cannot differentiate.
-
-    They are known by images that are no network's output and yet need a gradient.
-    """
+    """Compiled code but for gradient penalties, whose backward pass torch cannot differentiate."""
 
     @functools.wraps(function)
     def entry(*arguments: Any, **named: Any) -> Any:
-        given = [*arguments, *named.values()]
-        if torch.compiler.is_compiling() or any(_needs_own_gradient(value) for value in given):
+        given = (*arguments, *named.values())
+        if torch.compiler.is_compiling() or any(_leads_to_images(value) for value in given):
             return function(*arguments, **named)
         return compiled(*arguments, **named)
 
     return entry
 
 
-def _needs_own_gradient(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_leaf and value.requires_grad
+def _leads_to_images(value: Any) -> bool:
+    """Whether the gradient of a tensor goes to one that is no weight, as that of a penalty does."""
+    if not isinstance(value, Tensor) or not value.requires_grad:
+        return False
+    if value.grad_fn is None:
+        return not isinstance(value, nn.Parameter)
+    nodes, seen = [value.grad_fn], {value.grad_fn}
+    while nodes:
+        node = nodes.pop()
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and not isinstance(leaf, nn.Parameter):
+            return True
+        following = {after for after, _ in node.next_functions if after is not None} - seen
+        seen |= following
+        nodes.extend(following)
+    return False
 
 
 def _reason(error: Exception) -> str:
