@@ -2,22 +2,28 @@
 
     python benchmarks/speed/loading.py ROOT [--size 256 128] [--workers 0 2]
 
-Rates are medians of passes over the same images, both ways in turns. The cache is made in a
+Rates are medians of passes over the same images, both ways in turns; so is the processor time of an
+item (a view of each domain), which other work on the machine changes less. The cache is made in a
 temporary folder (TMPDIR).
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from patchkin.benchmark import loading_rates
 from patchkin.data.config import DataConfig
+from patchkin.data.datasets import Place
 from patchkin.data.loading import open_training_data
 
 
@@ -26,6 +32,20 @@ def opening_seconds(data: DataConfig) -> float:
     start = time.perf_counter()
     open_training_data(data, seed=0)
     return time.perf_counter() - start
+
+
+def item_milliseconds(configs: Sequence[DataConfig], images: int, repeats: int) -> list[float]:
+    """Processor time of an item in this process: reading, views, conversion."""
+    datasets = [open_training_data(data, seed=0).dataset for data in configs]
+
+    def once(dataset: Dataset[Any]) -> float:
+        start = time.process_time()
+        for index in range(images):
+            dataset[Place(0, index)]
+        return (time.process_time() - start) / images * 1e3
+
+    rounds = [[once(dataset) for dataset in datasets] for _ in range(repeats)]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
 
 def main() -> None:
@@ -38,27 +58,34 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("| view | workers | without | with | ratio | opened in s: without, first, later | MB |")
-    print("|---|---|---|---|---|---|---|")
+    print("| view | measured | without | with | ratio |")
+    print("|---|---|---|---|---|")
     for size in options.size:
         for preprocess in options.preprocess:
             with tempfile.TemporaryDirectory() as folder:
                 plain = DataConfig(root=options.root, size=size, preprocess=preprocess)
-                cached = replace(plain, cache=folder)
-                opened = [opening_seconds(data) for data in (plain, cached, cached)]
-                stored = sum(path.stat().st_size for path in Path(folder).glob("*.pixels"))
-                for workers in options.workers:
-                    pair = [replace(data, workers=workers) for data in (plain, cached)]
-                    without, with_cache = loading_rates(
-                        pair, images=options.images, repeats=options.repeats
-                    )
-                    print(
-                        f"| {size}, {preprocess} | {workers} | {without:.0f} | {with_cache:.0f} "
-                        f"| {with_cache / without:.2f} "
-                        f"| {', '.join(f'{seconds:.1f}' for seconds in opened)} "
-                        f"| {stored / 1e6:.0f} |",
-                        flush=True,
-                    )
+                compare(plain, folder, options)
+
+
+def compare(plain: DataConfig, folder: str, options: argparse.Namespace) -> None:
+    def row(measured: str, without: float, with_cache: float, ratio: float) -> None:
+        view = f"{plain.size}, {plain.preprocess}"
+        print(
+            f"| {view} | {measured} | {without:.3g} | {with_cache:.3g} | {ratio:.2f} |", flush=True
+        )
+
+    how = {"images": options.images, "repeats": options.repeats}
+    cached = replace(plain, cache=folder)
+    opened, first, later = (opening_seconds(data) for data in (plain, cached, cached))
+    stored = sum(path.stat().st_size for path in Path(folder).glob("*.pixels"))
+    row(f"opening, first time ({stored / 1e6:.0f} MB written), s", opened, first, opened / first)
+    row("opening later, s", opened, later, opened / later)
+    without, with_cache = item_milliseconds((plain, cached), **how)
+    row("processor time of an item, ms", without, with_cache, without / with_cache)
+    for workers in options.workers:
+        pair = [replace(data, workers=workers) for data in (plain, cached)]
+        without, with_cache = loading_rates(pair, **how)
+        row(f"items/s, {workers} workers", without, with_cache, with_cache / without)
 
 
 if __name__ == "__main__":
