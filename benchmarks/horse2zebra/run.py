@@ -31,6 +31,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -145,6 +146,8 @@ PROFILES = {
 }
 RESERVED = 0.15
 """Share of the hours for starts and scores, when steps are fixed by speed."""
+LONGEST_MEASUREMENT = 1200.0
+"""Seconds, compilation included."""
 LEAST_SECONDS = 30.0
 """A share of the time that is worth a start."""
 
@@ -188,8 +191,10 @@ def main() -> int:
     parser.add_argument("--reference", type=Path, help="a model to score beside the rows")
     parser.add_argument("--list", action="store_true", help="print the commands and stop")
     parser.add_argument("--page", action="store_true", help="only score, and write the page")
-    parser.add_argument("train", nargs="*", help="after `--`: flags of `patchkin train`")
-    options = parser.parse_args()
+    parser.epilog = "Flags after `--` go to `patchkin train` in every run."
+    arguments, train = split(sys.argv[1:])
+    options = parser.parse_args(arguments)
+    options.train = train
     stop_on_termination()
     began = time.monotonic()
     profile = PROFILES[options.profile]
@@ -202,21 +207,18 @@ def main() -> int:
         print(command_list(members))
         return 0
     check_same_steps(members)
-    interrupted = False
     if not options.page:
-        try:
-            train_within(members, deadline=began + options.hours * 3600)
-        except KeyboardInterrupt:
-            interrupted = True
-    for member in members:
-        make_small(member)
-    if interrupted:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return 130
+        train_within(members, deadline=began + options.hours * 3600)
     write_page(options, profile, plan, members, data)
     left = sum(not member.complete for member in members)
     print(f"{options.output / 'page.md'}; {left} of {len(members)} runs are not complete")
     return 0
+
+
+def split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before `--`, and after it."""
+    at = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:at], arguments[at + 1 :]
 
 
 # Data
@@ -328,7 +330,7 @@ def measured(
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "train.log").open("w", encoding="utf-8") as log:
             arguments = [sys.executable, "-m", "patchkin", *command]
-            failed = subprocess.run(arguments, stdout=log, stderr=log, check=False).returncode
+            failed = returncode_of(arguments, log)
         times = [r["seconds_per_step"] for r in read_log(folder) if "seconds_per_step" in r]
         found = statistics.median(times[1:]) if not failed and len(times) > 1 else None
         told = "does not run" if found is None else f"{found:.3f} s per step"
@@ -350,6 +352,16 @@ def measured(
         else:
             seconds[row.name] = working[speedup]
     return list(speedup), seconds
+
+
+def returncode_of(arguments: Sequence[str], log: IO[str]) -> int:
+    """Of a command; one that takes too long has failed."""
+    try:
+        return subprocess.run(
+            arguments, stdout=log, stderr=log, check=False, timeout=LONGEST_MEASUREMENT
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return 1
 
 
 def planned_runs(
@@ -505,4 +517,8 @@ def write_grid(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
