@@ -19,10 +19,11 @@ from patchkin.benchmark import (
     measure_apart,
     synthetic_batch,
 )
-from patchkin.cli import main
+from patchkin.cli import bench, main
 from patchkin.data.config import DataConfig
 from patchkin.errors import ConfigError
 from patchkin.methods import METHODS
+from patchkin.training import compilation
 
 TINY = {
     "method": {
@@ -102,6 +103,34 @@ def test_every_kind_of_batch_can_be_made(kind):
     assert len(batch) == 3
 
 
+def test_a_case_that_is_not_compiled_in_the_end_is_not_measured(monkeypatch):
+    def no_compiler(function):
+        def compiled(*_):
+            raise RuntimeError("no compiler here")
+
+        return compiled
+
+    monkeypatch.setattr(compilation, "compiler", lambda **_: no_compiler)
+    with pytest.raises(ConfigError, match=r"--compile: RuntimeError: no compiler here\. Training"):
+        measure(Case(method="cut", size=32, steps=1, settings=TINY, device="cpu", compile=True))
+
+
+def test_compiled_steps_are_measured_and_their_work_is_that_of_plain_ones(monkeypatch):
+    called = []
+
+    def counting(function):
+        return lambda *given: called.append(function) or function(*given)
+
+    monkeypatch.setattr(compilation, "compiler", lambda **_: counting)
+    case = {"method": "cut", "size": 32, "steps": 1, "warmup": 1, "settings": TINY, "device": "cpu"}
+    plain = measure(Case(**case))
+    assert not called
+    compiled = measure(Case(**case, compile=True))
+    assert len(called) % 2 == 0  # a step to warm up and a timed one
+    assert called
+    assert compiled.tflop_per_step == plain.tflop_per_step
+
+
 def test_loading_is_measured_with_and_without_the_cache(tmp_path, monkeypatch):
     """The second of two configurations decodes nothing once it is opened."""
     data = DataConfig(root="toy", size=32, load_size=32, workers=0)
@@ -179,3 +208,13 @@ def test_freed_memory_is_reused_without_page_faults():
     if plain < 1000:
         pytest.skip("this C library reuses large blocks by itself")
     assert faults(told) < plain / 100
+
+
+def test_the_verb_measures_with_and_without_the_compiler():
+    names = [
+        (case.precision, case.compile)
+        for case in bench._cases(bench.BenchOptions(methods=("cut",), compile=True))
+    ]
+    assert names == [
+        ("32-true", False), ("32-true", True), ("bf16-mixed", False), ("bf16-mixed", True),
+    ]  # fmt: skip

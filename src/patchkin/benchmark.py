@@ -35,6 +35,7 @@ from patchkin.methods import METHODS
 from patchkin.randomness import SeededDraws
 from patchkin.recipes import choose_preset, config_from_plain, preset_config
 from patchkin.training import TrainingConfig, Updater
+from patchkin.training.compilation import CompiledSteps
 from patchkin.training.launch import launch
 from patchkin.translator import Translator
 
@@ -60,6 +61,8 @@ class Case:
     warmup: int = 2
     translations: int = 5
     """Timed translations of one image; 0 for none."""
+    compile: bool = False
+    """Compile the networks for the steps, during the warm-up; translations stay as they are."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Laid over the preset, as in a YAML file of `train`."""
 
@@ -148,7 +151,9 @@ def measure(case: Case) -> Measurement:
     kind = METHODS[case.method]
     preset = choose_preset(kind, case.preset, toy=False)
     config = config_from_plain(kind, preset_config(preset), case.settings, where="the settings")
-    fabric = launch(TrainingConfig(precision=case.precision, device=case.device))
+    training = TrainingConfig(precision=case.precision, device=case.device, compile=case.compile)
+    fabric = launch(training)
+    said: list[str] = []
     device, start_gb = fabric.device, _memory_gb(fabric.device)
     torch.manual_seed(0)
     method = kind(config.method).to(device)
@@ -164,7 +169,12 @@ def measure(case: Case) -> Measurement:
         step += 1
 
     method.train()
-    times = _times(train_step, device, warmup=case.warmup, repeats=case.steps)
+    steps = CompiledSteps(
+        method, update, training, device, say=said.append, trial_steps=case.warmup
+    )
+    times = _times(lambda: steps(train_step), device, warmup=case.warmup, repeats=case.steps)
+    if said:
+        raise ConfigError(said[0])
     peak_gb = _memory_gb(device)
     with FlopCounterMode(display=False) as counter:
         train_step()

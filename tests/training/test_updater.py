@@ -12,7 +12,7 @@ from torch import nn
 from patchkin.errors import DivergenceError
 from patchkin.method import Method, in_parts
 from patchkin.schedules import AdamConfig
-from patchkin.training import Updater
+from patchkin.training import Updater, updater
 from support import cpu_fabric
 
 
@@ -233,3 +233,10 @@ def test_bfloat16_copies_of_weights_are_forgotten_once_the_weights_moved():
     with fabric.autocast():
         fresh = method.D(x)
     torch.testing.assert_close(after, fresh)
+
+
+@pytest.mark.parametrize(("device", "fused"), [("cpu", True), ("meta", False)])
+def test_adam_is_fused_where_it_can_be_and_goes_by_lists_elsewhere(device, fused):
+    network = nn.Linear(2, 2, device=device)
+    defaults = updater._adam(network, AdamConfig(learning_rate=0.1)).defaults
+    assert (defaults["fused"], defaults["foreach"]) == (fused, not fused)

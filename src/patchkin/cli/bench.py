@@ -54,6 +54,8 @@ class BenchOptions:
     """Timed steps of each case, after two to warm up."""
     translations: int = 5
     """Timed translations of each case."""
+    compile: bool = False
+    """Measure every case with compiled networks too."""
     device: Device = "auto"
     """Where to compute."""
     threads: int = 0
@@ -99,7 +101,7 @@ def run(arguments: Sequence[str], _: Mapping[str, type[Method]]) -> int:
         data = DataConfig(root=options.data, size=options.size, workers=options.workers)
         results.update(_loading(data, cache=options.cache))
     for case in cases:
-        name = f"{case.method} {case.precision}"
+        name = f"{case.method} {case.precision}" + " compiled" * case.compile
         print(f"measuring {name}", file=sys.stderr)
         results["cases"][name] = asdict(measure_apart(case))
     if options.output is not None:
@@ -128,10 +130,12 @@ def _cases(options: BenchOptions) -> list[Case]:
             threads=options.threads,
             steps=options.steps,
             translations=options.translations,
+            compile=compiled,
             settings=settings,
         )
         for name in names
         for precision in options.precision
+        for compiled in ((False, True) if options.compile else (False,))
     ]
 
 
