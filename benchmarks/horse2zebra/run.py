@@ -66,7 +66,10 @@ from patchkin.translator import Translator
 
 ZEBRA = 340
 """The class of ImageNet."""
-PROTOCOL = "squeezenet-224"
+CLASSES = "squeezenet-224"
+"""The protocol of zebra rates; it takes images of any size."""
+DISTANCES = "squeezenet-256"
+"""The protocol of distances between images of 256 pixels; below that they go by CLASSES too."""
 HELD_OUT = 32
 """Training images per domain that are held out for validation."""
 SHOWN = 12
@@ -101,6 +104,31 @@ class Profile:
     measured_steps: int
     speedups: tuple[tuple[str, ...], ...] = ((),)
     """Flags that may be faster; the fastest that works is taken."""
+
+    @property
+    def distances(self) -> str:
+        """The protocol of distances."""
+        return DISTANCES if self.size == 256 else CLASSES
+
+    @property
+    def score_titles(self) -> dict[str, str]:
+        """What the tables show: name of the score -> what it says."""
+        return {
+            f"{CLASSES}/class_top1": "taken for a zebra, %: more is better",
+            f"{self.distances}/frechet": f"Frechet distance to testB ({self.distances}): less is "
+            "better",
+            f"{self.distances}/kernel": f"kernel distance, KID, to testB ({self.distances}): less "
+            "is better",
+            "relation_change": "change of relations among patches: less is better",
+            "change_outside": "change outside the animals, of 255: less is better",
+            "collapse_ratio": "LPIPS among outputs over that among inputs: more is better",
+        }
+
+    @property
+    def curves(self) -> tuple[str, ...]:
+        """Validation scores that are drawn."""
+        names = ("class_top1", "frechet", "kernel")
+        return (*(f"{self.distances}/{name}" for name in names), "relation_change")
 
 
 SHORT = (
@@ -150,16 +178,6 @@ LONGEST_MEASUREMENT = 1200.0
 """Seconds, compilation included."""
 LEAST_SECONDS = 30.0
 """A share of the time that is worth a start."""
-
-SCORES = {
-    f"{PROTOCOL}/class_top1": "taken for a zebra, %: more is better",
-    f"{PROTOCOL}/frechet": "Frechet distance to testB, SqueezeNet: less is better",
-    f"{PROTOCOL}/kernel": "kernel distance (KID) to testB, SqueezeNet: less is better",
-    "relation_change": "change of relations among patches: less is better",
-    "change_outside": "change outside the animals, of 255: less is better",
-    "collapse_ratio": "LPIPS among outputs over that among inputs: more is better",
-}
-CURVES = (f"{PROTOCOL}/class_top1", f"{PROTOCOL}/frechet", f"{PROTOCOL}/kernel", "relation_change")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -371,7 +389,8 @@ def planned_runs(
     scoring = ["--score-every", str(plan.score_every), "--training.keep", "0"]
     if options.weights is not None:
         scoring += ["--training.score-weights", str(options.weights)]
-        scoring += ["--training.score-protocol", PROTOCOL, "--training.score-classes", str(ZEBRA)]
+        scoring += ["--training.score-protocol", profile.distances]
+        scoring += ["--training.score-classes", str(ZEBRA)]
     shared = (
         *("--data", str(data), *profile.flags, *plan.train, *plan.speedup),
         *("--steps", str(plan.steps), *scoring),
@@ -418,7 +437,8 @@ def evaluation_flags(options: argparse.Namespace, data: Path, *, pairs: bool = T
     flags += ["--weights", weights, "--classes", str(ZEBRA)]
     if pairs:
         flags += ["--lpips", "squeeze", "--lpips-weights", weights]
-    return [*flags, "--protocol", PROTOCOL]
+    protocols = dict.fromkeys([CLASSES, PROFILES[options.profile].distances])
+    return [*flags, "--protocol", *protocols]
 
 
 def fixed_scores(options: argparse.Namespace, data: Path) -> dict[str, dict[str, float]]:
@@ -463,10 +483,10 @@ def write_page(
         if heading != "Methods" and set(shown) <= set(METHODS):
             continue
         parts.append(f"## {heading}\n")
-        for score, title in SCORES.items():
+        for score, title in profile.score_titles.items():
             values = {name: scores.get(score) for name, scores in fixed.items()}
             parts.append(score_table(score, title, runs, rows, fixed=values))
-    draw_curves(options.output / "curves.png", [("", shown)], CURVES, members)
+    draw_curves(options.output / "curves.png", [("", shown)], profile.curves, members)
     parts += ["## Validation scores while training\n", "![curves](curves.png)\n"]
     parts.append(f"## The first {SHOWN} test horses\n")
     for seed in options.seeds:

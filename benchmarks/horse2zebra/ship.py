@@ -39,15 +39,16 @@ LARGEST_DIFFERENCE = 0.5
 """Mean change of a pixel by rounding the weights, in levels of 255."""
 COMPARED_IMAGES = 20
 ZEBRA = 340
-PROTOCOL = "squeezenet-224"
-RELEASED = {f"{PROTOCOL}/class_top1": 61.7, f"{PROTOCOL}/frechet": 2272.0}
-"""GAN Compression's released horse-to-zebra generator (0.357 M parameters), by this protocol."""
-BETTER_IF_MORE = frozenset({f"{PROTOCOL}/class_top1"})
+CLASSES, DISTANCES = "squeezenet-224", "squeezenet-256"
+"""Protocols: what a classifier sees at its training size, and distances at the images' own."""
+RELEASED = {f"{CLASSES}/class_top1": 61.7, f"{DISTANCES}/frechet": 2272.0}
+"""GAN Compression's released horse-to-zebra generator (0.357 M parameters), by these protocols."""
+BETTER_IF_MORE = frozenset({f"{CLASSES}/class_top1"})
 SCORES = {
-    f"{PROTOCOL}/class_top1": "taken for a zebra by SqueezeNet, % (more is better)",
-    f"{PROTOCOL}/class_top5": "a zebra among its first five, % (more is better)",
-    f"{PROTOCOL}/frechet": "Frechet distance to testB, SqueezeNet (less is better)",
-    f"{PROTOCOL}/kernel": "kernel distance (KID) to testB, SqueezeNet (less is better)",
+    f"{CLASSES}/class_top1": "taken for a zebra by SqueezeNet, % (more is better)",
+    f"{CLASSES}/class_top5": "a zebra among its first five, % (more is better)",
+    f"{DISTANCES}/frechet": "Frechet distance to testB, SqueezeNet (less is better)",
+    f"{DISTANCES}/kernel": "kernel distance (KID) to testB, SqueezeNet (less is better)",
     "relation_change": "change of relations among patches (less is better)",
     "change_outside": "change outside the animals, of 255 (less is better)",
     "change_inside": "change inside the animals, of 255",
@@ -185,7 +186,7 @@ def evaluation_flags(options: argparse.Namespace) -> list[str]:
     if options.weights is not None:
         flags += ["--weights", str(options.weights), "--lpips", "squeeze"]
         flags += ["--lpips-weights", str(options.weights)]
-    return [*flags, "--classes", str(ZEBRA), "--protocol", PROTOCOL]
+    return [*flags, "--classes", str(ZEBRA), "--protocol", CLASSES, DISTANCES]
 
 
 def evaluated(model: Path, flags: Sequence[str]) -> tuple[dict[str, float], int]:
