@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.data.domains import DomainBatch
+from patchkin.training.fabric import Fabric
 
 
 class FixedDraws:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 
 from patchkin.benchmark import synthetic_batch
 from patchkin.devices import keep_freed_memory
@@ -30,6 +29,7 @@ from patchkin.methods import METHODS
 from patchkin.recipes import choose_preset, config_from_plain, preset_config
 from patchkin.training import TrainingConfig, Updater
 from patchkin.training.collectives import mean_over_processes
+from patchkin.training.fabric import Fabric
 from patchkin.training.launch import launch
 
 METHOD = "semantic-relation"

@@ -15,13 +15,13 @@ import statistics
 import time
 
 import torch
-from lightning_fabric import Fabric
 
 from patchkin import devices
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.method import Progress
 from patchkin.methods import METHODS
 from patchkin.training import Updater
+from patchkin.training.fabric import Fabric
 
 
 def main() -> None:

@@ -350,15 +350,26 @@ def load_optimizer_tensors(
     """The inverse of `optimizer_tensors`."""
     for network_name, optimizer in optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
-        for index, (name, _) in enumerate(networks[network_name].named_parameters()):
+        for index, (name, weight) in enumerate(networks[network_name].named_parameters()):
             prefix = f"{network_name}.{name}."
             quantities = {q: tensors.get(prefix + q) for q in ("step", "exp_avg", "exp_avg_sq")}
-            present = {q: tensor for q, tensor in quantities.items() if tensor is not None}
+            present = {
+                q: _laid_out_as(weight, tensor)
+                for q, tensor in quantities.items()
+                if tensor is not None
+            }
             if present:
                 state[index] = present
         optimizer.load_state_dict(
             {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
         )
+
+
+def _laid_out_as(weight: Tensor, tensor: Tensor) -> Tensor:
+    """In the memory layout of its weight: fused optimizers go through both side by side."""
+    if tensor.shape != weight.shape:
+        return tensor  # the number of steps
+    return torch.empty_like(weight, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 
 def _sha256(path: Path) -> str:

@@ -22,6 +22,7 @@ from patchkin.errors import CheckpointError, ConfigError, DataError, PatchkinErr
 from patchkin.images import Encoding, is_image_file, read_image, to_tensor, write_image
 from patchkin.method import Direction, Method, StyledMethod, translating_mode
 from patchkin.methods import METHODS
+from patchkin.networks.layout import lay_out
 from patchkin.overlap import ahead, behind
 from patchkin.randomness import Draws
 
@@ -114,6 +115,8 @@ class Translator:
         """That networks compute in; None for that of the weights."""
         self.method.to(self.device)
         self._layout = torch.contiguous_format
+        if owned:
+            lay_out(self.method, self.device)
         if owned and self.dtype is not None:  # 16-bit convolutions reorder any other layout
             self._layout = torch.channels_last
             self.method.to(memory_format=self._layout)

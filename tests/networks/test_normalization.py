@@ -2,7 +2,16 @@ import pytest
 import torch
 from torch import nn
 
-from patchkin.networks import InstanceNorm2d, norm_layer, normalization, uses_bias
+from patchkin.networks import (
+    BlurDownsample,
+    BlurUpsample,
+    InstanceNorm2d,
+    ReflectionPad2d,
+    norm_layer,
+    normalization,
+    uses_bias,
+)
+from patchkin.networks.layout import layout_of
 from patchkin.networks.normalization import apply_layers
 
 
@@ -67,8 +76,9 @@ def test_first_and_second_derivatives_match_finite_differences(batch):
     assert torch.autograd.gradgradcheck(InstanceNorm2d(), (x_BCHW,))
 
 
-def test_channels_last_images_give_the_same_result():
-    x_BCHW = torch.randn(1, 4, 5, 3, dtype=torch.float64)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_channels_last_images_give_the_same_result(batch):
+    x_BCHW = torch.randn(batch, 4, 5, 3, dtype=torch.float64)
     head = channels_last_head(x_BCHW.shape)
     expected = gradient(explicit, x_BCHW, head)
     strided = x_BCHW.contiguous(memory_format=torch.channels_last)
@@ -78,13 +88,13 @@ def test_channels_last_images_give_the_same_result():
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_without_a_gradient_one_image_keeps_channels_last(batch):
+def test_channels_last_layout_is_kept(batch):
     x_BCHW = torch.randn(batch, 4, 5, 7, dtype=torch.float64)
     strided = x_BCHW.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         y_BCHW = InstanceNorm2d()(strided)
     torch.testing.assert_close(y_BCHW, explicit(x_BCHW), rtol=1e-12, atol=1e-12)
-    assert y_BCHW.is_contiguous(memory_format=torch.channels_last) == (batch == 1)
+    assert layout_of(y_BCHW) == torch.channels_last
 
 
 def test_without_a_gradient_16_bit_statistics_are_wide():
@@ -127,6 +137,20 @@ def test_norm_and_relu_in_one_match_the_explicit_formula(shape, layers, head):
     torch.testing.assert_close(value, layers[1](explicit(x_BCHW)), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("layers", PAIRS, ids=["relu", "leaky"])
+@pytest.mark.parametrize("head", [channels_last_head, sampling_head])
+def test_norm_and_relu_in_one_of_channels_last_maps(batch, layers, head):
+    x_BCHW = torch.randn(batch, 4, 5, 3, dtype=torch.float64)
+    head = head(x_BCHW.shape)
+    expected = gradient(lambda x: layers[1](explicit(x)), x_BCHW, head)
+    strided = x_BCHW.contiguous(memory_format=torch.channels_last)
+    actual = gradient(lambda x: apply_layers(layers, x), strided, head)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+    assert layout_of(actual) == layout_of(apply_layers(layers, strided.requires_grad_()))
+    assert layout_of(actual) == torch.channels_last
+
+
 @pytest.mark.parametrize("layers", PAIRS, ids=["relu", "leaky"])
 def test_norm_and_relu_in_one_can_be_derived_twice(layers):
     x_BCHW = torch.randn(2, 2, 3, 2, dtype=torch.float64, requires_grad=True)
@@ -152,6 +176,50 @@ def test_norm_and_relu_in_one_keep_their_input_alone():
     layers, one_map = PAIRS[0], x_BCHW.nbytes
     assert saved_bytes(lambda x: layers[1](layers[0](x)), x_BCHW) >= 2 * one_map
     assert one_map <= saved_bytes(lambda x: apply_layers(layers, x), x_BCHW) < 1.1 * one_map
+
+
+CHAINS = {
+    "relu": (InstanceNorm2d(), nn.ReLU(), nn.Conv2d(4, 3, 3)),
+    "pad": (InstanceNorm2d(), nn.LeakyReLU(0.2), ReflectionPad2d(2), nn.Conv2d(4, 3, 3)),
+    "enlarge": (InstanceNorm2d(), nn.ReLU(), BlurUpsample(), nn.Conv2d(4, 3, 3)),
+    "blur": (InstanceNorm2d(), nn.ReLU(), BlurDownsample(4), nn.Conv2d(4, 3, 3)),
+    "bare": (InstanceNorm2d(), nn.Conv2d(4, 3, 3)),
+    "dropout": (InstanceNorm2d(), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(4, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_what_a_convolution_reads_is_made_again_to_the_bit(chain, layout, batch, monkeypatch):
+    layers = nn.Sequential(*CHAINS[chain]).to(memory_format=layout)
+    x_BCHW = torch.randn(batch, 4, 12, 9).to(memory_format=layout).requires_grad_()
+
+    def gradients():
+        torch.manual_seed(0)  # of the dropout
+        y_BCHW = apply_layers(layers, x_BCHW)
+        weights = [*layers.parameters(), x_BCHW]
+        return y_BCHW, *torch.autograd.grad(y_BCHW.square().sum(), weights)
+
+    economical = gradients()
+    monkeypatch.setattr(normalization, "_convolved", lambda convolution, x, **_: convolution(x))
+    for ours, plain in zip(economical, gradients(), strict=True):
+        assert torch.equal(ours, plain)
+
+
+@pytest.mark.parametrize(
+    ("chain", "maps"), [("relu", 1), ("pad", 1), ("enlarge", 1), ("blur", 1.25)]
+)
+def test_what_a_convolution_reads_is_not_kept_unless_it_is_small(chain, maps):
+    x_BCHW = torch.randn(1, 4, 64, 64, requires_grad=True)
+    kept = saved_bytes(lambda x: apply_layers(CHAINS[chain], x), x_BCHW)
+    assert maps * x_BCHW.nbytes <= kept < (maps + 0.1) * x_BCHW.nbytes
+
+
+def test_a_convolution_that_reads_from_the_middle_can_be_derived_twice():
+    layers = nn.Sequential(*CHAINS["pad"]).double()
+    x_BCHW = torch.randn(1, 4, 4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: apply_layers(layers, x), (x_BCHW,))
 
 
 def test_statistics_of_16_bit_maps_are_wide():

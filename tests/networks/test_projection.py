@@ -3,6 +3,7 @@ import torch
 
 from patchkin.errors import ShapeError
 from patchkin.networks import ProjectionHead, draw_places, gather_places
+from patchkin.networks.layout import layout_of
 from patchkin.randomness import SeededDraws
 
 
@@ -54,6 +55,20 @@ def test_the_map_receives_a_contiguous_gradient(maps):
     feature.register_hook(lambda gradient: seen.append(gradient.is_contiguous()))
     gather_places(feature, torch.tensor([3, 1])).square().sum().backward()
     assert seen == [True]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_places_of_a_channels_last_map_and_their_gradient(batch):
+    feature = torch.randn(batch, 4, 5, 3, dtype=torch.float64, requires_grad=True)
+    strided = feature.detach().to(memory_format=torch.channels_last).requires_grad_()
+    places, seen = torch.tensor([14, 0, 7]), []
+    strided.register_hook(lambda gradient: seen.append(layout_of(gradient)))
+    rows_BKC = gather_places(strided, places)
+    assert torch.equal(rows_BKC, gather_places(feature, places))
+    rows_BKC.pow(3).sum().backward()
+    gather_places(feature, places).pow(3).sum().backward()
+    assert torch.equal(strided.grad, feature.grad)
+    assert seen == [torch.channels_last]
 
 
 def test_places_are_row_major(maps):

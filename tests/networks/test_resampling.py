@@ -4,6 +4,7 @@ import torch.nn.functional as nnf
 
 from patchkin.errors import ConfigError
 from patchkin.networks import BlurDownsample, BlurUpsample, ReflectionPad2d, resampling
+from patchkin.networks.layout import layout_of
 from patchkin.networks.resampling import binomial_filter
 
 SIZES = [(8, 8), (7, 7), (5, 12), (2, 9), (6, 2)]
@@ -147,6 +148,23 @@ def test_first_and_second_derivatives_match_finite_differences(layer):
     layer = layer.double()
     assert torch.autograd.gradcheck(layer, (x_BCHW,))
     assert torch.autograd.gradgradcheck(layer, (x_BCHW,))
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=LAYER_NAMES)
+def test_channels_last_layout_is_kept_there_and_back(layer):
+    layer = layer.double()
+    x_BCHW = torch.randn(2, 3, 6, 5, dtype=torch.float64, requires_grad=True)
+    strided = x_BCHW.detach().to(memory_format=torch.channels_last).requires_grad_()
+    y_BCHW, seen = layer(strided), []
+    torch.testing.assert_close(y_BCHW, layer(x_BCHW))
+    head = torch.randn_like(y_BCHW)
+    assert layout_of(y_BCHW) == layout_of(head) == torch.channels_last
+    strided.register_hook(lambda gradient: seen.append(layout_of(gradient)))
+    torch.testing.assert_close(
+        torch.autograd.grad(y_BCHW, strided, head)[0],
+        torch.autograd.grad(layer(x_BCHW), x_BCHW, head.contiguous())[0],
+    )
+    assert seen == [torch.channels_last]
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=LAYER_NAMES)

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from safetensors.torch import save_file
 
 from methods.test_contract import VARIANTS, build
@@ -14,6 +13,7 @@ from patchkin.data.datasets import UnpairedBatch
 from patchkin.method import Progress
 from patchkin.randomness import SeededDraws
 from patchkin.training import Updater
+from patchkin.training.fabric import Fabric
 from support import random_batch
 
 

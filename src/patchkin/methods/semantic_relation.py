@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, final
+from typing import ClassVar, Literal, NamedTuple, final
 
 import torch
 import torch.nn.functional as nnf
@@ -49,9 +49,9 @@ from patchkin.networks import (
     ProjectionHead,
     ResNetConfig,
     ResNetGenerator,
+    SharedPlaces,
     check_channels,
     discriminator,
-    draw_places,
     initialize,
     match_channels,
     patch_maps,
@@ -110,6 +110,11 @@ class SemanticRelationConfig:
     all_negatives: bool = False
     """Contrast with the patches of the whole batch rather than of the same image."""
 
+    branches: Literal["auto", "at_once", "in_turn"] = "auto"
+    """Whether the two contrasts, of A and of B, are computed as one batch or one after the other:
+    the same numbers within rounding. In turn needs about half of the memory; at once keeps an
+    accelerator busier. `auto` is in turn on a CPU, where both take the same time."""
+
     def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise ConfigError(f"`temperature` must be positive; got {self.temperature}.")
@@ -157,6 +162,14 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
+class _Forward(NamedTuple):
+    """What the generator makes of images, and the features of its input on the way."""
+
+    outputs_BCHW: Tensor
+    keys: list[Tensor]
+    """Per tap, without graph."""
+
+
 @final
 class SemanticRelation(Method):
     """Semantic relation consistency and hard-negative decoupled contrast (SRC + hDCE)."""
@@ -190,32 +203,44 @@ class SemanticRelation(Method):
         return {"G": generator, "F": generator, "D": judge}
 
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
-        """Forward once; D on the detached output; then G and F together."""
-        parts = [batch.a_BCHW]
-        if self.config.identity:
-            parts.append(match_channels(batch.b_BCHW, self.channels[0]))
-        outputs_BCHW, features = self.G.forward_with_taps(torch.cat(parts), self.config.taps)
-        keys = [feature.detach() for feature in features]
-        fake_BCHW = outputs_BCHW[: len(batch)]
+        """Forward A; D on the detached output; then G and F by the terms of A and of B.
 
-        def generator_terms() -> Terms:
+        In turn, what belongs to B is computed when the maps of A are gone.
+        """
+        inputs = {"contrast": batch.a_BCHW}
+        if self.config.identity:
+            inputs["identity_contrast"] = match_channels(batch.b_BCHW, self.channels[0])
+        parts = [list(inputs)] if self._at_once() else [[name] for name in inputs]
+        places = SharedPlaces(progress.draws, self.config.num_patches)
+
+        def terms(part: list[str], forward: _Forward) -> Terms:
+            queries = self.G.encode(
+                match_channels(forward.outputs_BCHW, self.channels[0]), self.config.taps
+            )
+            pairs = self._embedded(queries, forward.keys, places)
+            return self._semantic_terms(part, pairs, update, progress)
+
+        def first_terms() -> Terms:
             shown_BCHW = augmented(fake_BCHW, self.config.augmentation, progress.draws)
             adversarial = generator_loss(self.config.adversarial, self.D(shown_BCHW))
-            queries = self.G.encode(
-                match_channels(outputs_BCHW, self.channels[0]), self.config.taps
-            )
             return {
                 "adversarial": self.config.adversarial_weight * adversarial,
-                **self._semantic_terms(queries, keys, len(batch), update, progress),
+                **terms(parts[0], waiting.pop()),
             }
 
+        def forward(part: list[str]) -> _Forward:
+            return self._forward(torch.cat([inputs[name] for name in part]))
+
+        waiting = [forward(parts[0])]
+        fake_BCHW = waiting[0].outputs_BCHW[: len(batch)]
         update(
             "D",
             loss=lambda: self._discriminator_terms(
                 fake_BCHW.detach(), batch.b_BCHW, progress.draws
             ),
         )
-        update("G", "F", loss=generator_terms)
+        rest = [lambda part=part: terms(part, forward(part)) for part in parts[1:]]
+        update("G", "F", loss=[first_terms, *rest])
 
     def translate(self, x_BCHW: Tensor) -> Tensor:
         """G(x)."""
@@ -244,6 +269,16 @@ class SemanticRelation(Method):
             late_from=self.config.gamma_late_from,
         )
 
+    def _at_once(self) -> bool:
+        """Whether A and B go through the networks as one batch, or one after the other."""
+        if self.config.branches == "auto":
+            return next(self.G.parameters()).device.type != "cpu"
+        return self.config.branches == "at_once"
+
+    def _forward(self, x_BCHW: Tensor) -> _Forward:
+        outputs_BCHW, features = self.G.forward_with_taps(x_BCHW, self.config.taps)
+        return _Forward(outputs_BCHW, [feature.detach() for feature in features])
+
     def _discriminator_terms(self, fake_BCHW: Tensor, real_BCHW: Tensor, draws: Draws) -> Terms:
         return discriminator_terms(
             self.D,
@@ -257,45 +292,41 @@ class SemanticRelation(Method):
 
     def _semantic_terms(
         self,
-        queries: list[Tensor],
-        keys: list[Tensor],
-        num_images: int,
+        part: list[str],
+        pairs: list[tuple[Tensor, Tensor]],
         update: Update,
         progress: Progress,
     ) -> Terms:
-        """SRC and the contrast of A with G(A), and the contrast of B with G(B)."""
+        """SRC and the contrast of A with G(A), the contrast of B with G(B), or both."""
         config, terms = self.config, {}
-        pairs = self._embedded(queries, keys, progress.draws)
-        source, target = slice(0, num_images), slice(num_images, None)
-        if config.relation_weight:
-            relations = [relation_consistency(query[source], key[source]) for query, key in pairs]
+        num_images = len(pairs[0][0]) // len(part)
+        if config.relation_weight and "contrast" in part:
+            relations = [relation_consistency(q[:num_images], k[:num_images]) for q, k in pairs]
             terms["relation"] = config.relation_weight * torch.stack(relations).mean()
         if config.contrast_weight:
-            branches = {"contrast": source}
-            if config.identity:
-                branches["identity_contrast"] = target
+            share = config.contrast_weight / (2 if config.identity else 1)
             gamma_divisor = self.gamma_divisor(progress)
-            for name, branch in branches.items():
-                rows = [self._contrast(q[branch], k[branch], gamma_divisor) for q, k in pairs]
-                terms[name] = config.contrast_weight * _mean_over_taps(rows) / len(branches)
-                if (
-                    config.contrast == "dce"
-                ):  # the released log shows the InfoNCE that DCE came from
+            for number, name in enumerate(part):
+                images = slice(number * num_images, (number + 1) * num_images)
+                rows = [self._contrast(q[images], k[images], gamma_divisor) for q, k in pairs]
+                terms[name] = share * _mean_over_taps(rows)
+                if config.contrast == "dce":
+                    # The released log shows the InfoNCE that DCE came from.
                     as_nce = _mean_over_taps([nnf.softplus(loss.detach()) for loss in rows])
                     update.report(**{f"{name}_as_nce": config.contrast_weight * as_nce})
         return terms
 
     def _embedded(
-        self, queries: list[Tensor], keys: list[Tensor], draws: Draws
+        self, queries: list[Tensor], keys: list[Tensor], places: SharedPlaces
     ) -> list[tuple[Tensor, Tensor]]:
         """Embedded patches of outputs (Eq. 2's w) and inputs (z) at the same places, per tap.
 
         The places are those of all images of the step, in both branches, as released.
         """
-        places = draw_places(keys, self.config.num_patches, draws)
+        places_LK = places.on(keys)
         with torch.no_grad():
-            key_rows = self.F(keys, places)
-        return list(zip(self.F(queries, places), key_rows, strict=True))
+            key_rows = self.F(keys, places_LK)
+        return list(zip(self.F(queries, places_LK), key_rows, strict=True))
 
     def _contrast(self, query_BKC: Tensor, key_BKC: Tensor, gamma_divisor: float) -> Tensor:
         """InfoNCE or DCE per patch, with or without hard negatives (Eq. 4 to 7)."""

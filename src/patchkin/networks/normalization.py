@@ -5,12 +5,20 @@ Shape suffixes: B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
+
+from patchkin.networks.layout import layout_of
+from patchkin.networks.resampling import BlurDownsample, BlurUpsample, ReflectionPad2d
+
+_Operation = Callable[[Tensor], Tensor]
+_REPEATABLE = (nn.ReLU, nn.LeakyReLU, ReflectionPad2d, BlurDownsample, BlurUpsample)
+"""Layers behind a norm that are cheap beside a convolution and give the same again."""
 
 NormKind = Literal["instance", "batch", "none"]
 """Which layer follows a convolution."""
@@ -67,54 +75,78 @@ class InstanceNorm2d(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Normalise `x_BCHW` over its pixels."""
-        if _is_one_image_in_channels_last(x_BCHW):
-            # For one image batch norm is instance norm, and torch has it in this layout.
-            return torch.native_batch_norm(
-                x_BCHW, *_wide_unit_scale(x_BCHW), None, None, True, 0.0, EPSILON
-            )[0]
+        if _keeps_channels_last(x_BCHW):
+            normalized_BCHW: Tensor = _Normalized.apply(x_BCHW, None)
+            return normalized_BCHW
         y_BCHW = nnf.instance_norm(x_BCHW, eps=EPSILON)
         if y_BCHW.requires_grad and torch.is_grad_enabled():
             y_BCHW = contiguous_gradient(y_BCHW)
         return y_BCHW
 
 
-class _NormalizedRectified(torch.autograd.Function):
-    """Instance norm, then a (leaky) ReLU, keeping one map for the backward pass instead of two.
+class _Normalized(torch.autograd.Function):
+    """Instance norm and, if a slope is given, a (leaky) ReLU: one kept map for the backward pass.
 
     The sign of a normalised value is that of its distance to the mean, so the ReLU's mask comes
-    from the norm's input. Means and deviations are float32 or wider for maps of 16 bits.
+    from the norm's input. Means and deviations are float32 or wider for maps of 16 bits. The layout
+    of the map in memory, contiguous or channels-last, is that of the result and of the gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, x_BCHW: Tensor, slope: float) -> Tensor:
-        num_maps = x_BCHW.shape[0] * x_BCHW.shape[1]
-        flat_1NHW = x_BCHW.reshape(1, num_maps, *x_BCHW.shape[2:])
-        scale_N, shift_N = _wide_unit_scale(flat_1NHW)
-        y_1NHW, mean_N, inverse_N = torch.native_batch_norm(
-            flat_1NHW, scale_N, shift_N, None, None, True, 0.0, EPSILON
-        )
-        ctx.save_for_backward(x_BCHW, mean_N, inverse_N)
+    def forward(ctx: Any, x_BCHW: Tensor, slope: float | None) -> Tensor:
+        parts, moments = [], []
+        for part in _as_one_image(x_BCHW):
+            y_1NHW, mean_N, inverse_N = torch.native_batch_norm(
+                part, *_wide_unit_scale(part), None, None, True, 0.0, EPSILON
+            )
+            parts.append(y_1NHW if slope is None else nnf.leaky_relu_(y_1NHW, slope))
+            moments += [mean_N, inverse_N]
+        ctx.save_for_backward(x_BCHW, *moments)
         ctx.slope = slope
-        return nnf.leaky_relu_(y_1NHW, slope).view(x_BCHW.shape)
+        return _together(parts, x_BCHW)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        x_BCHW, mean_N, inverse_N = ctx.saved_tensors
-        shape_1NHW = (1, len(mean_N), *x_BCHW.shape[2:])
-        flat_1NHW = x_BCHW.reshape(shape_1NHW)
-        scale_N, shift_N = _wide_unit_scale(flat_1NHW)
-        centred_1NHW = torch.batch_norm(  # x - mean, in one pass over maps of any type
-            flat_1NHW.detach(), scale_N, shift_N, mean_N, torch.ones_like(mean_N),
-            False, 0.0, 0.0, False,
-        )  # fmt: skip
-        passed_1NHW = torch.ops.aten.leaky_relu_backward(
-            gradients[0].reshape(shape_1NHW), centred_1NHW, ctx.slope, False
-        )
-        gradient_x, *_ = torch.ops.aten.native_batch_norm_backward(
-            passed_1NHW.contiguous(), flat_1NHW, scale_N, None, None,
-            mean_N, inverse_N, True, EPSILON, [True, False, False],
-        )  # fmt: skip
-        return gradient_x.view(x_BCHW.shape), None
+        x_BCHW, *moments = ctx.saved_tensors
+        # The layouts must agree: see the fault of torch's kernel at `InstanceNorm2d`.
+        gradient_BCHW = gradients[0].contiguous(memory_format=layout_of(x_BCHW))
+        parts = []
+        for part, gradient, mean_N, inverse_N in zip(
+            _as_one_image(x_BCHW), _as_one_image(gradient_BCHW, layout_of(x_BCHW)),
+            moments[::2], moments[1::2], strict=True,
+        ):  # fmt: skip
+            scale_N, shift_N = _wide_unit_scale(part)
+            passed_1NHW = gradient
+            if ctx.slope is not None:
+                centred_1NHW = torch.batch_norm(  # x - mean, in one pass over maps of any type
+                    part.detach(), scale_N, shift_N, mean_N, torch.ones_like(mean_N),
+                    False, 0.0, 0.0, False,
+                )  # fmt: skip
+                passed_1NHW = torch.ops.aten.leaky_relu_backward(
+                    gradient, centred_1NHW, ctx.slope, False
+                )
+            gradient_1NHW, *_ = torch.ops.aten.native_batch_norm_backward(
+                passed_1NHW, part, scale_N, None, None, mean_N, inverse_N, True, EPSILON,
+                [True, False, False],
+            )  # fmt: skip
+            parts.append(gradient_1NHW)
+        return _together(parts, x_BCHW), None
+
+
+def _as_one_image(x_BCHW: Tensor, layout: torch.memory_format | None = None) -> tuple[Tensor, ...]:
+    """Views [1, N, H, W] of which batch norm is instance norm: all maps as channels of one image,
+    or image by image where the channels of a pixel lie together.
+    """
+    if (layout or layout_of(x_BCHW)) == torch.channels_last:
+        return torch.split(x_BCHW, 1)
+    return (x_BCHW.reshape(1, -1, *x_BCHW.shape[2:]),)
+
+
+def _together(parts: list[Tensor], like_BCHW: Tensor) -> Tensor:
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if whole.shape == like_BCHW.shape:
+        return whole  # a view of the same shape may lose what tells its layout
+    return whole.view(like_BCHW.shape)
 
 
 def _wide_unit_scale(x_1NHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -125,40 +157,88 @@ def _wide_unit_scale(x_1NHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
     return ones_N, torch.zeros_like(ones_N)
 
 
-def _is_one_image_in_channels_last(x_BCHW: Tensor) -> bool:
-    """Whether to normalise without a gradient where `instance_norm` would change the layout."""
+def _keeps_channels_last(x_BCHW: Tensor) -> bool:
+    """Whether to normalise in channels-last layout, which `instance_norm` would change on a CPU."""
     return (
         not torch.compiler.is_compiling()
         and x_BCHW.device.type == "cpu"
-        and not (x_BCHW.requires_grad and torch.is_grad_enabled())
-        and x_BCHW.shape[0] == 1
         and x_BCHW.shape[2] * x_BCHW.shape[3] > 1
-        and not x_BCHW.is_contiguous()
-        and x_BCHW.is_contiguous(memory_format=torch.channels_last)
+        and layout_of(x_BCHW) == torch.channels_last
     )
 
 
 def apply_layers(layers: Iterable[nn.Module], x_BCHW: Tensor) -> Tensor:
-    """The layers in order, as `nn.Sequential`; an instance norm and its ReLU are one operation.
+    """The layers in order, as `nn.Sequential`, with less to keep for the backward pass.
 
-    The result is the same; the backward pass needs one map less for each such pair.
+    An instance norm and its ReLU are one operation. On a CPU, what a convolution reads behind a
+    norm, a ReLU, padding or enlargement is not kept but made again from the norm's input, which is
+    kept anyway, unless it is smaller than that. Results and gradients are the same, bit for bit.
     """
-    rest = iter(layers)
-    for layer in rest:
-        if not (isinstance(layer, InstanceNorm2d) and _records(x_BCHW)):
-            x_BCHW = layer(x_BCHW)
-            continue
-        follower = next(rest, None)
-        match follower:
-            case nn.ReLU():
-                x_BCHW = _NormalizedRectified.apply(x_BCHW, 0.0)
-            case nn.LeakyReLU():
-                x_BCHW = _NormalizedRectified.apply(x_BCHW, follower.negative_slope)
-            case None:
-                x_BCHW = layer(x_BCHW)
-            case _:
-                x_BCHW = follower(layer(x_BCHW))
+    rest = list(layers)
+    source_BCHW, since = x_BCHW, list[_Operation]()  # the last norm's input, and what followed
+    while rest:
+        layer, *rest = rest
+        operation: _Operation = layer
+        if isinstance(layer, InstanceNorm2d) and _records(x_BCHW):
+            slope = _slope_of(rest[0]) if rest else None
+            operation = partial(_normalized, slope=slope)
+            rest = rest[slope is not None :]
+            source_BCHW, since = x_BCHW, [operation]
+        elif since and isinstance(layer, nn.Conv2d):
+            operation = partial(_convolved, layer, source_BCHW=source_BCHW, operations=since)
+            since = []
+        elif since and isinstance(layer, _REPEATABLE):
+            since = [*since, operation]
+        else:
+            since = []
+        x_BCHW = operation(x_BCHW)
     return x_BCHW
+
+
+def _slope_of(layer: nn.Module) -> float | None:
+    """Of a (leaky) ReLU below zero; None for any other layer."""
+    match layer:
+        case nn.ReLU():
+            return 0.0
+        case nn.LeakyReLU():
+            return layer.negative_slope
+    return None
+
+
+def _normalized(x_BCHW: Tensor, slope: float | None) -> Tensor:
+    y_BCHW: Tensor = _Normalized.apply(x_BCHW, slope)
+    return y_BCHW
+
+
+def _convolved(
+    convolution: nn.Conv2d,
+    x_BCHW: Tensor,
+    *,
+    source_BCHW: Tensor,
+    operations: Sequence[_Operation],
+) -> Tensor:
+    """`convolution(x)`, whose backward pass makes x again from its source."""
+    spare = x_BCHW.device.type == "cpu" and x_BCHW.numel() >= source_BCHW.numel()
+    if not (spare and convolution.weight.requires_grad):
+        y_BCHW: Tensor = convolution(x_BCHW)
+        return y_BCHW
+    place = x_BCHW.data_ptr()
+
+    def keep(tensor: Tensor) -> Tensor | None:
+        return None if tensor.data_ptr() == place else tensor
+
+    @torch.no_grad()
+    def restore(kept: Tensor | None) -> Tensor:
+        if kept is not None:
+            return kept
+        made_BCHW = source_BCHW.detach()
+        for operation in operations:
+            made_BCHW = operation(made_BCHW)
+        return made_BCHW
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, restore):
+        y_BCHW = convolution(x_BCHW)
+    return y_BCHW
 
 
 def _records(x: Tensor) -> bool:

@@ -8,7 +8,7 @@ Shape suffixes: B images, C channels, H and W pixels, h and w patches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,8 @@ class PatchGAN(nn.Module):
     24
     """
 
+    keeps_channels_last: ClassVar[bool] = True
+    """See `networks.layout`."""
     min_size: int
     """Shortest side that yields a logit: 3 pixels must be left after the halving stages."""
 

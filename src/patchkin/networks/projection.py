@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from patchkin.errors import ShapeError
+from patchkin.networks.layout import layout_of
 from patchkin.numerics import unit_rows, without_autocast
 from patchkin.randomness import Draws
 
@@ -47,8 +48,11 @@ def gather_places(feature_BCHW: Tensor, places_K: Tensor) -> Tensor:
                 f"`places_K` must be positions on a map of {height} x {width}, that is 0 to "
                 f"{height * width - 1}; got {low} to {high}. Were they drawn for another tap?"
             )
+    places_K = places_K.to(feature_BCHW.device)
+    if layout_of(feature_BCHW) == torch.channels_last:
+        return feature_BCHW.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, places_K)
     # Index the last axis: permuting first would hand channels-last gradients to the layer below.
-    return feature_BCHW.flatten(2).index_select(2, places_K.to(feature_BCHW.device)).mT
+    return feature_BCHW.flatten(2).index_select(2, places_K).mT
 
 
 def draw_places(features: Sequence[Tensor], num_patches: int, draws: Draws) -> list[Tensor]:

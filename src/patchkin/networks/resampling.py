@@ -19,6 +19,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from patchkin.errors import ConfigError
+from patchkin.networks.layout import layout_of
 
 _BINOMIAL_ROWS = {
     1: (1.0,),
@@ -109,7 +110,7 @@ def _reflected_gradient(gradient_BCHW: Tensor, padding: int) -> Tensor:
     """
     inner, near, far = slice(padding, -padding), slice(0, padding), slice(-padding, None)
     at_near, at_far = slice(1, padding + 1), slice(-padding - 1, -1)
-    x_BCHW = gradient_BCHW[..., inner, inner].clone(memory_format=torch.contiguous_format)
+    x_BCHW = gradient_BCHW[..., inner, inner].clone(memory_format=layout_of(gradient_BCHW))
     for strip, at in ((near, at_near), (far, at_far)):
         x_BCHW[..., at, :] += gradient_BCHW[..., strip, inner].flip(-2)
         columns = gradient_BCHW[..., strip].flip(-1)
@@ -126,7 +127,12 @@ def _spread(gradient_BCHW: Tensor, taps: int, stride: int, *, size: int, dim: in
     row = _BINOMIAL_ROWS[taps]
     sides = list(gradient_BCHW.shape)
     count, sides[dim] = sides[dim], size
-    x_BCHW = gradient_BCHW.new_zeros(sides)
+    x_BCHW = torch.empty(
+        sides,
+        dtype=gradient_BCHW.dtype,
+        device=gradient_BCHW.device,
+        memory_format=layout_of(gradient_BCHW),
+    ).zero_()
     for tap, weight in enumerate(row):
         shift = tap - before  # output i sees pixel i * stride + shift
         first = -(min(shift, 0) // stride)

@@ -111,6 +111,8 @@ class ResNetGenerator(nn.Module):
     (torch.Size([1, 3, 16, 24]), torch.Size([1, 3, 22, 30]), torch.Size([1, 8, 4, 6]))
     """
 
+    keeps_channels_last: ClassVar[bool] = True
+    """See `networks.layout`."""
     multiple_of: ClassVar[int] = 4
     """Sides of which the output keeps the size."""
     min_size: ClassVar[int] = 5

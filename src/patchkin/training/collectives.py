@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
+
+from patchkin.training.fabric import Fabric
 
 
 def mean_over_processes(fabric: Fabric, tensor: Tensor) -> Tensor:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
+from collections.abc import Mapping
 
 import torch
-from lightning_fabric import Fabric
 
 from patchkin.devices import autocast_dtype, choose_device, keep_freed_memory
 from patchkin.errors import ConfigError
 from patchkin.training.config import TrainingConfig
+from patchkin.training.fabric import Fabric
 
 
 def launch(training: TrainingConfig) -> Fabric:
@@ -31,16 +33,43 @@ def launch(training: TrainingConfig) -> Fabric:
         raise ConfigError("--devices: there is one mps device. Use --devices 1.")
     if device.type == "cpu":
         keep_freed_memory()
-    several = training.devices > 1 or training.nodes > 1
+    devices, nodes = _processes(training, os.environ)
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fabric = Fabric(
             accelerator=device.type,
-            devices=training.devices,
-            num_nodes=training.nodes,
-            strategy="ddp" if several else "auto",
+            devices=devices,
+            num_nodes=nodes,
+            strategy="ddp" if devices * nodes > 1 else "auto",
             precision=training.precision,
         )
         fabric.launch()
     return fabric
+
+
+def _processes(training: TrainingConfig, environment: Mapping[str, str]) -> tuple[int, int]:
+    """Processes of each machine, and machines: those of the launcher, or of the settings.
+
+    >>> started = {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "RANK": "0"}
+    >>> _processes(TrainingConfig(), started)
+    (4, 2)
+    """
+    if {"RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"} <= environment.keys():
+        devices = int(environment["LOCAL_WORLD_SIZE"])
+        nodes = int(environment["WORLD_SIZE"]) // devices
+    elif "SLURM_STEP_ID" in environment and int(environment.get("SLURM_NTASKS", "1")) > 1:
+        nodes = int(environment.get("SLURM_NNODES", "1"))
+        devices = int(environment["SLURM_NTASKS"]) // nodes
+    else:
+        return training.devices, training.nodes
+    for flag, told, found in (
+        ("--devices", training.devices, devices),
+        ("--training.nodes", training.nodes, nodes),
+    ):
+        if told not in (1, found):
+            raise ConfigError(
+                f"{flag} {told}: the launcher started {nodes} x {devices} processes "
+                "(machines x processes of each). Leave the flag out."
+            )
+    return devices, nodes

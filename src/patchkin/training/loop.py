@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from lightning_fabric import Fabric
 
 from patchkin.checkpoint import (
     EMA_PREFIX,
@@ -33,6 +32,7 @@ from patchkin.training.averaging import WeightAverage
 from patchkin.training.collectives import any_process, mean_over_processes
 from patchkin.training.compilation import CompiledSteps
 from patchkin.training.config import TrainingConfig
+from patchkin.training.fabric import Fabric
 from patchkin.training.log import RunLog, Window
 from patchkin.training.updater import Updater
 

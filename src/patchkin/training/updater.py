@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from patchkin.errors import DivergenceError
 from patchkin.method import Method, Terms
-from patchkin.networks.layout import lay_out_for_training
+from patchkin.networks.layout import lay_out
 from patchkin.schedules import AdamConfig
 from patchkin.training.collectives import mean_over_processes, whole_batch
+from patchkin.training.fabric import Fabric
 
 
 class Updater:
@@ -31,7 +31,7 @@ class Updater:
         self.optimizers: dict[str, torch.optim.Adam] = {}
         self.terms: dict[str, Tensor] = {}
         """Terms of every update of the step so far, as `networks.term`, and reported values."""
-        lay_out_for_training(method, fabric.device)
+        lay_out(method, fabric.device)
         method.requires_grad_(False)
         for name, config in method.adam().items():
             network = method.get_submodule(name)
