@@ -106,7 +106,7 @@ def test_it_translates_as_the_network_rounded_to_half_does(shipment, method):
     with torch.no_grad():
         for tensor in method.G.state_dict().values():
             tensor.copy_(tensor.half().float())
-    assert torch.equal(y, Translator(method, device="cpu")(x))
+    assert torch.equal(y, Translator(method, device="cpu", owned=True)(x))
 
 
 def test_the_command_translates_a_photo_by_name(shipment, capsys):
