@@ -56,8 +56,8 @@ def test_averaged_weights_translate_unless_the_live_ones_are_asked_for(tmp_path)
         weights: Translator.load(path, weights=weights, device="cpu")(x)
         for weights in ("averaged", "live")
     }
-    assert torch.equal(outputs["averaged"], Translator(averaged, device="cpu")(x))
-    assert torch.equal(outputs["live"], Translator(live, device="cpu")(x))
+    for name, method in (("averaged", averaged), ("live", live)):  # `owned`: in the same layout
+        assert torch.equal(outputs[name], Translator(method, device="cpu", owned=True)(x))
 
 
 def test_a_model_of_an_unknown_method(tmp_path):
