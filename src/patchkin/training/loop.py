@@ -169,7 +169,7 @@ class _Run:
         self.method.train()
         while self.step < self.total_steps:
             waiting = time.perf_counter()
-            batch = next(batches).to(self.fabric.device)
+            batch = next(batches).to(self.fabric.device, non_blocking=True)
             waited = time.perf_counter() - waiting
             self.compiled(partial(self._train_step, batch))
             self.window.add(self._mean_terms(), images=self._images(batch), waited=waited)
