@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shutil
 import statistics
 import subprocess
@@ -40,7 +41,7 @@ class Study:
     def __init__(self, output: Path) -> None:
         self.output = output
         self.times_file = output / "times.json"
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, dict[str, float]] = {}
         if self.times_file.is_file():
             self.seconds = json.loads(self.times_file.read_text())
 
@@ -50,13 +51,16 @@ class Study:
         if name not in self.seconds:
             command = ["patchkin", *map(str, arguments)]
             print("$", *command, file=sys.stderr, flush=True)
-            start = time.perf_counter()
+            start, used = time.perf_counter(), _processor_seconds()
             done = subprocess.run(
                 [sys.executable, "-m", *command], check=True, stdout=subprocess.PIPE, text=True
             )
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text(done.stdout)
-            self.seconds[name] = time.perf_counter() - start
+            self.seconds[name] = {
+                "clock": time.perf_counter() - start,
+                "processor": _processor_seconds() - used,
+            }
             self.times_file.write_text(json.dumps(self.seconds, indent=1))
         return log.read_text()
 
@@ -165,7 +169,13 @@ def minutes(study: Study, name: str) -> str:
         for stage in ("teacher", f"distill_{name}", f"search_{name}", f"export_{name}")
         if stage in study.seconds and (stage == "teacher") == (name == "teacher")
     ]
-    return " + ".join(f"{study.seconds[stage] / 60:.1f}" for stage in stages)
+    return " + ".join(f"{study.seconds[stage]['processor'] / 60:.1f}" for stage in stages)
+
+
+def _processor_seconds() -> float:
+    """Of all commands so far; with one thread what they would take on a machine of their own."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def show_speed(study: Study, teacher: Path, model: Path) -> None:
