@@ -208,7 +208,7 @@ class SemanticRelation(Method):
         In turn, what belongs to B is computed when the maps of A are gone.
         """
         inputs = {"contrast": batch.a_BCHW}
-        if self.config.identity:
+        if self.config.identity and self.config.contrast_weight:
             inputs["identity_contrast"] = match_channels(batch.b_BCHW, self.channels[0])
         parts = [list(inputs)] if self._at_once() else [[name] for name in inputs]
         places = SharedPlaces(progress.draws, self.config.num_patches)

@@ -25,18 +25,19 @@ def layout_of(x_BCHW: Tensor) -> torch.memory_format:
 
 
 def lay_out(module: nn.Module, device: torch.device) -> None:
-    """Put the weights of networks whose `keeps_channels_last` is true in that layout, on a CPU.
+    """Put the weights of networks whose type has `keeps_channels_last` in that layout, on a CPU.
 
     Values, names and files stay the same: what is saved is contiguous.
 
-    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3))
-    >>> network.keeps_channels_last = True
+    >>> class Network(nn.Conv2d):
+    ...     keeps_channels_last = True
+    >>> network = Network(3, 4, 3)
     >>> lay_out(network, torch.device("cpu"))
-    >>> layout_of(network[0].weight)
+    >>> layout_of(network.weight)
     torch.channels_last
     """
     if device.type != "cpu":
         return
     for network in module.modules():
-        if getattr(network, "keeps_channels_last", False):
+        if getattr(type(network), "keeps_channels_last", False):
             network.to(memory_format=torch.channels_last)
