@@ -228,3 +228,14 @@ def test_candidates_are_written_as_they_are_read():
     best = search.run(distance)
     assert search.state.history[-1]["channels"] == format_channels(best.channels)
     assert search.state.history[-1]["macs"] == best.cost.macs
+
+
+def test_it_tells_how_far_it_is():
+    """The first generation scores all of its children; none that is known is scored again."""
+    told = []
+    search = EvolutionSearch(SPACE, config(population=8, generations=3))
+    search.run(distance, on_scored=lambda *progress: told.append(progress))
+    assert told[:9] == [(1, done, 8) for done in range(9)]
+    finished = [(generation, total) for generation, done, total in told if done == total]
+    assert [generation for generation, _ in finished] == [1, 2, 3]
+    assert sum(total for _, total in finished) == len(search.state.scores)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as nnf
 
 from patchkin.errors import ConfigError, ShapeError
+from patchkin.networks import InstanceNorm2d
 from patchkin.networks.sliced import Adaptors, SlicedHead
 from patchkin.networks.supernet import Supernet
 
@@ -104,3 +105,14 @@ def test_heads_run_in_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rows_BKC = SlicedHead(4, 3)(torch.randn(1, 4, 2, 2).bfloat16(), torch.tensor([0]))
     assert rows_BKC.dtype is torch.float32
+
+
+def test_a_supernet_without_norms_is_what_is_cut_out_of_it():
+    plain = Supernet(ngf=4, norm="none")
+    narrow = plain.export((2, 4, 3, 1, 2, 4, 3, 2))
+    x_BCHW = torch.rand(1, 3, 16, 12) - 0.5
+    with torch.no_grad():
+        assert torch.equal(plain(x_BCHW, narrow.channels), narrow(x_BCHW))
+        assert not any(isinstance(layer, InstanceNorm2d) for layer in narrow.modules())
+    normed = Supernet(ngf=4).export((2,) * 8)
+    assert sum(isinstance(layer, InstanceNorm2d) for layer in normed.modules()) == 5 + 9 * 4
