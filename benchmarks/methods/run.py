@@ -100,7 +100,10 @@ def train(name: str, run_dir: Path, steps: int, flags: Sequence[str]) -> list[di
 
 def toy_row(name: str, run_dir: Path, steps: int, data: Path) -> list[str]:
     records = train(
-        name, run_dir, steps, ["--data", "toy", "--workers", "0", "--training.log-every", "10"]
+        name,
+        run_dir,
+        steps,
+        ["--data", "toy", "--workers", "0", "--training.log-every", str(max(1, steps // 40))],
     )
     tenth = steps / 10
     first = content(name, [record for record in records if record["step"] <= tenth])
