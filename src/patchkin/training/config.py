@@ -27,7 +27,8 @@ class TrainingConfig:
     """Machines, when a launcher started one process each."""
     compile: Annotated[bool, flag("--compile")] = False
     """Compile the networks for the training steps. The first steps take minutes; losses and
-    gradients agree up to rounding. Where it fails, one line says why and training goes on."""
+    gradients agree up to rounding. Where it fails, one line says why and training goes on. It does
+    not pay on a CPU (`benchmarks/speed/compile_cpu_2026-11-21.md`); not yet tried on a GPU."""
     cuda_graphs: Annotated[bool, flag("--cuda-graphs")] = False
     """Compile, and replay the kernels of each network as CUDA graphs, for steps of fixed shapes.
     Not yet tried on a GPU."""
