@@ -176,7 +176,8 @@ def apply_layers(layers: Iterable[nn.Module], x_BCHW: Tensor) -> Tensor:
     time). Results and gradients are the same, bit for bit.
     """
     rest = list(layers)
-    source_BCHW, since = x_BCHW, list[_Operation]()  # the last norm's input, and what followed
+    source_BCHW = x_BCHW  # the last norm's input
+    since: list[_Operation] = []  # and what followed
     while rest:
         layer, *rest = rest
         operation: _Operation = layer
