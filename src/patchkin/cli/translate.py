@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from patchkin.cli.parsing import parse
 from patchkin.config import flag
-from patchkin.devices import Device, Precision, take_accelerator
+from patchkin.devices import Device, Precision, keep_freed_memory, take_accelerator
 from patchkin.errors import ConfigError
 from patchkin.images import write_pillow
 from patchkin.method import Direction, Method, StyledMethod
@@ -186,7 +186,7 @@ def _translate(
 
 
 def _load(options: TranslateOptions, methods: Mapping[str, type[Method]]) -> Translator:
-    return Translator.load(
+    translator = Translator.load(
         options.model,
         methods=methods,
         which=options.which,
@@ -195,6 +195,9 @@ def _load(options: TranslateOptions, methods: Mapping[str, type[Method]]) -> Tra
         device=options.device,
         precision=options.precision,
     )
+    if translator.device.type == "cpu":
+        keep_freed_memory()
+    return translator
 
 
 def _write_grid(options: TranslateOptions, jobs: Sequence[Job], chosen: _Chosen | None) -> None:
