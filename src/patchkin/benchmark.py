@@ -32,6 +32,7 @@ from patchkin.devices import Device, Precision, autocast_dtype, choose_device, k
 from patchkin.errors import ConfigError, PatchkinError
 from patchkin.method import Method, Progress
 from patchkin.methods import METHODS
+from patchkin.networks.winograd import direct_convolutions
 from patchkin.randomness import SeededDraws
 from patchkin.recipes import choose_preset, config_from_plain, preset_config
 from patchkin.training import TrainingConfig, Updater
@@ -176,7 +177,7 @@ def measure(case: Case) -> Measurement:
     if said:
         raise ConfigError(said[0])
     peak_gb = _memory_gb(device)
-    with FlopCounterMode(display=False) as counter:
+    with direct_convolutions(), FlopCounterMode(display=False) as counter:
         train_step()
     median, work = statistics.median(times), counter.get_total_flops()
     return Measurement(

@@ -29,6 +29,7 @@ from patchkin.config import flag
 from patchkin.errors import ConfigError, ShapeError
 from patchkin.networks.normalization import NormKind, apply_layers, norm_layer, uses_bias
 from patchkin.networks.resampling import BlurDownsample, BlurUpsample, ReflectionPad2d
+from patchkin.networks.winograd import Conv3x3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,12 +79,12 @@ class ResNetBlock(nn.Module):
         bias = uses_bias(norm)
         self.conv_block = nn.Sequential(
             ReflectionPad2d(1),
-            nn.Conv2d(channels, channels, 3, bias=bias),
+            Conv3x3(channels, channels, bias=bias),
             norm_layer(norm, channels),
             nn.ReLU(),
             *([nn.Dropout(0.5)] if dropout else []),
             ReflectionPad2d(1),
-            nn.Conv2d(channels, channels, 3, bias=bias),
+            Conv3x3(channels, channels, bias=bias),
             norm_layer(norm, channels),
         )
 
@@ -130,9 +131,10 @@ class ResNetGenerator(nn.Module):
             nn.ReLU(),
         ]
         for width in (ngf, 2 * ngf):
-            stride = 1 if config.antialias_down else 2
             layers += [
-                nn.Conv2d(width, 2 * width, 3, stride=stride, padding=1, bias=bias),
+                Conv3x3(width, 2 * width, padding=1, bias=bias)
+                if config.antialias_down
+                else nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=bias),
                 norm_layer(norm, 2 * width),
                 nn.ReLU(),
             ]
@@ -309,7 +311,7 @@ class ResNetGenerator(nn.Module):
 def _enlarging(width: int, *, bias: bool, antialias: bool) -> list[nn.Module]:
     """The layers that double the sides and halve the channels."""
     if antialias:
-        return [BlurUpsample(), nn.Conv2d(width, width // 2, 3, padding=1, bias=bias)]
+        return [BlurUpsample(), Conv3x3(width, width // 2, padding=1, bias=bias)]
     return [
         nn.ConvTranspose2d(width, width // 2, 3, stride=2, padding=1, output_padding=1, bias=bias)
     ]
