@@ -150,9 +150,8 @@ def train(
             for a reason that the user can mend.
     """
     fabric = launch(config.training)
-    if fabric.is_global_zero:
-        _claim_folder(run_dir, resume=resume, overwrite=overwrite)
-    fabric.barrier()
+    if not (resume or overwrite):
+        _refuse_a_run(run_dir)
     domains: tuple[str, ...] = ()
     if kind.batch_type is DomainBatch:
         domains = find_domain_files(config.data).names
@@ -175,8 +174,11 @@ def train(
         for broken in data.opened.broken:
             logger.warning("left out: %s", broken.reason)
     if fabric.is_global_zero:
+        if not resume:
+            _make_folder(run_dir)  # not before the data is there, and may replace another run
         _write_text(run_dir / "config.yaml", to_yaml(config_to_plain(kind, config)))
         _write_manifest(run_dir, data.opened.broken, domains)
+    fabric.barrier()
     header = ModelHeader(
         method=kind.name,
         config=to_plain(config.method),
@@ -565,18 +567,18 @@ def _jitter_steps(schedule: ScheduleConfig, steps_per_epoch: int) -> int:
     return constant_units * (1 if schedule.steps else steps_per_epoch)
 
 
-def _claim_folder(run_dir: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make the folder of a run, unless it holds one that must not be touched."""
-    if resume:
-        return
+def _refuse_a_run(run_dir: Path) -> None:
     if CheckpointStore(run_dir).steps():
-        if not overwrite:
-            raise CheckpointError(
-                f"`{run_dir}` holds a run. Continue it with --resume, replace it with "
-                "--overwrite, or choose another --run-dir."
-            )
-        for name in ("checkpoints", "previews"):
-            shutil.rmtree(run_dir / name, ignore_errors=True)
+        raise CheckpointError(
+            f"`{run_dir}` holds a run. Continue it with --resume, replace it with "
+            "--overwrite, or choose another --run-dir."
+        )
+
+
+def _make_folder(run_dir: Path) -> None:
+    """The folder of a fresh run, without what an earlier one left there."""
+    for name in ("checkpoints", "previews"):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "log.jsonl").write_text("", encoding="utf-8")

@@ -141,6 +141,15 @@ def test_a_folder_that_holds_a_run(command, run_copy, toy_root):
     assert "holds a run. Continue it with --resume, replace it with --overwrite" in message
 
 
+def test_missing_data_neither_replaces_a_run_nor_leaves_a_folder(command, run_copy, tmp_path):
+    before = {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()}
+    train = ("train", "cut", "--data", tmp_path / "none", *TINY, "--run-dir")
+    one_line_error(command, *train, run_copy, "--overwrite")
+    assert {path: path.read_bytes() for path in run_copy.rglob("*") if path.is_file()} == before
+    one_line_error(command, *train, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_no_such_device(command, toy_root):
     message = one_line_error(command, "train", "cut", "--data", toy_root, "--device", "mps")
     assert message == "--device mps: this machine has none. Use --device cpu."

@@ -94,25 +94,33 @@ class _Normalized(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_BCHW: Tensor, slope: float | None) -> Tensor:
-        parts, moments = [], []
-        for part in _as_one_image(x_BCHW):
-            y_1NHW, mean_N, inverse_N = torch.native_batch_norm(
-                part, *_wide_unit_scale(part), None, None, True, 0.0, EPSILON
-            )
-            parts.append(y_1NHW if slope is None else nnf.leaky_relu_(y_1NHW, slope))
+        layout = layout_of(x_BCHW)
+        y_BCHW, moments = torch.empty_like(x_BCHW, memory_format=layout), []
+        for part, y_1NHW in zip(
+            _as_one_image(x_BCHW, layout), _as_one_image(y_BCHW, layout), strict=True
+        ):
+            scale_N, shift_N = _wide_unit_scale(part)
+            mean_N, inverse_N = _moments_like(part)
+            torch.native_batch_norm(
+                part, scale_N, shift_N, None, None, True, 0.0, EPSILON,
+                out=(y_1NHW, mean_N, inverse_N),
+            )  # fmt: skip
             moments += [mean_N, inverse_N]
+        if slope is not None:
+            nnf.leaky_relu_(y_BCHW, slope)
         ctx.save_for_backward(x_BCHW, *moments)
         ctx.slope = slope
-        return _together(parts, x_BCHW)
+        return y_BCHW
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         x_BCHW, *moments = ctx.saved_tensors
         # The layouts must agree: see the fault of torch's kernel at `InstanceNorm2d`.
-        gradient_BCHW = gradients[0].contiguous(memory_format=layout_of(x_BCHW))
+        layout = layout_of(x_BCHW)
+        gradient_BCHW = gradients[0].contiguous(memory_format=layout)
         parts = []
         for part, gradient, mean_N, inverse_N in zip(
-            _as_one_image(x_BCHW), _as_one_image(gradient_BCHW, layout_of(x_BCHW)),
+            _as_one_image(x_BCHW, layout), _as_one_image(gradient_BCHW, layout),
             moments[::2], moments[1::2], strict=True,
         ):  # fmt: skip
             scale_N, shift_N = _wide_unit_scale(part)
@@ -133,11 +141,11 @@ class _Normalized(torch.autograd.Function):
         return _together(parts, x_BCHW), None
 
 
-def _as_one_image(x_BCHW: Tensor, layout: torch.memory_format | None = None) -> tuple[Tensor, ...]:
+def _as_one_image(x_BCHW: Tensor, layout: torch.memory_format) -> tuple[Tensor, ...]:
     """Views [1, N, H, W] of which batch norm is instance norm: all maps as channels of one image,
     or image by image where the channels of a pixel lie together.
     """
-    if (layout or layout_of(x_BCHW)) == torch.channels_last:
+    if layout == torch.channels_last:
         return torch.split(x_BCHW, 1)
     return (x_BCHW.reshape(1, -1, *x_BCHW.shape[2:]),)
 
@@ -155,6 +163,13 @@ def _wide_unit_scale(x_1NHW: Tensor) -> tuple[Tensor | None, Tensor | None]:
         return None, None
     ones_N = torch.ones(x_1NHW.shape[1], device=x_1NHW.device)
     return ones_N, torch.zeros_like(ones_N)
+
+
+def _moments_like(x_1NHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for the mean and the inverse deviation of each map."""
+    narrow = x_1NHW.dtype in (torch.bfloat16, torch.float16)
+    mean_N = x_1NHW.new_empty(x_1NHW.shape[1], dtype=torch.float32 if narrow else x_1NHW.dtype)
+    return mean_N, torch.empty_like(mean_N)
 
 
 def _keeps_channels_last(x_BCHW: Tensor) -> bool:
