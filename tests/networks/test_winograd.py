@@ -92,6 +92,20 @@ def test_images_of_a_batch_are_those_one_by_one(calls: list[torch.Size]) -> None
     assert len(calls) == 4
 
 
+def test_what_is_kept_between_calls_is_not_in_results() -> None:
+    layer = Conv3x3(128, 256).to(memory_format=torch.channels_last)
+    x_BCHW = channels_last(1, 128, 34, 34).requires_grad_()
+    gradient_BOHW = channels_last(1, 256, 32, 32)
+    inputs = (x_BCHW, layer.weight)
+    first = layer(x_BCHW)
+    results = [first, *torch.autograd.grad(first, inputs, gradient_BOHW)]
+    before = [result.detach().clone() for result in results]
+    second = layer(2 * x_BCHW)
+    torch.autograd.grad(second, inputs, 3 * gradient_BOHW)
+    for result, kept in zip(results, before, strict=True):
+        assert torch.equal(result, kept)
+
+
 @pytest.mark.parametrize(
     ("channels", "out_channels", "side", "dtype"),
     [

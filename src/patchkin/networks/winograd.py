@@ -13,6 +13,8 @@ R rows and S columns of tiles, 4 the sides of an input tile, P the 16 places of 
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -33,6 +35,28 @@ cost what is won."""
 _CHUNK_NUMBERS = 2**19
 """Of the transformed map that are made at a time, to stay near the cores: 2 MB."""
 
+
+class _Workspace(threading.local):
+    """Memory for what a chunk is transformed into, one block of each name per thread, kept.
+
+    Fresh memory would cost as much as the sums, and pieces of it between maps that stay longer
+    would make the process grow by a quarter.
+    """
+
+    def __init__(self) -> None:
+        self.blocks: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def take(self, name: str, like: Tensor, *sizes: int) -> Tensor:
+        """Room for a tensor of these sizes, which ends what was there under this name."""
+        numbers = math.prod(sizes)
+        block = self.blocks.get((name, like.dtype))
+        if block is None or block.numel() < numbers:
+            block = torch.empty(numbers, dtype=like.dtype)
+            self.blocks[name, like.dtype] = block
+        return block[:numbers].view(sizes)
+
+
+_workspace = _Workspace()
 _all_direct: ContextVar[bool] = ContextVar("all_direct", default=False)
 
 
@@ -104,8 +128,7 @@ class _Winograd(torch.autograd.Function):
         for x_HWC, y_HWO in zip(x_BCHW.permute(0, 2, 3, 1), y_BHWO, strict=True):
             for rows, rows_read in _chunks(y_HWO.shape, x_HWC.shape[2]):
                 tiles_44RSC = _transformed_tiles(x_HWC[rows_read])
-                products_PNO = torch.bmm(tiles_44RSC.flatten(2, 3).flatten(0, 1), filter_PCO)
-                _gather_outputs(products_PNO.view(*tiles_44RSC.shape[:4], -1), y_HWO[rows])
+                _gather_outputs(_products(tiles_44RSC, filter_PCO), y_HWO[rows])
         if bias_O is not None:
             y_BHWO += bias_O
         return y_BHWO.permute(0, 3, 1, 2)
@@ -123,20 +146,16 @@ class _Winograd(torch.autograd.Function):
         for image, gradient_HWO in enumerate(gradient_BHWO):
             for rows, rows_read in _chunks(gradient_HWO.shape, x_BHWC.shape[3]):
                 spread_44RSO = _spread_outputs(gradient_HWO[rows])
-                spread_PNO = spread_44RSO.flatten(2, 3).flatten(0, 1)
                 if for_weight:
-                    tiles_44RSC = _transformed_tiles(x_BHWC[image, rows_read])
-                    tiles_PNC = tiles_44RSC.flatten(2, 3).flatten(0, 1)
+                    spread_PON = _as_matrices(spread_44RSO).mT
+                    tiles_PNC = _as_matrices(_transformed_tiles(x_BHWC[image, rows_read]))
                     if filter_gradient_POC is None:
-                        filter_gradient_POC = torch.bmm(spread_PNO.mT, tiles_PNC)
+                        filter_gradient_POC = torch.bmm(spread_PON, tiles_PNC)
                     else:
-                        filter_gradient_POC.baddbmm_(spread_PNO.mT, tiles_PNC)
+                        filter_gradient_POC.baddbmm_(spread_PON, tiles_PNC)
                 if x_gradient_BHWC is not None:
-                    tiles_PNC = torch.bmm(spread_PNO, filter_POC)
-                    _add_tiles(
-                        tiles_PNC.view(*spread_44RSO.shape[:4], -1),
-                        x_gradient_BHWC[image, rows_read],
-                    )
+                    tiles_44RSC = _products(spread_44RSO, filter_POC)
+                    _add_tiles(tiles_44RSC, x_gradient_BHWC[image, rows_read])
         return (
             None if x_gradient_BHWC is None else x_gradient_BHWC.permute(0, 3, 1, 2),
             None
@@ -180,12 +199,25 @@ def _both_axes(like: Tensor) -> Tensor:
     return torch.kron(transform, transform)
 
 
+def _as_matrices(tiles_44RSC: Tensor) -> Tensor:
+    """[16, R S, C]."""
+    return tiles_44RSC.view(16, -1, tiles_44RSC.shape[-1])
+
+
+def _products(tiles_44RSC: Tensor, filter_PCO: Tensor) -> Tensor:
+    """The sums over channels, [4, 4, R, S, O]."""
+    sizes = (*tiles_44RSC.shape[:-1], filter_PCO.shape[-1])
+    products_44RSO = _workspace.take("products", tiles_44RSC, *sizes)
+    torch.bmm(_as_matrices(tiles_44RSC), filter_PCO, out=_as_matrices(products_44RSO))
+    return products_44RSO
+
+
 def _transformed_tiles(x_HWC: Tensor) -> Tensor:
     """B' d B of all overlapping tiles of 4 x 4 pixels, 2 apart: [4, 4, R, S, C]."""
     height, width, channels = x_HWC.shape
     rows, columns = height // 2 - 1, width // 2 - 1
-    half_4RWC = x_HWC.new_empty(4, rows, width, channels)
-    tiles_44RSC = x_HWC.new_empty(4, 4, rows, columns, channels)
+    half_4RWC = _workspace.take("half", x_HWC, 4, rows, width, channels)
+    tiles_44RSC = _workspace.take("tiles", x_HWC, 4, 4, rows, columns, channels)
     _transform(x_HWC, half_4RWC, dim=0)
     _transform(half_4RWC, tiles_44RSC.transpose(0, 1), dim=2)
     return tiles_44RSC
@@ -203,7 +235,7 @@ def _transform(x: Tensor, out_4: Tensor, *, dim: int) -> None:
 def _add_tiles(tiles_44RSC: Tensor, x_HWC: Tensor) -> None:
     """Add the transpose of `_transformed_tiles` to a map."""
     _, _, rows, columns, channels = tiles_44RSC.shape
-    half_4RWC = tiles_44RSC.new_empty(4, rows, 2 * columns + 2, channels)
+    half_4RWC = _workspace.take("half", tiles_44RSC, 4, rows, 2 * columns + 2, channels)
     _join_columns(tiles_44RSC.transpose(0, 1), half_4RWC)
     above, upper, lower, below = _quarters(x_HWC, 0)
     above += half_4RWC[0]
@@ -244,22 +276,20 @@ def _quarters(x: Tensor, dim: int) -> list[Tensor]:
 def _gather_outputs(products_44RSO: Tensor, y_HWO: Tensor) -> None:
     """A' m A of all tiles, into the map."""
     first, second, third, fourth = products_44RSO
-    even_4RSO = second + third
-    even_4RSO += first
-    odd_4RSO = second - third
-    odd_4RSO -= fourth
-    for start, (first, second, third, fourth) in enumerate((even_4RSO, odd_4RSO)):
-        part_RSO = second + third
-        torch.add(part_RSO, first, out=y_HWO[start::2, 0::2])
-        torch.sub(second, third, out=part_RSO)
-        torch.sub(part_RSO, fourth, out=y_HWO[start::2, 1::2])
+    half_24RSO = _workspace.take("half", first, 2, *first.shape)
+    even_4RSO, odd_4RSO = half_24RSO
+    torch.add(second, third, out=even_4RSO).add_(first)
+    torch.sub(second, third, out=odd_4RSO).sub_(fourth)
+    for start, (first, second, third, fourth) in enumerate(half_24RSO):
+        torch.add(second, third, out=y_HWO[start::2, 0::2]).add_(first)
+        torch.sub(second, third, out=y_HWO[start::2, 1::2]).sub_(fourth)
 
 
 def _spread_outputs(gradient_HWO: Tensor) -> Tensor:
     """The transpose of `_gather_outputs`: [4, 4, R, S, O]."""
     height, width, channels = gradient_HWO.shape
-    half_4RWO = gradient_HWO.new_empty(4, height // 2, width, channels)
-    spread_44RSO = gradient_HWO.new_empty(4, 4, height // 2, width // 2, channels)
+    half_4RWO = _workspace.take("half", gradient_HWO, 4, height // 2, width, channels)
+    spread_44RSO = _workspace.take("spread", gradient_HWO, 4, 4, height // 2, width // 2, channels)
     _spread_pairs(gradient_HWO[0::2], gradient_HWO[1::2], half_4RWO)
     _spread_pairs(half_4RWO[:, :, 0::2], half_4RWO[:, :, 1::2], spread_44RSO.transpose(0, 1))
     return spread_44RSO
