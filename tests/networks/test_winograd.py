@@ -106,6 +106,17 @@ def test_what_is_kept_between_calls_is_not_in_results() -> None:
         assert torch.equal(result, kept)
 
 
+def test_training_after_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "_workspace", winograd._Workspace())
+    layer = Conv3x3(128, 256).to(memory_format=torch.channels_last)
+    x_BCHW = channels_last(1, 128, 34, 34)
+    with torch.inference_mode():
+        expected = layer(x_BCHW)
+    y_BOHW = layer(x_BCHW)
+    assert torch.equal(y_BOHW, expected)
+    y_BOHW.sum().backward()
+
+
 @pytest.mark.parametrize(
     ("channels", "out_channels", "side", "dtype"),
     [

@@ -37,7 +37,7 @@ _CHUNK_NUMBERS = 2**19
 
 
 class _Workspace(threading.local):
-    """Memory for what a chunk is transformed into, one block of each name per thread, kept.
+    """Memory for what a chunk is transformed into, one block for each name and thread, kept.
 
     Fresh memory would cost as much as the sums, and pieces of it between maps that stay longer
     would make the process grow by a quarter.
@@ -51,7 +51,8 @@ class _Workspace(threading.local):
         numbers = math.prod(sizes)
         block = self.blocks.get((name, like.dtype))
         if block is None or block.numel() < numbers:
-            block = torch.empty(numbers, dtype=like.dtype)
+            with torch.inference_mode(mode=False):  # else of no use to a training step
+                block = torch.empty(numbers, dtype=like.dtype)
             self.blocks[name, like.dtype] = block
         return block[:numbers].view(sizes)
 
