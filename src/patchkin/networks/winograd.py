@@ -39,8 +39,7 @@ _CHUNK_NUMBERS = 2**19
 class _Workspace(threading.local):
     """Memory for what a chunk is transformed into, one block for each name and thread, kept.
 
-    Fresh memory would cost as much as the sums, and pieces of it between maps that stay longer
-    would make the process grow by a quarter.
+    Where a process gives freed memory back, every chunk would begin on fresh pages.
     """
 
     def __init__(self) -> None:
