@@ -39,8 +39,9 @@ _CHUNK_NUMBERS = 2**20
 class _Workspace(threading.local):
     """Memory for what is transformed, one block for each name and thread, kept.
 
-    Blocks that come and go between the maps that a step keeps would leave holes among them, a tenth
-    of its memory; and where a process gives freed memory back, every one would begin on fresh pages.
+    Blocks that come and go between the maps that a step keeps would leave holes among them, a
+    twentieth of its memory; and where a process gives freed memory back, every one would begin on
+    fresh pages.
     """
 
     def __init__(self) -> None:
