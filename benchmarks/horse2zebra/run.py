@@ -49,6 +49,7 @@ from studies import (
     draw_curves,
     evaluate_once,
     evaluate_run,
+    evaluated_steps,
     make_small,
     runs_by_row,
     score_table,
@@ -220,14 +221,15 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     data = prepared_data(options.data, options.output / "data", profile.size)
     plan = read_or_make_plan(options, profile, rows, data)
-    members = planned_runs(options, profile, plan, rows, data)
+    members = planned_runs(options, profile, plan, data, rows=rows, seeds=options.seeds)
     if options.list:
         print(command_list(members))
         return 0
     check_same_steps(members)
     if not options.page:
         train_within(members, deadline=began + options.hours * 3600)
-    write_page(options, profile, plan, members, data)
+    others = complete_runs(options, profile, plan, data)
+    write_page(options, profile, plan, data, asked=members, others=others)
     left = sum(not member.complete for member in members)
     print(f"{options.output / 'page.md'}; {left} of {len(members)} runs are not complete")
     return 0
@@ -383,7 +385,13 @@ def returncode_of(arguments: Sequence[str], log: IO[str]) -> int:
 
 
 def planned_runs(
-    options: argparse.Namespace, profile: Profile, plan: Plan, rows: Sequence[Row], data: Path
+    options: argparse.Namespace,
+    profile: Profile,
+    plan: Plan,
+    data: Path,
+    *,
+    rows: Sequence[Row],
+    seeds: Sequence[int],
 ) -> list[Member]:
     """All runs, seed by seed."""
     scoring = ["--score-every", str(plan.score_every), "--training.keep", "0"]
@@ -404,9 +412,20 @@ def planned_runs(
             command=("train", row.method, *shared, "--seed", str(seed), *row.flags),
             steps=plan.steps,
         )
-        for seed in options.seeds
+        for seed in seeds
         for row in rows
     ]
+
+
+def complete_runs(
+    options: argparse.Namespace, profile: Profile, plan: Plan, data: Path
+) -> list[Member]:
+    """What OUTPUT holds of any rows and seeds: a call for some must not lose the rest's page."""
+    seeds = {int(path.name.rpartition("_seed")[2]) for path in options.output.glob("*_seed*[0-9]")}
+    members = planned_runs(
+        options, profile, plan, data, rows=list(ROWS.values()), seeds=sorted(seeds)
+    )
+    return [member for member in members if member.complete]
 
 
 def train_within(members: Sequence[Member], deadline: float) -> None:
@@ -462,12 +481,19 @@ def write_page(
     options: argparse.Namespace,
     profile: Profile,
     plan: Plan,
-    members: Sequence[Member],
     data: Path,
+    *,
+    asked: Sequence[Member],
+    others: Sequence[Member],
 ) -> None:
+    """About the runs of this call and others; the latter as far as their own calls scored them."""
     flags = evaluation_flags(options, data)
-    for member in members:
+    for member in asked:
         evaluate_run(member, flags)
+    folders = {member.folder for member in asked}
+    added = [m for m in others if m.folder not in folders and evaluated_steps(m.folder)]
+    order = list(ROWS)
+    members = sorted([*asked, *added], key=lambda m: (m.seed, order.index(m.row.name)))
     step = common_step(members)
     runs, fixed = runs_by_row(members, step), fixed_scores(options, data)
     part = "" if step == plan.steps else ", where the learning rate has not fallen to its end"
@@ -489,7 +515,7 @@ def write_page(
     draw_curves(options.output / "curves.png", [("", shown)], profile.curves, members)
     parts += ["## Validation scores while training\n", "![curves](curves.png)\n"]
     parts.append(f"## The first {SHOWN} test horses\n")
-    for seed in options.seeds:
+    for seed in dict.fromkeys(member.seed for member in members):
         if write_grid(options, data, [m for m in members if m.seed == seed], step, seed):
             parts.append(f"Seed {seed}\n\n![seed {seed}](grid_seed{seed}.png)\n")
     parts += [
@@ -500,10 +526,10 @@ def write_page(
     parts += [command_list(members), "Each checkpoint was scored with\n"]
     parts.append(f"```sh\npatchkin evaluate RUN --which all {shlex.join(flags)}\n```\n")
     (options.output / "page.md").write_text("\n".join(filter(None, parts)), encoding="utf-8")
-    folders = [str(member.folder) for member in members if member.done_steps]
-    if folders:
+    begun = [str(member.folder) for member in members if member.done_steps]
+    if begun:
         page = ["--output", str(options.output / "comparison.html"), "--json"]
-        command = [sys.executable, "-m", "patchkin", "compare", *folders, *page]
+        command = [sys.executable, "-m", "patchkin", "compare", *begun, *page]
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 
 

@@ -335,3 +335,5 @@ def test_a_killed_study_goes_on(tmp_path):
     assert page.count("patchkin train") == 2
     assert read_image(output / "grid_seed0.png", 3).pixels.size[0] == 3 * 32 + 2 * 2
     assert (output / "comparison.html").is_file()
+    subprocess.run([*command, "--rows", "released"], check=True)
+    assert (output / "page.md").read_text() == page  # of both rows still
