@@ -8,6 +8,7 @@ checkpoint starts over.
 from __future__ import annotations
 
 import fcntl
+import re
 import shlex
 import shutil
 import signal
@@ -98,6 +99,11 @@ class Member:
     def complete(self) -> bool:
         return self.done_steps >= self.steps
 
+    @property
+    def begun_steps(self) -> int:
+        """Steps that the run in the folder was begun for."""
+        return int(read_yaml(self.folder / "config.yaml")["schedule"]["steps"])
+
     def arguments(self) -> list[str]:
         """What follows `patchkin` to begin the run, or to go on with it."""
         if self.done_steps:
@@ -108,13 +114,17 @@ class Member:
 def check_same_steps(members: Iterable[Member]) -> None:
     """Refuse to go on with runs that were begun with another number of steps."""
     for member in members:
-        if member.done_steps:
-            begun = read_yaml(member.folder / "config.yaml")["schedule"]["steps"]
-            if begun != member.steps:
-                sys.exit(
-                    f"`{member.folder}` was begun with --steps {begun}, not {member.steps}. "
-                    "Use the same number, or another output folder."
-                )
+        if member.done_steps and member.begun_steps != member.steps:
+            sys.exit(
+                f"`{member.folder}` was begun with --steps {member.begun_steps}, not "
+                f"{member.steps}. Use the same number, or another output folder."
+            )
+
+
+def runs_in(output: Path) -> list[tuple[str, int]]:
+    """Name of the row and seed of every run that has a folder in OUTPUT, seed by seed."""
+    found = [re.fullmatch(r"(.+)_seed([0-9]+)", path.name) for path in sorted(output.iterdir())]
+    return sorted(((match[1], int(match[2])) for match in found if match), key=lambda run: run[1])
 
 
 def train_all(

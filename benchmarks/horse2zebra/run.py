@@ -52,6 +52,7 @@ from studies import (
     evaluated_steps,
     make_small,
     runs_by_row,
+    runs_in,
     score_table,
     stop_on_termination,
     time_table,
@@ -421,10 +422,12 @@ def complete_runs(
     options: argparse.Namespace, profile: Profile, plan: Plan, data: Path
 ) -> list[Member]:
     """What OUTPUT holds of any rows and seeds: a call for some must not lose the rest's page."""
-    seeds = {int(path.name.rpartition("_seed")[2]) for path in options.output.glob("*_seed*[0-9]")}
-    members = planned_runs(
-        options, profile, plan, data, rows=list(ROWS.values()), seeds=sorted(seeds)
-    )
+    members = [
+        member
+        for name, seed in runs_in(options.output)
+        if name in ROWS
+        for member in planned_runs(options, profile, plan, data, rows=[ROWS[name]], seeds=[seed])
+    ]
     return [member for member in members if member.complete]
 
 

@@ -4,9 +4,10 @@
 
 trains the `toy` preset of semantic-relation with one thing changed at a time, three seeds each,
 scores it on the validation images every 250 steps and on the test images at every checkpoint, and
-writes OUTPUT/stability.md and OUTPUT/stability.png. Runs go seed by seed; complete ones are not run
-again and interrupted ones go on where they stopped. The tables are written anew whenever a run
-ends. Rows joined by + are combinations, also in --rows: `--rows base geometry+r1`.
+writes OUTPUT/stability.md and OUTPUT/stability.png about all complete runs in OUTPUT. Runs go seed
+by seed; complete ones are not run again and interrupted ones go on where they stopped. The tables
+are written anew whenever a run ends. Rows joined by + are combinations, also in --rows:
+`--rows base geometry+r1`.
 
 The best step is the one with the least `tone_inside` on validation images, as in every run. The
 best of eight noisy scores is better than the last even where nothing gets worse, so the gap on
@@ -35,6 +36,7 @@ from studies import (
     evaluate_run,
     evaluated_steps,
     make_small,
+    runs_in,
     stop_on_termination,
     train_all,
 )
@@ -93,7 +95,7 @@ def main() -> int:
     def evaluate(member: Member) -> None:
         evaluate_run(member, ["--data", str(data), "--protocol"])
         make_small(member)
-        write_results(options.output, options.rows, members)
+        write_results(options.output, complete_runs(options.output, options.steps))
 
     try:
         train_all(members, jobs=options.jobs, on_complete=evaluate)
@@ -144,6 +146,19 @@ def plan(output: Path, rows: Sequence[Row], seeds: Sequence[int], steps: int) ->
     ]
 
 
+def complete_runs(output: Path, steps: int) -> list[Member]:
+    """All runs of this length that were scored, of this call and of others, row by row."""
+    members = [
+        member
+        for name, seed in runs_in(output)
+        if set(name.split("+")) <= set(PARTS)
+        for member in plan(output, [row_of(name)], [seed], steps)
+        if steps in evaluated_steps(member.folder) and member.begun_steps == steps
+    ]
+    order = {name: place for place, name in enumerate(DEFAULT)}
+    return sorted(members, key=lambda member: order.get(member.row.name, len(order)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """Of one run: a score on validation and test images, and how it moved."""
@@ -188,10 +203,9 @@ def outcome(member: Member) -> Outcome:
     )
 
 
-def write_results(output: Path, rows: Sequence[Row], members: Sequence[Member]) -> None:
-    ended = [m for m in members if m.complete and m.steps in evaluated_steps(m.folder)]
-    outcomes = {row: [outcome(m) for m in ended if m.row == row] for row in rows}
-    outcomes = {row: found for row, found in outcomes.items() if found}
+def write_results(output: Path, members: Sequence[Member]) -> None:
+    rows = list(dict.fromkeys(member.row for member in members))
+    outcomes = {row: [outcome(m) for m in members if m.row == row] for row in rows}
     (output / "stability.md").write_text(
         f"## {PRIMARY}: grey levels inside, less is better\n\n"
         + gap_table(outcomes)
@@ -210,15 +224,17 @@ def write_results(output: Path, rows: Sequence[Row], members: Sequence[Member]) 
         )
     ]
     shown = [replace(member, row=short[member.row]) for member in members]
+    panels = [(title, drawn) for title, drawn in panels if len(drawn) > 1] or panels[:1]
     draw_curves(output / "stability.png", panels, SCORES, shown)
 
 
 def gap_table(outcomes: dict[Row, list[Outcome]]) -> str:
-    """Best and last side by side; differences are taken per run, then averaged."""
+    """Best and last side by side; differences are taken per run or seed, then averaged."""
     header = (
         "row", "changed", "seeds", "best step", "validation: best", "last", "last - best",
-        "swing, second half", "test: best on validation", "last", "last - best",
+        "swing, second half", "test: best on validation", "last", "last - best", "last - base's",
     )  # fmt: skip
+    base = {one.seed: one for row in outcomes if row.name == "base" for one in outcomes[row]}
     table = [header, ("---",) * len(header)]
     for row, found in outcomes.items():
         table.append(
@@ -234,6 +250,7 @@ def gap_table(outcomes: dict[Row, list[Outcome]]) -> str:
                 cell([one.test_best for one in found]),
                 cell([one.test_last for one in found]),
                 cell([one.test_last - one.test_best for one in found]),
+                cell([o.test_last - base[o.seed].test_last for o in found if o.seed in base]),
             )
         )
     return markdown(table)
@@ -253,6 +270,8 @@ def last_table(outcomes: dict[Row, list[Outcome]]) -> str:
 
 def cell(values: Sequence[float]) -> str:
     """Mean and standard deviation over seeds."""
+    if not values:
+        return "-"
     if len(values) == 1 or not all(map(math.isfinite, values)):
         return f"{statistics.mean(values):.3g}"
     return f"{statistics.mean(values):.3g} ± {statistics.stdev(values):.2g}"

@@ -37,6 +37,11 @@ def horses(monkeypatch, studies):
 
 
 @pytest.fixture
+def stability(monkeypatch, studies):
+    return loaded(monkeypatch, BENCHMARKS / "toy", "stability")
+
+
+@pytest.fixture
 def ship(monkeypatch):
     return loaded(monkeypatch, BENCHMARKS / "horse2zebra", "ship")
 
@@ -48,8 +53,11 @@ def loaded(monkeypatch, folder, name):
     return importlib.import_module(name)
 
 
-def make_run(folder, *, checkpoints, validation, test, steps=40, seed=0):
-    """A run folder with scores: step -> value of the Frechet distance."""
+def make_run(folder, *, checkpoints, validation, test, steps=40, seed=0, named=(FRECHET,)):
+    """A run folder with scores: step -> value, of the Frechet distance or of all that are named.
+
+    On test images a name gets the prefix that `evaluate` gives it.
+    """
     for step in checkpoints:
         path = folder / "checkpoints" / f"step_{step:08d}"
         path.mkdir(parents=True)
@@ -61,10 +69,11 @@ def make_run(folder, *, checkpoints, validation, test, steps=40, seed=0):
     best, lines = float("inf"), [{"step": 10, "terms": {}, "seconds_per_step": 0.5}]
     for step, value in validation.items():
         is_best, best = value < best, min(value, best)
-        lines.append({"step": step, "scores": {FRECHET: value}, "best": is_best})
+        lines.append({"step": step, "scores": dict.fromkeys(named, value), "best": is_best})
     (folder / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    tested = [name if name == FRECHET else f"counterpart/{name}" for name in named]
     results = [
-        {"subject": {"step": s}, "data": {"split": "test"}, "scores": {FRECHET: v}}
+        {"subject": {"step": s}, "data": {"split": "test"}, "scores": dict.fromkeys(tested, v)}
         for s, v in test.items()
     ]
     (folder / "scores.json").write_text(json.dumps(results))
@@ -162,6 +171,44 @@ def test_table_3_has_the_rows_of_the_paper(studies):
         ("dce", False, True),
         ("dce", True, True),
     ]
+
+
+def test_runs_of_other_calls_stay_in_the_stability_table(stability, tmp_path):
+    def made(name, seed, validation, test, steps=40):
+        make_run(
+            tmp_path / f"{name}_seed{seed}",
+            checkpoints=list(validation),
+            validation=validation,
+            test=test,
+            steps=steps,
+            seed=seed,
+            named=stability.SCORES,
+        )
+
+    made("base", 0, {10: 9.0, 20: 3.0, 30: 5.0, 40: 4.0}, {20: 3.5, 40: 5.0})
+    made("base", 10, {20: 8.0, 40: 6.0}, {20: 9.0, 40: 7.0})
+    made("base", 2, {40: 1.0}, {}, steps=40)  # not scored on test images yet
+    made("r1", 0, {20: 9.0, 40: 7.0}, {20: 8.0, 40: 8.0})
+    made("geometry+r1", 1, {40: 2.0}, {40: 2.0})
+    made("no_ema", 0, {40: 2.0, 80: 2.0}, {40: 2.0, 80: 2.0}, steps=80)
+    made("else", 0, {40: 2.0}, {40: 2.0})
+
+    runs = stability.complete_runs(tmp_path, 40)
+
+    assert [(run.row.name, run.seed) for run in runs] == [
+        *[("base", 0), ("base", 10), ("r1", 0), ("geometry+r1", 1)]
+    ]
+    stability.write_results(tmp_path, runs)
+    rows = [line.split(" | ") for line in (tmp_path / "stability.md").read_text().splitlines()]
+    gaps = {row[0]: row[2:] for row in rows[:7] if len(row) > 8}
+    mean_and_deviation = ["4.5 ± 2.1", "5 ± 1.4", "0.5 ± 0.71", "0.5 ± 0.71"]
+    assert gaps["| base"] == [
+        *["0, 10", "20, 40", *mean_and_deviation],
+        *["5.25 ± 2.5", "6 ± 1.4", "0.75 ± 1.1", "0 ± 0 |"],
+    ]
+    assert gaps["| r1"] == ["0", "40", "7", "7", "0", "0", "8", "8", "0", "3 |"]
+    assert gaps["| geometry+r1"][-1] == "- |"  # no base run of its seed
+    assert (tmp_path / "stability.png").is_file()
 
 
 def flagged(default_options, row):
