@@ -9,7 +9,10 @@ from patchkin.errors import ConfigError, ShapeError
 from patchkin.inspection import TapSimilarity, draw, parse_point, similarity_maps
 from patchkin.method import Method
 from patchkin.methods.cut import Cut, CutConfig
+from patchkin.methods.dclgan import DclGan, DclGanConfig
+from patchkin.methods.negcut import NegCut, NegCutConfig
 from patchkin.methods.semantic_relation import SemanticRelation, SemanticRelationConfig
+from patchkin.methods.simdcl import SimDcl, SimDclConfig
 from patchkin.networks import InitConfig, PatchGANConfig, ResNetConfig, ResNetGenerator
 from patchkin.translator import pad_to
 
@@ -38,11 +41,11 @@ def image_of(height, width, channels=3):
     return torch.rand(channels, height, width, dtype=torch.float64) * 2 - 1
 
 
-def map_by_loops(method, image_CHW, index, place):
+def map_by_loops(generator, head, image_CHW, index, place):
     """Cosines with the patch at `place` (row, column), one place at a time."""
     with torch.no_grad():
-        feature_CHW = method.G.encode(image_CHW[None], method.config.taps)[index][0]
-        first, _, second = method.F.mlps[index]
+        feature_CHW = generator.encode(image_CHW[None], TAPS)[index][0]
+        first, _, second = head.mlps[index]
 
         def embedded(row, column):
             hidden = (first.weight @ feature_CHW[:, row, column] + first.bias).clamp_min(0)
@@ -58,9 +61,16 @@ def map_by_loops(method, image_CHW, index, place):
 
 
 @pytest.mark.parametrize(
-    ("kind", "config"), [(Cut, CutConfig), (SemanticRelation, SemanticRelationConfig)]
+    ("kind", "config", "of_input", "of_output"),
+    [
+        (Cut, CutConfig, "GF", "GF"),
+        (SemanticRelation, SemanticRelationConfig, "GF", "GF"),
+        (NegCut, NegCutConfig, "GF", "GF"),
+        (DclGan, DclGanConfig, ("G_A", "F_A"), ("G_B", "F_B")),
+        (SimDcl, SimDclConfig, ("G_A", "F_A"), ("G_B", "F_B")),
+    ],
 )
-def test_maps_match_loops_over_places(kind, config):
+def test_maps_match_loops_over_places(kind, config, of_input, of_output):
     method = small_method(kind, config)
     image_CHW = image_of(12, 20)
     points = [(0, 0), (7, 13), (11, 19)]
@@ -77,8 +87,11 @@ def test_maps_match_loops_over_places(kind, config):
     for index, tap in enumerate(found.taps):
         assert list(tap.places) == places[tap.tap]
         for point, place in enumerate(tap.places):
-            for maps_PHW, picture in ((tap.input_PHW, image_CHW), (tap.output_PHW, output_CHW)):
-                expected = map_by_loops(method, picture, index, place)
+            for maps_PHW, picture, names in (
+                (tap.input_PHW, image_CHW, of_input),
+                (tap.output_PHW, output_CHW, of_output),
+            ):
+                expected = map_by_loops(*method.networks(names), picture, index, place)
                 torch.testing.assert_close(maps_PHW[point], expected, rtol=0, atol=1e-12)
 
 
@@ -115,9 +128,10 @@ def test_points_do_not_depend_on_each_other_nor_on_the_chunks(monkeypatch):
             torch.testing.assert_close(tap.output_PHW[0], other.output_PHW[index])
 
 
+@pytest.mark.parametrize("kind", [(Cut, CutConfig), (DclGan, DclGanConfig)])
 @pytest.mark.parametrize("channels", [(1, 3), (3, 1), (5, 5), (2, 2)])
-def test_images_of_any_number_of_channels(channels):
-    method = small_method(channels=channels)
+def test_images_of_any_number_of_channels(kind, channels):
+    method = small_method(*kind, channels=channels)
     found = similarity_maps(method, image_of(8, 8, channels[0]), [(1, 1)])
     assert found.output_CHW.shape[0] == channels[1]
     assert draw(found).mode == "RGB"

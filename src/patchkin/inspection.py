@@ -27,7 +27,7 @@ from torch import Tensor
 from patchkin.errors import ConfigError, check_same_shape
 from patchkin.images import to_uint8
 from patchkin.method import Method, translating_mode
-from patchkin.networks import PatchMap, match_channels
+from patchkin.networks import PatchMap
 from patchkin.translator import pad_to
 
 Point: TypeAlias = tuple[int, int]
@@ -154,7 +154,7 @@ def similarity_maps(
         else:
             check_same_shape(input_HW=input_CHW[0], output_HW=output_CHW[0])
             y_BCHW = _prepared(method, output_CHW).to(x_BCHW)
-        of_output = method.patch_maps(match_channels(y_BCHW, method.channels[0]))
+        of_output = method.patch_maps(y_BCHW, translated=True)
         padded = (x_BCHW.shape[2], x_BCHW.shape[3])
         found = tuple(
             _tap_similarity(before, after, points, (height, width), padded)

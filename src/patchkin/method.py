@@ -203,15 +203,22 @@ class Method(nn.Module, ABC):
         """Caption -> images [B, C, H, W] of a held-out batch, one column each."""
         return {"input": batch.a_BCHW, "translated": self.translate(batch.a_BCHW)}
 
-    def patch_maps(self, x_BCHW: Tensor) -> list[PatchMap]:
+    def patch_maps(self, x_BCHW: Tensor, *, translated: bool = False) -> list[PatchMap]:
         """The maps whose patches the losses compare, for methods that have such maps.
 
-        What `patchkin inspect` shows. Images have the channels of the source domain.
+        What `patchkin inspect` shows.
+
+        Args:
+            x_BCHW: images of the source domain, or what the method made of them.
+            translated: which of the two; methods with two encoders have one for each.
 
         Raises:
-            ConfigError: this method compares no patches.
+            ConfigError: this method compares no patches with a head of its own.
         """
-        raise ConfigError(f"The method `{self.name}` compares no patches, so none can be shown.")
+        raise ConfigError(
+            f"The method `{self.name}` compares no patches with a head of its own, so none can be "
+            "shown."
+        )
 
     def networks(self, names: Iterable[str]) -> list[nn.Module]:
         """The networks of these names."""

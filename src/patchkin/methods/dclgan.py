@@ -48,6 +48,7 @@ from patchkin.networks import (
     ImagePoolConfig,
     InitConfig,
     PatchGANConfig,
+    PatchMap,
     ProjectionHead,
     ResNetConfig,
     ResNetGenerator,
@@ -58,6 +59,7 @@ from patchkin.networks import (
     initialize,
     judge_together,
     match_channels,
+    patch_maps,
 )
 from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
 
@@ -245,6 +247,11 @@ class DclGan(Method):
         """G_A(x), or G_B(x) for images of domain B."""
         y_BCHW: Tensor = (self.G_A if direction == "AtoB" else self.G_B)(x_BCHW)
         return y_BCHW
+
+    def patch_maps(self, x_BCHW: Tensor, *, translated: bool = False) -> list[PatchMap]:
+        """Maps of G_A embedded by F_A; of translations, those of G_B embedded by F_B."""
+        generator, head = (self.G_B, self.F_B) if translated else (self.G_A, self.F_A)
+        return patch_maps(generator, head, self.config.taps, x_BCHW)
 
     def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
         """Both directions."""

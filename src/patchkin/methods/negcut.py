@@ -38,6 +38,7 @@ from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
     InitConfig,
     PatchGANConfig,
+    PatchMap,
     ProjectionHead,
     ResNetConfig,
     ResNetGenerator,
@@ -47,6 +48,7 @@ from patchkin.networks import (
     initialize,
     judge_together,
     match_channels,
+    patch_maps,
 )
 from patchkin.networks.negative_generator import NegativeGenerator
 from patchkin.randomness import Draws
@@ -222,6 +224,11 @@ class NegCut(Method):
         """G(x)."""
         y_BCHW: Tensor = self.G(x_BCHW)
         return y_BCHW
+
+    def patch_maps(self, x_BCHW: Tensor, *, translated: bool = False) -> list[PatchMap]:
+        """Maps of the generator's encoder at `taps`, embedded by F."""
+        x_BCHW = match_channels(x_BCHW, self.channels[0])
+        return patch_maps(self.G, self.F, self.config.taps, x_BCHW)
 
     def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
         """Input, output, and with the identity term a target image and its reconstruction."""

@@ -244,8 +244,9 @@ class SinCut(Method):
         y_BCHW: Tensor = self.G(x_BCHW)
         return y_BCHW
 
-    def patch_maps(self, x_BCHW: Tensor) -> list[PatchMap]:
+    def patch_maps(self, x_BCHW: Tensor, *, translated: bool = False) -> list[PatchMap]:
         """Maps of the generator's encoder at `taps`, embedded by F."""
+        x_BCHW = match_channels(x_BCHW, self.channels[0])
         return patch_maps(self.G, self.F, self.config.taps, x_BCHW)
 
     def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:

@@ -361,14 +361,14 @@ class StarGanV2Relation(StyledMethod):
             "back": self.G(dressed_BCHW, self.E(batch.x_BCHW, batch.domain_B)),
         }
 
-    def patch_maps(self, x_BCHW: Tensor) -> list[PatchMap]:
+    def patch_maps(self, x_BCHW: Tensor, *, translated: bool = False) -> list[PatchMap]:
         """Maps of the generator's encoder at `layers`, embedded by P.
 
         Raises:
             ConfigError: the content is kept by another loss, which has no head.
         """
         if self.config.content != "relation":
-            return super().patch_maps(x_BCHW)
+            return super().patch_maps(x_BCHW, translated=translated)
         layers, maps = self.config.layers, self.G.encodings(x_BCHW)
         fields = self.G.tap_fields(layers)
         return [
