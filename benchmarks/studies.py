@@ -22,10 +22,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
+from torch import Tensor
+
 from patchkin.checkpoint import OPTIMIZERS_FILE, CheckpointStore
 from patchkin.comparison import COLUMNS, Group, Run, read_run
 from patchkin.config import read_yaml
+from patchkin.data.toy import mask_file, truth_file
 from patchkin.evaluation import SCORES_FILE, read_results
+from patchkin.images import read_image, to_tensor
+from patchkin.metrics import mean_scores, score_against_counterpart
 from patchkin.report import read_log
 
 INTERRUPTED = 130
@@ -264,6 +269,17 @@ def evaluate_once(subject: Path, target: Path, flags: Sequence[str]) -> dict[str
     if not target.is_file():
         _evaluate(str(subject), "--output", str(target), *flags)
     return dict(read_results(target)[-1]["scores"])
+
+
+def toy_scores(data: Path, translate: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """Of translations [1, C, H, W] of the toy set's test images, against their counterparts."""
+    scores = []
+    for path in sorted((data / "testA").glob("*.png")):
+        x_CHW, truth_CHW = (to_tensor(read_image(file, 3)) for file in (path, truth_file(path)))
+        mask_HW = to_tensor(read_image(mask_file(path), 1))[0] > 0
+        y_CHW = translate(x_CHW[None])[0]
+        scores.append(score_against_counterpart(y_CHW, x_CHW, truth_CHW, mask_HW))
+    return mean_scores(scores)
 
 
 def make_small(member: Member) -> None:

@@ -39,12 +39,11 @@ from studies import (
     score_table,
     stop_on_termination,
     time_table,
+    toy_scores,
     train_all,
 )
 
-from patchkin.data.toy import mask_file, truth_file, write_toy
-from patchkin.images import read_image, to_tensor
-from patchkin.metrics import mean_scores, score_against_counterpart
+from patchkin.data.toy import write_toy
 
 FASTCUT = Row(
     name="fastcut",
@@ -135,7 +134,7 @@ def plan(output: Path, rows: list[str], seeds: list[int], steps: int) -> list[Me
 
 def write_tables(output: Path, members: list[Member]) -> None:
     step = common_step(member for member in members if member.complete)
-    runs, unchanged = runs_by_row(members, step), unchanged_scores(output / "data")
+    runs, unchanged = runs_by_row(members, step), toy_scores(output / "data", lambda x_BCHW: x_BCHW)
     parts = [f"Test scores, means and standard deviations over seeds; {step} steps.\n"]
     tables = (("Methods", METHODS), ("Ablation, the paper's Table 3", TABLE_3_TITLED))
     for heading, rows in tables:
@@ -149,16 +148,6 @@ def write_tables(output: Path, members: list[Member]) -> None:
     (output / "table.md").write_text("\n".join(parts), encoding="utf-8")
     curves = (("methods", METHODS), ("Table 3", TABLE_3))
     draw_curves(output / "curves.png", curves, CURVES, members)
-
-
-def unchanged_scores(data: Path) -> dict[str, float]:
-    """Of the test inputs themselves."""
-    rows = []
-    for path in sorted((data / "testA").glob("*.png")):
-        x_CHW, truth_CHW = (to_tensor(read_image(file, 3)) for file in (path, truth_file(path)))
-        mask_HW = to_tensor(read_image(mask_file(path), 1))[0] > 0
-        rows.append(score_against_counterpart(x_CHW, x_CHW, truth_CHW, mask_HW))
-    return mean_scores(rows)
 
 
 if __name__ == "__main__":
