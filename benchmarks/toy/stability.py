@@ -50,6 +50,10 @@ PARTS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "base": ("toy preset: EMA 0.995, decay over the last 50 %, gamma 50 to 10", {}),
     "no_ema": ("without EMA", {"--schedule.ema-decay": ("0",)}),
     "ema_999": ("EMA 0.999", {"--schedule.ema-decay": ("0.999",)}),
+    "ema_warm": (
+        "EMA 0.999 with warm-up",
+        {"--schedule.ema-decay": ("0.999",), "--schedule.ema-warmup": ()},
+    ),
     "no_decay": ("without decay", {"--schedule.decay-fraction": ("0",)}),
     "decay_25": ("decay over the last 25 %", {"--schedule.decay-fraction": ("0.25",)}),
     "gamma_50": ("gamma 50 throughout", {"--method.gamma-divisor-end": ("50",)}),
@@ -217,7 +221,10 @@ def write_results(output: Path, members: Sequence[Member]) -> None:
     panels = [
         (title, [short[row] for row in rows if row.name in names])
         for title, names in (
-            ("averaging and rate", ("base", "no_ema", "ema_999", "no_decay", "decay_25")),
+            (
+                "averaging and rate",
+                ("base", "no_ema", "ema_999", "ema_warm", "no_decay", "decay_25"),
+            ),
             ("hard negatives", ("base", "gamma_50", "gamma_late")),
             ("discriminator", ("base", "geometry", "colours", "r1", "r1_10")),
             ("combinations", ("base", *(row.name for row in rows if "+" in row.name))),

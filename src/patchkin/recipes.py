@@ -198,7 +198,6 @@ def train(
         header=header,
         scorer=data.scorer(),
         resume=resume,
-        ema_decay=config.schedule.ema_decay,
     )
     return write_report(run_dir) if fabric.is_global_zero else None
 

@@ -55,6 +55,9 @@ class ScheduleConfig:
     ema_decay: float = 0.0
     """Of the averaged weights of the translating networks, kept beside the live ones and used to
     translate. 0 keeps none, as published (StarGAN v2: 0.999)."""
+    ema_warmup: bool = False
+    """Whether the average reaches back over the last tenth of the steps so far until `ema_decay`
+    reaches no further, so that short runs are not averaged with their beginning."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.ema_decay < 1:
@@ -67,6 +70,19 @@ class ScheduleConfig:
             raise ConfigError(f"`decay_fraction` must be in [0, 1]; got {self.decay_fraction}.")
         if self.halve_every is not None and self.halve_every < 1:
             raise ConfigError(f"`halve_every` must be at least 1; got {self.halve_every}.")
+
+    def averaging_decay(self, step: int) -> float:
+        """The decay of averaged weights after optimisation step `step`, from 1.
+
+        The warm-up is that of TensorFlow's ExponentialMovingAverage with `num_updates`.
+
+        >>> warmed = ScheduleConfig(ema_decay=0.9, ema_warmup=True)
+        >>> [round(warmed.averaging_decay(step), 3) for step in (1, 10, 80, 81, 1000)]
+        [0.182, 0.55, 0.9, 0.9, 0.9]
+        """
+        if not self.ema_warmup:
+            return self.ema_decay
+        return min(self.ema_decay, (1 + step) / (10 + step))
 
     def learning_rate_factor(self, unit: int, total_units: int) -> float:
         """The factor on the learning rate in epoch (or step) `unit` of `total_units`, from 1.

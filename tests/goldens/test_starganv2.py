@@ -231,13 +231,13 @@ def test_iterations_with_averaged_networks(path, micro_batch):
     options = golden.options
     method = plain_method(golden)
     method.config = replace(method.config, micro_batch=micro_batch)
-    update, average = Updater(method, cpu_fabric()), WeightAverage(method, EMA_DECAY)
+    update, average = Updater(method, cpu_fabric()), WeightAverage(method)
     batch, latents = batch_of(golden), [golden.tensor("z"), golden.tensor("z2")]
     for step in range(options["n_iter"]):
         update.begin_step(1.0)
         draws = FixedDraws(normals=latents)
         method.train_step(batch, update, Progress.of_step(step, total_steps=10**6, draws=draws))
-        average.update()
+        average.update(EMA_DECAY)
         weight = fading_weight(options["lambda_ds"], step, options["ds_iter"])
         row = iteration_row(golden, update.terms, weight)
         torch.testing.assert_close(row, golden.tensor("out/iter/losses")[step], **SCALAR)

@@ -104,11 +104,10 @@ def train(run_dir, method, *, steps=4, resume=False, **training):
         ListData([random_batch(2, size=(8, 12), seed=i) for i in range(3)]),
         run_dir,
         fabric=cpu_fabric(),
-        schedule=ScheduleConfig(steps=steps),
+        schedule=ScheduleConfig(steps=steps, ema_decay=0.9),
         training=TrainingConfig(log_every=2, save_every=2, preview_every=2, **training),
         header=ModelHeader(method="two", config={}),
         resume=resume,
-        ema_decay=0.9,
     )
     return method
 

@@ -62,7 +62,7 @@ def make(seed=0, **options):
 
 
 def train(
-    run_dir, method, *, steps=12, resume=False, ema_decay=0.0, scorer=None, data=None, **training
+    run_dir, method, *, steps=12, resume=False, averaging=None, scorer=None, data=None, **training
 ):
     settings = {"log_every": 4, "save_every": 4, "preview_every": 6, **training}
     fit(
@@ -70,11 +70,10 @@ def train(
         data or ListData([random_batch(2, size=(8, 12), seed=i) for i in range(5)]),
         run_dir,
         fabric=cpu_fabric(),
-        schedule=ScheduleConfig(steps=steps),
+        schedule=ScheduleConfig(steps=steps, **(averaging or {})),
         training=TrainingConfig(**settings),
         header=ModelHeader(method="copy", config={"width": 3}),
         resume=resume,
-        ema_decay=ema_decay,
         scorer=scorer,
     )
     return method
@@ -125,17 +124,17 @@ def test_progress_counts_steps_or_epochs(tmp_path):
 
 
 @pytest.mark.parametrize("killed_at", [1, 4, 7, 11])
-@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
-def test_a_killed_and_resumed_run_equals_one_that_was_not(tmp_path, killed_at, ema_decay):
-    whole = train(tmp_path / "whole", make(), ema_decay=ema_decay)
+@pytest.mark.parametrize("averaging", [{}, {"ema_decay": 0.9, "ema_warmup": True}])
+def test_a_killed_and_resumed_run_equals_one_that_was_not(tmp_path, killed_at, averaging):
+    whole = train(tmp_path / "whole", make(), averaging=averaging)
     with pytest.raises(RuntimeError, match="killed"):
         train(
             tmp_path / "killed",
             make(at_step=killed_at, action=stop_hard),
-            ema_decay=ema_decay,
+            averaging=averaging,
             save_every=1,
         )
-    resumed = train(tmp_path / "killed", make(seed=99), resume=True, ema_decay=ema_decay)
+    resumed = train(tmp_path / "killed", make(seed=99), resume=True, averaging=averaging)
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
     assert final_bytes(tmp_path / "whole") == final_bytes(tmp_path / "killed")
@@ -248,7 +247,14 @@ def test_a_stop_signal_saves_and_then_interrupts(tmp_path, number):
     assert final_bytes(tmp_path / "a") == final_bytes(tmp_path / "b")
 
 
-def test_averaged_weights_stand_beside_the_live_ones(tmp_path):
+@pytest.mark.parametrize(
+    ("averaging", "decays"),
+    [
+        ({"ema_decay": 0.8}, [0.8] * 5),
+        ({"ema_decay": 0.35, "ema_warmup": True}, [2 / 11, 3 / 12, 4 / 13, 0.35, 0.35]),
+    ],
+)
+def test_averaged_weights_stand_beside_the_live_ones(tmp_path, averaging, decays):
     averages = []
 
     class Watched(Copy):
@@ -259,9 +265,9 @@ def test_averaged_weights_stand_beside_the_live_ones(tmp_path):
     torch.manual_seed(0)
     method = Watched()
     expected = method.G[0].weight.detach().clone()
-    train(tmp_path, method, steps=5, ema_decay=0.8)
-    for weight in averages:
-        expected = 0.8 * expected + 0.2 * weight
+    train(tmp_path, method, steps=5, averaging=averaging)
+    for decay, weight in zip(decays, averages, strict=True):
+        expected = decay * expected + (1 - decay) * weight
     _, tensors = read_model(CheckpointStore(tmp_path).path(5) / "model.safetensors")
     torch.testing.assert_close(tensors["ema.G.0.weight"], expected)
     assert torch.equal(tensors["G.0.weight"], method.G[0].weight)

@@ -15,9 +15,8 @@ from patchkin.method import Method
 class WeightAverage:
     """Averaged copies of the translating networks, weights and buffers."""
 
-    def __init__(self, method: Method, decay: float) -> None:
+    def __init__(self, method: Method) -> None:
         self._method = method
-        self._decay = decay
         self._average = {name: tensor.clone() for name, tensor in self._live().items()}
 
     def _live(self) -> dict[str, Tensor]:
@@ -26,14 +25,14 @@ class WeightAverage:
         return {name: tensor for name, tensor in state.items() if name.startswith(prefixes)}
 
     @torch.no_grad()
-    def update(self) -> None:
+    def update(self, decay: float) -> None:
         """Move the average a share of 1 - decay towards the live weights."""
         live = self._live()
         floating = [name for name, tensor in live.items() if tensor.is_floating_point()]
         torch._foreach_lerp_(
             [self._average[name] for name in floating],
             [live[name] for name in floating],
-            1 - self._decay,
+            1 - decay,
         )
         for name in live.keys() - set(floating):
             self._average[name].copy_(live[name])

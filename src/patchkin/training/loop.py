@@ -82,7 +82,6 @@ def fit(
     header: ModelHeader,
     scorer: Scorer | None = None,
     resume: bool = False,
-    ema_decay: float = 0.0,
 ) -> None:
     """Train a method to the end of its schedule.
 
@@ -99,7 +98,6 @@ def fit(
     run = _Run(
         method, data, run_dir,
         fabric=fabric, schedule=schedule, training=training, header=header, scorer=scorer,
-        ema_decay=ema_decay,
     )  # fmt: skip
     run.start(resume=resume)
     with run.log.shown(run.step), _stop_signals() as stop:
@@ -120,7 +118,6 @@ class _Run:
         training: TrainingConfig,
         header: ModelHeader,
         scorer: Scorer | None,
-        ema_decay: float,
     ) -> None:
         self.method = method.to(fabric.device)
         self.data = data
@@ -135,7 +132,7 @@ class _Run:
         self.step = 0
         self.best = _Best()
         self.updater = Updater(method, fabric, clip_norm=training.clip_norm)
-        self.average = WeightAverage(method, ema_decay) if ema_decay else None
+        self.average = WeightAverage(method) if schedule.ema_decay else None
         self.store = CheckpointStore(run_dir, keep=training.keep)
         self.log = RunLog(
             run_dir / "log.jsonl", total_steps=self.total_steps, quiet=not fabric.is_global_zero
@@ -212,9 +209,9 @@ class _Run:
                 f"{error} at step {self.step + 1}. Last good checkpoint: {last}. "
                 "Lower the learning rate, or use --precision 32-true."
             ) from error
-        if self.average is not None:
-            self.average.update()
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.schedule.averaging_decay(self.step))
 
     def _look(self, *, final: bool) -> bool:
         """Previews and scores, where they are due. True if there is a new score."""
