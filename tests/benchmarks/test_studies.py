@@ -12,15 +12,17 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from methods.test_contract import build
 from patchkin import shipped
 from patchkin.checkpoint import ModelHeader, read_model, write_tensors
 from patchkin.config import to_plain, to_yaml
-from patchkin.data.toy import write_toy
-from patchkin.images import read_image
+from patchkin.data.toy import mask_file, write_toy
+from patchkin.images import read_image, to_tensor
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FRECHET = "squeezenet-224/frechet"
@@ -39,6 +41,11 @@ def horses(monkeypatch, studies):
 @pytest.fixture
 def stability(monkeypatch, studies):
     return loaded(monkeypatch, BENCHMARKS / "toy", "stability")
+
+
+@pytest.fixture
+def averages(monkeypatch, studies):
+    return loaded(monkeypatch, BENCHMARKS / "toy", "averages")
 
 
 @pytest.fixture
@@ -209,6 +216,48 @@ def test_runs_of_other_calls_stay_in_the_stability_table(stability, tmp_path):
     assert gaps["| r1"] == ["0", "40", "7", "7", "0", "0", "8", "8", "0", "3 |"]
     assert gaps["| geometry+r1"][-1] == "- |"  # no base run of its seed
     assert (tmp_path / "stability.png").is_file()
+
+
+def test_averaged_and_live_weights_of_a_checkpoint_are_scored(averages, tmp_path):
+    data, model = tmp_path / "data", tmp_path / "model.safetensors"
+    write_toy(data, train=1, test=2)
+    methods = {"averaged": build("cut").eval(), "live": build("cut").eval()}
+    with torch.no_grad():  # same seed, so they would be alike
+        methods["averaged"].G.get_parameter("model.1.weight").mul_(1.5)
+    tensors = dict(methods["live"].state_dict())
+    for name, tensor in methods["averaged"].state_dict(prefix="ema.").items():
+        if name.startswith("ema.G."):
+            tensors[name] = tensor
+    header = ModelHeader(method="cut", config=to_plain(methods["live"].config), size=32)
+    write_tensors(model, tensors, header.to_metadata())
+
+    found = {weights: averages.scores_of(model, weights, data) for weights in methods}
+
+    for weights, method in methods.items():
+        changes = []
+        for path in (data / "testA").iterdir():
+            x_CHW, outside = to_tensor(read_image(path, 3)), np.array(Image.open(mask_file(path)))
+            with torch.no_grad():
+                change_CHW = (method.translate(x_CHW[None])[0] - x_CHW).abs()
+            changes.append(change_CHW.numpy()[:, outside == 0].mean() * 127.5)
+        assert found[weights]["change_outside"] == pytest.approx(np.mean(changes), rel=1e-4)
+    assert found["averaged"] != found["live"]
+
+
+def test_averaged_weights_win_where_less_change_or_more_overlap(averages):
+    first = ({"tone_inside": 10.0, "stripe_iou": 0.5, "change_outside": 4.0},) * 2
+    second = (
+        {"tone_inside": 12.0, "stripe_iou": 0.6, "change_outside": 4.0},
+        {"tone_inside": 15.0, "stripe_iou": 0.4, "change_outside": 2.0},
+    )
+    assert averages.table({20: [second], 10: [first, second]}).splitlines()[2:] == [
+        "| 10 | tone_inside | 11 | 12.5 | -1.5 ± 2.1 | 1 of 2 |",
+        "| 10 | stripe_iou | 0.55 | 0.45 | +0.1 ± 0.14 | 1 of 2 |",
+        "| 10 | change_outside | 4 | 3 | +1 ± 1.4 | 0 of 2 |",
+        "| 20 | tone_inside | 12 | 15 | -3 | 1 of 1 |",
+        "| 20 | stripe_iou | 0.6 | 0.4 | +0.2 | 1 of 1 |",
+        "| 20 | change_outside | 4 | 2 | +2 | 0 of 1 |",
+    ]
 
 
 def flagged(default_options, row):
