@@ -218,6 +218,7 @@ def write_results(output: Path, members: Sequence[Member]) -> None:
         encoding="utf-8",
     )
     short = {row: replace(row, title=row.name) for row in rows}  # for the legends
+    combined = [row.name for row in rows if "+" in row.name]  # drawn beside their parts
     panels = [
         (title, [short[row] for row in rows if row.name in names])
         for title, names in (
@@ -227,7 +228,7 @@ def write_results(output: Path, members: Sequence[Member]) -> None:
             ),
             ("hard negatives", ("base", "gamma_50", "gamma_late")),
             ("discriminator", ("base", "geometry", "colours", "r1", "r1_10")),
-            ("combinations", ("base", *(row.name for row in rows if "+" in row.name))),
+            ("combinations", ("base", *combined, *"+".join(combined).split("+"))),
         )
     ]
     shown = [replace(member, row=short[member.row]) for member in members]

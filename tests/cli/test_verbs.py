@@ -273,7 +273,9 @@ def test_public_sets_are_listed(command):
 def test_methods_lists_all(command):
     _, out, _ = command("methods", "--json")
     listed = json.loads(out)
-    assert list(listed["semantic-relation"]["presets"]) == ["horse2zebra", "cityscapes", "toy"]
+    assert list(listed["semantic-relation"]["presets"]) == [
+        "horse2zebra", "cityscapes", "stable", "toy",
+    ]  # fmt: skip
     code, out, _ = command("methods")
     assert code == 0
     assert all(name in out for name in METHODS)

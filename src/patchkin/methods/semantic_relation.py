@@ -144,6 +144,11 @@ PRESETS: Mapping[str, Preset] = {
         method=SemanticRelationConfig(relation_weight=0.1, gamma_divisor_late=1.0),
         data=DataConfig(direction="BtoA"),
     ),
+    "stable": Preset(
+        summary="ours: horse2zebra with averaged weights and R1, which were measured to help",
+        method=SemanticRelationConfig(r1_weight=1.0),
+        schedule=ScheduleConfig(ema_decay=0.999, ema_warmup=True),  # benchmarks/toy
+    ),
     "toy": Preset(
         summary="a small model for the built-in toy set, minutes on a CPU",
         method=SemanticRelationConfig(
