@@ -137,8 +137,9 @@ def test_overwrite_starts_anew(command, run_copy, toy_root):
     assert CheckpointStore(run_copy).steps() == [2]
 
 
-def test_ctrl_c_in_a_terminal_saves_and_leaves_with_130(toy_root, tmp_path):
-    """It reaches the loader's workers too."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_saves_and_leaves_with_130(toy_root, tmp_path, number):
+    """Ctrl-C in a terminal, or the end of a job: both reach the loader's workers too."""
     run_dir = tmp_path / "run"
     arguments = [*TINY, "--workers", "2", "--steps", "100000", "--training.log-every", "1"]
     process = subprocess.Popen(
@@ -149,7 +150,7 @@ def test_ctrl_c_in_a_terminal_saves_and_leaves_with_130(toy_root, tmp_path):
     log = run_dir / "log.jsonl"
     while process.poll() is None and not (log.is_file() and log.read_text().count("\n") > 3):
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert err.splitlines()[-1] == "patchkin: interrupted"

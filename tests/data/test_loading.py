@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
+import subprocess
+import sys
 from collections import Counter
 from types import SimpleNamespace
 
@@ -238,6 +241,20 @@ def test_workers_live_for_all_epochs():
     processes = Counter(pid for batch in loader for pid in batch)
     assert sorted(processes.values()) == [12, 12]
     assert os.getpid() not in processes
+
+
+def test_a_worker_outlives_one_termination_signal_but_not_two():
+    script = (
+        "import time; from patchkin.data.steps import start_worker\n"
+        "start_worker(0); print('ready', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as worker:
+        assert worker.stdout.readline() == b"ready\n"
+        worker.terminate()
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.wait(0.5)
+        worker.terminate()
+        assert worker.wait(10) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("mps", False), ("cuda", True)])

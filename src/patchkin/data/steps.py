@@ -135,9 +135,11 @@ class _Collated(Generic[Item, Batch]):
 def start_worker(_: int) -> None:
     """What a decoding process does first."""
     torch.set_num_threads(1)  # one core per worker: the others belong to the training process
-    # Ctrl-C reaches every process of a terminal. The training process finishes its step and saves,
-    # for which it may still need a batch.
+    # Ctrl-C reaches every process of a terminal, and a scheduler's SIGTERM every process of a job.
+    # The training process finishes its step and saves, for which it may still need a batch. Later
+    # it may have to end a process that hangs: the second SIGTERM counts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
 class StepLoader(DataLoader[Any]):
