@@ -24,14 +24,14 @@ from typing import IO
 
 from torch import Tensor
 
-from patchkin.checkpoint import OPTIMIZERS_FILE, CheckpointStore
-from patchkin.comparison import COLUMNS, Group, Run, read_run
 from patchkin.config import read_yaml
 from patchkin.data.toy import mask_file, truth_file
-from patchkin.evaluation import SCORES_FILE, read_results
 from patchkin.images import read_image, to_tensor
 from patchkin.metrics import mean_scores, score_against_counterpart
-from patchkin.report import read_log
+from patchkin.scoring.comparison import COLUMNS, Group, Run, read_run
+from patchkin.scoring.evaluate import SCORES_FILE, read_results
+from patchkin.scoring.report import read_log
+from patchkin.storage.checkpoint import OPTIMIZERS_FILE, CheckpointStore
 
 INTERRUPTED = 130
 """The exit code of a run that saved a checkpoint and stopped."""

@@ -59,12 +59,12 @@ from studies import (
     train_all,
 )
 
-from patchkin.checkpoint import CheckpointStore
 from patchkin.data.layouts import image_files
 from patchkin.data.transforms import resized
 from patchkin.images import image_grid, read_image, to_tensor
-from patchkin.report import read_log
-from patchkin.translator import Translator
+from patchkin.scoring.report import read_log
+from patchkin.storage.checkpoint import CheckpointStore
+from patchkin.translation.translator import Translator
 
 ZEBRA = 340
 """The class of ImageNet."""

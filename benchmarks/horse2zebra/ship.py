@@ -4,11 +4,11 @@
     python benchmarks/horse2zebra/ship.py small.safetensors --name horse2zebra-preview \\
         --data datasets/horse2zebra --weights SQUEEZENET --how HOW.md
 
-writes src/patchkin/shipped/NAME/model.safetensors, checks its size and what rounding changes, runs
-`patchkin evaluate` on it, and writes MODEL_CARD.md beside it: the text of HOW.md (how the model was
-made, with commands) and the scores, next to those of GAN Compression's released generator. A model
-that is worse than that one in zebra rate or Frechet distance must have a name that ends with
--preview.
+writes src/patchkin/storage/shipped/NAME/model.safetensors, checks its size and what rounding
+changes, runs `patchkin evaluate` on it, and writes MODEL_CARD.md beside it: the text of HOW.md (how
+the model was made, with commands) and the scores, next to those of GAN Compression's released
+generator. A model that is worse than that one in zebra rate or Frechet distance must have a name
+that ends with -preview.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from patchkin import shipped
-from patchkin.checkpoint import ModelHeader, write_tensors
 from patchkin.data.layouts import image_files
 from patchkin.images import read_image, to_tensor
-from patchkin.translator import Translator
+from patchkin.storage import shipped
+from patchkin.storage.checkpoint import ModelHeader, write_tensors
+from patchkin.translation.translator import Translator
 
 LARGEST_BYTES = 1_000_000
 LARGEST_DIFFERENCE = 0.5

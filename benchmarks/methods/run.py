@@ -25,7 +25,7 @@ import torch
 from patchkin.data.toy import mask_file, truth_file, write_toy
 from patchkin.images import read_image, to_tensor
 from patchkin.metrics import mean_scores, score_against_counterpart
-from patchkin.translator import Translator
+from patchkin.translation.translator import Translator
 
 CONTENT = {
     "cut": ("nce",),

@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 
-from patchkin.benchmark import synthetic_batch
 from patchkin.devices import keep_freed_memory
 from patchkin.method import Progress
 from patchkin.methods import METHODS
-from patchkin.recipes import choose_preset, config_from_plain, preset_config
+from patchkin.runs.benchmark import synthetic_batch
+from patchkin.runs.train import choose_preset, config_from_plain, preset_config
 from patchkin.training import TrainingConfig, Updater
 from patchkin.training.collectives import mean_over_processes
 from patchkin.training.fabric import Fabric

@@ -27,9 +27,9 @@ import matplotlib as mpl
 import torch
 import torch.nn.functional as nnf
 
-from patchkin.benchmark import Case, measure_apart
 from patchkin.devices import choose_device
 from patchkin.losses import decoupled, hard_negative_weights, relation_consistency
+from patchkin.runs.benchmark import Case, measure_apart
 
 NUM_TAPS = 5
 HEAD_WIDTH = 256

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from patchkin.benchmark import loading_rates
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place
 from patchkin.data.loading import open_training_data
+from patchkin.runs.benchmark import loading_rates
 
 
 def opening_seconds(data: DataConfig) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from patchkin.translator import Translator
+from patchkin.translation.translator import Translator
 
 
 def main() -> None:

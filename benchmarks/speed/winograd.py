@@ -18,7 +18,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from patchkin.devices import keep_freed_memory
-from patchkin.networks.winograd import _Winograd
+from patchkin.networks.cpu.winograd import _Winograd
 
 SHAPES = (
     # channels, output channels, side of the output, padding

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from studies import evaluated_steps, runs_in, scored_steps, toy_scores
 
-from patchkin.checkpoint import CheckpointStore
 from patchkin.config import read_yaml
-from patchkin.translator import Translator
+from patchkin.storage.checkpoint import CheckpointStore
+from patchkin.translation.translator import Translator
 
 SCORES = {"tone_inside": -1, "stripe_iou": 1, "change_outside": -1}
 """Name -> whether more (1) or less (-1) is better."""

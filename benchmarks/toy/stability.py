@@ -41,9 +41,9 @@ from studies import (
     train_all,
 )
 
-from patchkin.comparison import read_run
 from patchkin.data.toy import write_toy
-from patchkin.report import read_log
+from patchkin.scoring.comparison import read_run
+from patchkin.scoring.report import read_log
 
 METHOD = "semantic-relation"
 PARTS: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {

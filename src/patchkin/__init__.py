@@ -14,7 +14,7 @@ from patchkin._version import __version__
 
 if TYPE_CHECKING:
     from patchkin.method import Method, Preset, Progress, Terms, Update
-    from patchkin.translator import Translator
+    from patchkin.translation.translator import Translator
 
 __all__ = [
     "Method",
@@ -32,7 +32,7 @@ _HOMES = {
     "Preset": "patchkin.method",
     "Progress": "patchkin.method",
     "Terms": "patchkin.method",
-    "Translator": "patchkin.translator",
+    "Translator": "patchkin.translation.translator",
     "Update": "patchkin.method",
 }
 

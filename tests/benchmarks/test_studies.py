@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 
 from methods.test_contract import build
-from patchkin import shipped
-from patchkin.checkpoint import ModelHeader, read_model, write_tensors
 from patchkin.config import to_plain, to_yaml
 from patchkin.data.toy import mask_file, write_toy
 from patchkin.images import read_image, to_tensor
+from patchkin.storage import shipped
+from patchkin.storage.checkpoint import ModelHeader, read_model, write_tensors
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FRECHET = "squeezenet-224/frechet"

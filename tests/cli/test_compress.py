@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from patchkin.checkpoint import read_model
 from patchkin.cli import main
 from patchkin.compression import Distillation
 from patchkin.compression.cost import configuration_cost
-from patchkin.compression_scoring import TRUTH_DISTANCE
 from patchkin.config import read_yaml
 from patchkin.images import read_image, to_tensor, to_uint8
-from patchkin.translator import Translator
+from patchkin.runs.fitness import TRUTH_DISTANCE
+from patchkin.storage.checkpoint import read_model
+from patchkin.translation.translator import Translator
 
 SMALL = (
     *("--size", "32", "--data.load-size", "36", "--workers", "0", "--device", "cpu"),
@@ -300,9 +300,9 @@ def test_it_is_not_offered_by_train(command):
 
 def test_what_the_released_model_costs(command, tmp_path):
     """Counted at 64 pixels, a sixteenth of the published count at 256."""
-    from patchkin.checkpoint import ModelHeader, write_tensors
     from patchkin.compression import CompressedResNet
     from patchkin.config import to_plain
+    from patchkin.storage.checkpoint import ModelHeader, write_tensors
 
     released = CompressedResNet()
     model = tmp_path / "released.safetensors"
@@ -393,9 +393,9 @@ def test_an_unknown_score(supernet, command, tmp_path):
 
 def test_a_segmentation_network_decides(supernet, toy_root, command, tmp_path, monkeypatch):
     """Mean IoU counted by hand, with a judge that sees sky where an image is bright, else road."""
-    from patchkin import compression_scoring
-    from patchkin.compression_scoring import RunFitness, ScoringConfig
     from patchkin.metrics import segmentation
+    from patchkin.runs import fitness as compression_scoring
+    from patchkin.runs.fitness import RunFitness, ScoringConfig
 
     class Judge:
         def to(self, _device):

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torchvision.models import squeezenet1_1
 
-from patchkin import evaluation
 from patchkin.images import to_uint8
 from patchkin.metrics.frechet import frechet_distance
+from patchkin.scoring import evaluate as evaluation
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from patchkin.checkpoint import ModelHeader, find_model, read_model, write_tensors
 from patchkin.cli import main
-from patchkin.inspection import similarity_maps
 from patchkin.method import Method
-from patchkin.translator import Translator
+from patchkin.scoring.inspection import similarity_maps
+from patchkin.storage.checkpoint import ModelHeader, find_model, read_model, write_tensors
+from patchkin.translation.translator import Translator
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torchvision.models import squeezenet1_1
 
-from patchkin import evaluation
-from patchkin.translator import Translator, plan
+from patchkin.scoring import evaluate as evaluation
+from patchkin.translation.translator import Translator, plan
 
 
 @pytest.fixture(scope="session")

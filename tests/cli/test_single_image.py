@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from patchkin.checkpoint import CheckpointStore, read_model
-from patchkin.report import read_log
+from patchkin.scoring.report import read_log
+from patchkin.storage.checkpoint import CheckpointStore, read_model
 
 TINY = (
     *("--size", "32", "--batch-size", "3", "--workers", "0", "--device", "cpu"),

@@ -12,11 +12,11 @@ from torchvision.models import squeezenet1_1
 
 from cli.conftest import TINY
 from patchkin import Translator
-from patchkin.checkpoint import CheckpointStore
 from patchkin.data.config import DataConfig
 from patchkin.data.loading import open_training_data
 from patchkin.errors import DataError
-from patchkin.report import read_log
+from patchkin.scoring.report import read_log
+from patchkin.storage.checkpoint import CheckpointStore
 
 NETWORKS = ("--ngf", "4", "--ndf", "4", "--device", "cpu", "--workers", "0")
 

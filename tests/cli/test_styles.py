@@ -13,12 +13,13 @@ import torch
 import yaml
 from PIL import Image
 
-from patchkin import Translator, recipes
-from patchkin.checkpoint import CheckpointStore
+from patchkin import Translator
 from patchkin.cli import main
 from patchkin.data.toy import write_domain_toy, write_toy
 from patchkin.methods import METHODS, StarGanV2
 from patchkin.randomness import SeededDraws
+from patchkin.runs import train as recipes
+from patchkin.storage.checkpoint import CheckpointStore
 from tinting import STYLED, Tint, TintConfig, TintSizes
 
 METHODS_HERE = {**METHODS, **STYLED}
@@ -418,7 +419,7 @@ def test_two_references_of_one_name(styled, domain_run, domain_root, inputs, tmp
 
 def test_a_model_without_names_takes_numbers(inputs):
     from patchkin.errors import ConfigError
-    from patchkin.styles import domain_name, find_domain
+    from patchkin.translation.styles import domain_name, find_domain
 
     translator = Translator(Tint(TintConfig(sizes=TintSizes(num_domains=4))), device="cpu")
     assert find_domain(translator, "3") == 3

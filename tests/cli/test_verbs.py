@@ -18,8 +18,8 @@ from PIL import Image
 
 from cli.conftest import TINY
 from patchkin import Translator
-from patchkin.checkpoint import CheckpointStore
 from patchkin.methods import METHODS
+from patchkin.storage.checkpoint import CheckpointStore
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_method.py"
 

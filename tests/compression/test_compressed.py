@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from patchkin.checkpoint import ModelHeader, write_tensors
 from patchkin.compression import CompressedResNet, CompressedResNetConfig
 from patchkin.config import from_plain, to_plain
 from patchkin.errors import CheckpointError, ConfigError
 from patchkin.methods import METHODS
-from patchkin.translator import Translator
+from patchkin.storage.checkpoint import ModelHeader, write_tensors
+from patchkin.translation.translator import Translator
 
 SMALL = CompressedResNetConfig(channels=(2, 2, 3, 1, 2, 1, 2, 3), in_channels=1)
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from patchkin.checkpoint import ModelHeader
 from patchkin.compression import Distillation, DistillationConfig, TeacherConfig, teacher_taps
 from patchkin.config import from_plain, to_plain
 from patchkin.data.datasets import UnpairedBatch
@@ -19,8 +18,9 @@ from patchkin.method import Progress
 from patchkin.networks import InitConfig, PatchGANConfig, ResNetConfig
 from patchkin.randomness import SeededDraws
 from patchkin.schedules import ScheduleConfig
+from patchkin.storage.checkpoint import ModelHeader
 from patchkin.training import TrainingConfig, Updater, fit
-from patchkin.translator import Translator
+from patchkin.translation.translator import Translator
 from support import ListData, cpu_fabric, random_batch
 
 PLAIN = ResNetConfig(ngf=4, blocks=3, antialias_down=False, antialias_up=False)

@@ -259,8 +259,8 @@ def test_a_worker_outlives_one_termination_signal_but_not_two():
 
 @pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("mps", False), ("cuda", True)])
 def test_pages_are_locked_for_cuda_only(tmp_path, monkeypatch, device, pinned):
-    from patchkin import recipes
     from patchkin.methods import METHODS
+    from patchkin.runs import train as recipes
 
     class Seen(Exception):  # noqa: N818
         pass

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from goldens.fixtures import Golden, generator_from, golden_files, head_from
-from patchkin.inspection import similarity_maps
 from patchkin.methods.semantic_relation import SemanticRelation, SemanticRelationConfig
+from patchkin.scoring.inspection import similarity_maps
 
 STEM, STEP_STEM = "semrel_similarity_map", "semrel_single_step1"
 TOLERANCE = {torch.float64: 2e-6, torch.float32: 5e-5}

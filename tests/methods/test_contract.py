@@ -9,7 +9,6 @@ from functools import partial
 import pytest
 import torch
 
-from patchkin.checkpoint import CheckpointStore, ModelHeader
 from patchkin.config import from_plain, to_plain
 from patchkin.data.domains import DomainBatch
 from patchkin.method import Method, Progress
@@ -44,9 +43,10 @@ from patchkin.networks.munit import MultiScaleConfig, MunitGeneratorConfig
 from patchkin.networks.starganv2 import StyleNetworksConfig
 from patchkin.randomness import SeededDraws
 from patchkin.schedules import ScheduleConfig
-from patchkin.structure import StructureConfig
+from patchkin.storage.checkpoint import CheckpointStore, ModelHeader
+from patchkin.terms.structure import StructureConfig
 from patchkin.training import TrainingConfig, Updater, fit
-from patchkin.translator import Translator
+from patchkin.translation.translator import Translator
 from support import FixedDraws, ListData, cpu_fabric, random_batch, random_domain_batch
 
 SMALL = {

@@ -12,7 +12,7 @@ from patchkin.methods.starganv2 import StarGanV2, StarGanV2Config
 from patchkin.methods.starganv2_relation import StarGanV2Relation, StarGanV2RelationConfig
 from patchkin.networks.starganv2 import StyleNetworksConfig
 from patchkin.randomness import SeededDraws
-from patchkin.structure import StructureConfig
+from patchkin.terms.structure import StructureConfig
 from patchkin.training import Updater
 from support import cpu_fabric, random_domain_batch
 

@@ -10,7 +10,7 @@ from PIL import Image
 from patchkin.metrics.extractors import Features
 from patchkin.metrics.protocols import Protocol
 from patchkin.metrics.statistics import cached_statistics, file_statistics, fill_statistics
-from patchkin.shards import Shard
+from patchkin.parallel.shards import Shard
 
 PROTOCOL = Protocol(name="tiny", image_size=8, input_size=None, extractor="batch-aware")
 

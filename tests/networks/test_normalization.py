@@ -11,7 +11,7 @@ from patchkin.networks import (
     normalization,
     uses_bias,
 )
-from patchkin.networks.layout import layout_of
+from patchkin.networks.cpu.layout import layout_of
 from patchkin.networks.normalization import apply_layers
 
 

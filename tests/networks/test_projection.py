@@ -3,7 +3,7 @@ import torch
 
 from patchkin.errors import ShapeError
 from patchkin.networks import ProjectionHead, draw_places, gather_places
-from patchkin.networks.layout import layout_of
+from patchkin.networks.cpu.layout import layout_of
 from patchkin.randomness import SeededDraws
 
 

@@ -4,7 +4,7 @@ import torch.nn.functional as nnf
 
 from patchkin.errors import ConfigError
 from patchkin.networks import BlurDownsample, BlurUpsample, ReflectionPad2d, resampling
-from patchkin.networks.layout import layout_of
+from patchkin.networks.cpu.layout import layout_of
 from patchkin.networks.resampling import binomial_filter
 
 SIZES = [(8, 8), (7, 7), (5, 12), (2, 9), (6, 2)]

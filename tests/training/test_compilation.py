@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as nnf
 from torch import nn
 
-from patchkin.checkpoint import CheckpointStore, ModelHeader, read_model
 from patchkin.errors import DivergenceError
 from patchkin.method import Method, Progress
 from patchkin.methods.semantic_relation import SemanticRelation, SemanticRelationConfig
 from patchkin.networks import PatchGANConfig, ResNetConfig
 from patchkin.networks.normalization import InstanceNorm2d
 from patchkin.schedules import AdamConfig, ScheduleConfig
+from patchkin.storage.checkpoint import CheckpointStore, ModelHeader, read_model
 from patchkin.training import TrainingConfig, Updater, compilation, fit
 from patchkin.training.compilation import CompiledSteps
 from support import ListData, cpu_fabric, random_batch

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from patchkin import checkpoint as checkpoint_module
-from patchkin.checkpoint import CheckpointStore, ModelHeader, read_model
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import CheckpointError, DivergenceError, StorageError
 from patchkin.method import Method
 from patchkin.schedules import AdamConfig, ScheduleConfig
+from patchkin.storage import checkpoint as checkpoint_module
+from patchkin.storage.checkpoint import CheckpointStore, ModelHeader, read_model
 from patchkin.training import Scorer, TrainingConfig, fit
 from support import ListData, cpu_fabric, random_batch
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from patchkin.checkpoint import read_model
 from patchkin.compression import CompressedResNet, CompressedResNetConfig
 from patchkin.config import from_plain
 from patchkin.errors import CheckpointError, ConfigError, StorageError
@@ -33,9 +32,10 @@ from patchkin.networks import (
     StyleGan2GeneratorConfig,
     UNetConfig,
 )
-from patchkin.networks.layout import lay_out
+from patchkin.networks.cpu.layout import lay_out
 from patchkin.networks.munit import MultiScaleConfig, MunitGeneratorConfig
-from patchkin.translator import Translator
+from patchkin.storage.checkpoint import read_model
+from patchkin.translation.translator import Translator
 from patchkin.upstream import FAMILIES, Source, import_weights, model_name, released_weights
 from upstream.conftest import filled
 
@@ -383,8 +383,8 @@ def test_unknown_methods_and_presets(tmp_path):
 
 
 def test_a_trained_patchkin_model_is_nothing_to_import(tmp_path):
-    from patchkin.checkpoint import ModelHeader, write_tensors
     from patchkin.config import to_plain
+    from patchkin.storage.checkpoint import ModelHeader, write_tensors
 
     for name, method in (("cyclegan", METHODS["cyclegan"]), ("travelgan", nn.Linear(2, 2))):
         config = to_plain(method.config) if name == "cyclegan" else {}

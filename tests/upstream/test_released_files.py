@@ -11,7 +11,7 @@ from torch import Tensor
 from goldens.fixtures import Golden, golden_files, schema_of
 from patchkin.networks import ProjectionHead
 from patchkin.networks.munit import MunitGenerator
-from patchkin.translator import Translator
+from patchkin.translation.translator import Translator
 from patchkin.upstream import (
     ImportedNetwork,
     Source,

@@ -11,7 +11,7 @@ from patchkin.methods.starganv2 import StarGanV2, StarGanV2Config
 from patchkin.methods.starganv2_relation import StarGanV2Relation, StarGanV2RelationConfig
 from patchkin.networks.starganv2 import RELEASED_NAMES, StyleNetworksConfig
 from patchkin.randomness import SeededDraws
-from patchkin.translator import Translator
+from patchkin.translation.translator import Translator
 from patchkin.upstream import Source, import_weights
 from upstream.conftest import filled
 

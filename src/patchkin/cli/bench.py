@@ -18,13 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 from patchkin._version import __version__
-from patchkin.benchmark import (
-    Case,
-    Measurement,
-    convolution_peak,
-    loading_rates,
-    measure_apart,
-)
 from patchkin.cli.parsing import parse
 from patchkin.config import read_yaml
 from patchkin.data.config import DataConfig
@@ -32,6 +25,13 @@ from patchkin.devices import Device, Precision, keep_freed_memory
 from patchkin.errors import ConfigError, StorageError, nearest
 from patchkin.method import Method
 from patchkin.methods import METHODS
+from patchkin.runs.benchmark import (
+    Case,
+    Measurement,
+    convolution_peak,
+    loading_rates,
+    measure_apart,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

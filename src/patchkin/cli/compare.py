@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from patchkin.cli.parsing import parse
-from patchkin.comparison import COLUMNS, Group, group_by_settings, read_run, to_plain_groups
 from patchkin.errors import ConfigError, StorageError
 from patchkin.method import Method
+from patchkin.scoring.comparison import COLUMNS, Group, group_by_settings, read_run, to_plain_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def _write_page(groups: Sequence[Group], options: CompareOptions) -> None:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("patchkin"), autoescape=True, trim_blocks=True
+        loader=jinja2.PackageLoader("patchkin.scoring"), autoescape=True, trim_blocks=True
     )
     page = environment.get_template("compare.html").render(
         columns=COLUMNS,

@@ -19,7 +19,13 @@ from patchkin.cli.train import TrainOptions, default_options, tell_run, with_res
 from patchkin.compression import Distillation, DistillationConfig
 from patchkin.compression.cost import Cost, Latency
 from patchkin.compression.search import Candidate, EvolutionSearch, SearchConfig
-from patchkin.compression_runs import (
+from patchkin.config import flag, to_plain, to_yaml
+from patchkin.devices import Device
+from patchkin.errors import ConfigError, nearest
+from patchkin.method import Direction, Method
+from patchkin.networks.drn import DRNName
+from patchkin.networks.separable import format_channels, parse_channels
+from patchkin.runs.compression import (
     PLOT_FILE,
     Costed,
     Runtime,
@@ -31,15 +37,9 @@ from patchkin.compression_runs import (
     taught,
     timed,
 )
-from patchkin.compression_scoring import ScoringConfig, open_supernet
-from patchkin.config import flag, to_plain, to_yaml
-from patchkin.devices import Device
-from patchkin.errors import ConfigError, nearest
-from patchkin.method import Direction, Method
-from patchkin.networks.drn import DRNName
-from patchkin.networks.separable import format_channels, parse_channels
-from patchkin.recipes import RunConfig, config_to_plain
-from patchkin.report import write_report
+from patchkin.runs.fitness import ScoringConfig, open_supernet
+from patchkin.runs.train import RunConfig, config_to_plain
+from patchkin.scoring.report import write_report
 
 SEARCH_FOLDER = "search"
 """Of a run, unless told otherwise."""

@@ -13,12 +13,17 @@ from typing import Literal
 import torch
 import tyro
 
-from patchkin.checkpoint import CheckpointStore, find_model
 from patchkin.cli.parsing import parse
 from patchkin.data.config import DataConfig
 from patchkin.devices import Device, Precision, take_accelerator
 from patchkin.errors import ConfigError
-from patchkin.evaluation import (
+from patchkin.images import is_image_file, write_pillow
+from patchkin.method import Method, StyledMethod
+from patchkin.metrics.perceptual import PerceptualNet
+from patchkin.networks.drn import DRNName
+from patchkin.parallel.processes import in_processes
+from patchkin.parallel.shards import Shard, chosen_shard, local_number
+from patchkin.scoring.evaluate import (
     SCORES_FILE,
     EvaluationConfig,
     Result,
@@ -27,15 +32,10 @@ from patchkin.evaluation import (
     evaluate_part,
     write_result,
 )
-from patchkin.images import is_image_file, write_pillow
-from patchkin.method import Method, StyledMethod
-from patchkin.metrics.perceptual import PerceptualNet
-from patchkin.networks.drn import DRNName
-from patchkin.processes import in_processes
-from patchkin.report import write_report
-from patchkin.shards import Shard, chosen_shard, local_number
-from patchkin.style_evaluation import evaluate_styles, is_multi_domain
-from patchkin.translator import Translator
+from patchkin.scoring.report import write_report
+from patchkin.scoring.styles import evaluate_styles, is_multi_domain
+from patchkin.storage.checkpoint import CheckpointStore, find_model
+from patchkin.translation.translator import Translator
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from patchkin.checkpoint import MODEL_FILE
 from patchkin.cli.parsing import parse
 from patchkin.config import flag
 from patchkin.errors import ConfigError
 from patchkin.method import Method
+from patchkin.storage.checkpoint import MODEL_FILE
 from patchkin.upstream import (
     ImportedModel,
     ImportedNetwork,

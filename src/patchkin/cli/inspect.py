@@ -16,9 +16,9 @@ from patchkin.cli.parsing import parse
 from patchkin.config import flag
 from patchkin.devices import Device
 from patchkin.images import write_pillow
-from patchkin.inspection import Inspection, draw, parse_point, similarity_maps
 from patchkin.method import Method
-from patchkin.translator import Translator
+from patchkin.scoring.inspection import Inspection, draw, parse_point, similarity_maps
+from patchkin.translation.translator import Translator
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from patchkin.data.domains import DomainBatch
 from patchkin.data.paired import PairedBatch
 from patchkin.errors import ConfigError, nearest
 from patchkin.method import Method
-from patchkin.shipped import shipped_sentence
+from patchkin.storage.shipped import shipped_sentence
 
 
 @dataclass(frozen=True, kw_only=True)

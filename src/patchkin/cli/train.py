@@ -15,7 +15,7 @@ from patchkin.data.config import DataConfig
 from patchkin.data.layouts import TOY
 from patchkin.errors import ConfigError, nearest
 from patchkin.method import Method
-from patchkin.recipes import (
+from patchkin.runs.train import (
     RunConfig,
     choose_preset,
     config_from_plain,
@@ -23,8 +23,8 @@ from patchkin.recipes import (
     preset_config,
     train,
 )
-from patchkin.report import read_log
 from patchkin.schedules import ScheduleConfig
+from patchkin.scoring.report import read_log
 from patchkin.training import TrainingConfig
 
 C = TypeVar("C")

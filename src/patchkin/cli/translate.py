@@ -1,7 +1,8 @@
 """`patchkin translate MODEL INPUT... --output DIR`.
 
-For methods whose translations have a style, also which: `patchkin.styles` tells the names of files.
-Processes share the files by position in the list that all of them make (`patchkin.shards`).
+For methods whose translations have a style, also which: `patchkin.translation.styles` tells the
+names of files. Processes share the files by position in the list that all of them make
+(`patchkin.parallel.shards`).
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from patchkin.devices import Device, Precision, keep_freed_memory, take_accelera
 from patchkin.errors import ConfigError
 from patchkin.images import write_pillow
 from patchkin.method import Direction, Method, StyledMethod
-from patchkin.processes import in_processes
-from patchkin.shards import Shard, chosen_shard, local_number
-from patchkin.shipped import shipped_sentence
-from patchkin.styles import (
+from patchkin.parallel.processes import in_processes
+from patchkin.parallel.shards import Shard, chosen_shard, local_number
+from patchkin.storage.shipped import shipped_sentence
+from patchkin.translation.styles import (
     Style,
     domain_name,
     drawn_styles,
@@ -40,7 +41,7 @@ from patchkin.styles import (
     usual_style,
     write_paths,
 )
-from patchkin.translator import Job, Outcome, Translator, plan
+from patchkin.translation.translator import Job, Outcome, Translator, plan
 
 GRID_ROWS = 32
 """Inputs that a grid shows at most."""

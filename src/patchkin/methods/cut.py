@@ -26,7 +26,6 @@ from typing import ClassVar, Literal, NamedTuple, final
 import torch
 from torch import Tensor
 
-from patchkin.adversary import check_adversary, discriminator_terms
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError
@@ -49,6 +48,7 @@ from patchkin.networks import (
 )
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
+from patchkin.terms.adversary import check_adversary, discriminator_terms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,7 +27,6 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from patchkin.adversary import check_adversary, discriminator_terms
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError
@@ -58,6 +57,7 @@ from patchkin.networks import (
 )
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
+from patchkin.terms.adversary import check_adversary, discriminator_terms
 
 IN_TURN_PIXELS = 256 * 256
 """Of a batch, from which on a CPU computes A and B in turn (benchmarks/speed)."""

@@ -71,7 +71,7 @@ from patchkin.networks.starganv2 import (
 from patchkin.numerics import without_autocast
 from patchkin.randomness import Draws, SeededDraws
 from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
-from patchkin.structure import StructureConfig, StructureContent
+from patchkin.terms.structure import StructureConfig, StructureContent
 
 _ADAM = AdamConfig(learning_rate=1e-4, beta1=0.0, beta2=0.99, weight_decay=1e-4)
 _MAPPING_ADAM = replace(_ADAM, learning_rate=1e-6)

@@ -36,7 +36,7 @@ from patchkin.metrics.extractors import Extractor, Features
 from patchkin.metrics.frechet import frechet_distance
 from patchkin.metrics.kernel import kernel_distance, kernel_distance_subsets
 from patchkin.metrics.protocols import Protocol
-from patchkin.shards import Shard
+from patchkin.parallel.shards import Shard
 
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of images done so far."""

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from patchkin.networks.layout import layout_of
+from patchkin.networks.cpu.layout import layout_of
 from patchkin.networks.resampling import BlurDownsample, BlurUpsample, ReflectionPad2d
 
 _Operation = Callable[[Tensor], Tensor]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from patchkin.errors import ShapeError
-from patchkin.networks.layout import layout_of
+from patchkin.networks.cpu.layout import layout_of
 from patchkin.numerics import unit_rows, without_autocast
 from patchkin.randomness import Draws
 

@@ -19,7 +19,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from patchkin.errors import ConfigError
-from patchkin.networks.layout import layout_of
+from patchkin.networks.cpu.layout import layout_of
 
 _BINOMIAL_ROWS = {
     1: (1.0,),

@@ -27,9 +27,9 @@ from torch.utils.checkpoint import checkpoint
 
 from patchkin.config import flag
 from patchkin.errors import ConfigError, ShapeError
+from patchkin.networks.cpu.winograd import Conv3x3
 from patchkin.networks.normalization import NormKind, apply_layers, norm_layer, uses_bias
 from patchkin.networks.resampling import BlurDownsample, BlurUpsample, ReflectionPad2d
-from patchkin.networks.winograd import Conv3x3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from patchkin.checkpoint import EMA_PREFIX
 from patchkin.method import Method
+from patchkin.storage.checkpoint import EMA_PREFIX
 
 
 class WeightAverage:

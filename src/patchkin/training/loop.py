@@ -14,7 +14,12 @@ from typing import Any, Protocol
 
 import torch
 
-from patchkin.checkpoint import (
+from patchkin.errors import CheckpointError, DivergenceError, StorageError
+from patchkin.images import image_grid
+from patchkin.method import Method, Progress, translating_mode
+from patchkin.randomness import SeededDraws, derive_seed
+from patchkin.schedules import ScheduleConfig
+from patchkin.storage.checkpoint import (
     EMA_PREFIX,
     CheckpointStore,
     ModelHeader,
@@ -23,11 +28,6 @@ from patchkin.checkpoint import (
     load_strictly,
     optimizer_tensors,
 )
-from patchkin.errors import CheckpointError, DivergenceError, StorageError
-from patchkin.images import image_grid
-from patchkin.method import Method, Progress, translating_mode
-from patchkin.randomness import SeededDraws, derive_seed
-from patchkin.schedules import ScheduleConfig
 from patchkin.training.averaging import WeightAverage
 from patchkin.training.collectives import any_process, mean_over_processes
 from patchkin.training.compilation import CompiledSteps

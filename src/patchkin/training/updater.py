@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from patchkin.errors import DivergenceError
 from patchkin.method import Method, Terms
-from patchkin.networks.layout import lay_out
+from patchkin.networks.cpu.layout import lay_out
 from patchkin.schedules import AdamConfig
 from patchkin.training.collectives import mean_over_processes, whole_batch
 from patchkin.training.fabric import Fabric

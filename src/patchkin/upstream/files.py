@@ -18,8 +18,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from patchkin.checkpoint import ModelHeader
 from patchkin.errors import CheckpointError
+from patchkin.storage.checkpoint import ModelHeader
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")

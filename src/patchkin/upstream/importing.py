@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchkin.checkpoint import ModelHeader, write_tensors
 from patchkin.config import from_plain, to_plain
 from patchkin.errors import CheckpointError, ConfigError, StorageError, nearest
+from patchkin.storage.checkpoint import ModelHeader, write_tensors
 from patchkin.upstream.families import FAMILIES, Family
 from patchkin.upstream.files import WeightFile, read_weight_file
 from patchkin.upstream.kinds import Taken

@@ -1,0 +1,1 @@
+"""What only a processor needs: memory layouts and convolutions that suit it."""

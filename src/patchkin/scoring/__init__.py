@@ -1,0 +1,1 @@
+"""Honest scores: of models, of folders, while training, and runs side by side."""

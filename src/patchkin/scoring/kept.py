@@ -1,0 +1,109 @@
+"""Translations of held-out images in a folder, so that an evaluation can be resumed and shared.
+
+    FOLDER/translations/MODEL/SIZE/NAME-INPUT.png
+
+MODEL is a hash of the weights and of everything else that the pixels depend on but the device,
+INPUT one of the input file. A file is written whole or not at all, by whatever process comes to it.
+
+Shape suffixes: C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from patchkin.config import to_plain
+from patchkin.data.datasets import finished, transformable
+from patchkin.data.download import file_sha256
+from patchkin.data.transforms import resized
+from patchkin.errors import DataError
+from patchkin.images import Encoding, default_suffix, read_image, write_image
+from patchkin.translation.translator import Translator
+
+
+class KeptTranslations:
+    """A translator of files that keeps what it has done.
+
+    Args:
+        translator: does what is not there.
+        folder: where it is kept; several processes and several models may share it.
+    """
+
+    def __init__(self, translator: Translator, folder: Path) -> None:
+        self.translator = translator
+        self._folder = folder / "translations" / _model_key(translator)
+        self._encoding = Encoding(8, translator.channels[1])
+
+    def files(self, inputs: Sequence[Path], size: int | None) -> list[Path]:
+        """Where the translations of images at a size are or will be, in their order.
+
+        Raises:
+            DataError: an input cannot be read.
+        """
+        folder = self._folder / ("own" if size is None else str(size))
+        suffix = default_suffix(self._encoding)
+        return [folder / f"{path.stem}-{_content_key(path)}{suffix}" for path in inputs]
+
+    def fill(self, inputs: Sequence[Path], size: int | None) -> int:
+        """Translate what is not there; returns how many that were.
+
+        Raises:
+            DataError: an input cannot be read, or its translation holds NaN or infinity.
+            StorageError: a file cannot be written.
+        """
+        missing = [
+            (path, target)
+            for path, target in zip(inputs, self.files(inputs, size), strict=True)
+            if not target.is_file()
+        ]
+        for path, target in missing:
+            write_image(target, translation(self.translator, path, size)[1], self._encoding)
+        return len(missing)
+
+
+def translation(translator: Translator, path: Path, size: int | None) -> tuple[Tensor, Tensor]:
+    """An image at a size and its translation, [C, H, W] on the CPU.
+
+    Raises:
+        DataError: the image cannot be read, or its translation holds NaN or infinity.
+    """
+    input_CHW = load_at(path, translator.channels[0], size)
+    output_CHW = translator(input_CHW[None])[0].cpu()
+    if not output_CHW.isfinite().all():
+        raise DataError(f"The translation of `{path}` holds NaN or infinity.")
+    return input_CHW, output_CHW
+
+
+def load_at(path: Path, channels: int, size: int | None) -> Tensor:
+    """An image brought to a square of a size (None: as it is), [C, H, W] in [-1, 1].
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    picture = transformable(read_image(path, channels), None)
+    pixels = picture.pixels if size is None else resized(picture.pixels, size, size)
+    return finished(pixels)
+
+
+def _model_key(translator: Translator) -> str:
+    method = translator.method
+    plain = [method.name, to_plain(method.config), translator.direction, str(translator.dtype)]
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode())
+    networks = {name: method.get_submodule(name) for name in method.translating}
+    for name, network in sorted(networks.items()):
+        for key, tensor in sorted(network.state_dict().items()):
+            digest.update(f"{name}.{key}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _content_key(path: Path) -> str:
+    try:
+        return file_sha256(path)[:16]
+    except OSError as error:
+        raise DataError(f"Cannot read `{path}`: {error.strerror or error}.") from error

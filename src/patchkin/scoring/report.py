@@ -1,0 +1,163 @@
+"""One self-contained HTML page about a run, made from its folder alone."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from patchkin.config import read_yaml
+from patchkin.errors import StorageError
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.html` into a run folder: scores, previews, curves, how to reproduce.
+
+    Raises:
+        ConfigError: the folder holds no run.
+        StorageError: the page cannot be written.
+    """
+    import jinja2
+
+    config = read_yaml(run_dir / "config.yaml")
+    records = read_log(run_dir)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("patchkin.scoring"), autoescape=True, trim_blocks=True
+    )
+    last_step = records[-1]["step"] if records else 0
+    page = environment.get_template("report.html").render(
+        title=f"{config['name']} on {_data_name(config)}",
+        subtitle=f"{run_dir.name}, {last_step} steps",
+        scores=_score_table(records),
+        test=_test_table(run_dir / "scores.json"),
+        previews=_previews(run_dir / "previews"),
+        gallery=_pictures(run_dir / "evaluation"),
+        inspection=_pictures(run_dir / "inspection"),
+        search=_pictures(run_dir / "search"),
+        curves=_curves(records, "terms"),
+        score_curves=_curves(records, "scores"),
+        command=f"patchkin {_verb(config['name'])} --config config.yaml",
+        configuration=(run_dir / "config.yaml").read_text(encoding="utf-8"),
+    )
+    target = run_dir / "report.html"
+    try:
+        target.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"Cannot write `{target}`: {error.strerror}.") from error
+    return target
+
+
+def _verb(name: str) -> str:
+    return "compress distill" if name == "distillation" else f"train {name}"
+
+
+def read_log(run_dir: Path) -> list[dict[str, Any]]:
+    """The records of `log.jsonl`; a torn last line is left out."""
+    path = run_dir / "log.jsonl"
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def _data_name(config: dict[str, Any]) -> str:
+    data = config["data"]
+    if data.get("source"):
+        return f"{Path(data['source']).name} to {Path(data['target']).name}"
+    return Path(data["root"]).name
+
+
+def _score_table(records: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """First, best and last scores side by side."""
+    scored = [record for record in records if "scores" in record]
+    if not scored:
+        return None
+    columns = []
+    if scored[0]["step"] == 0:
+        if "baseline" in scored[0]:
+            columns.append(("input unchanged", {"scores": scored[0]["baseline"]}))
+        columns.append(("untrained", scored[0]))
+    later = [record for record in scored if record["step"] > 0]
+    best = next((record for record in reversed(later) if record.get("best")), None)
+    if best is not None:
+        columns.append((f"best, step {best['step']}", best))
+    if later:
+        columns.append((f"last, step {later[-1]['step']}", later[-1]))
+    return {
+        "columns": [name for name, _ in columns],
+        "rows": [
+            (name, [f"{record['scores'][name]:.4g}" for _, record in columns])
+            for name in scored[0]["scores"]
+        ],
+        "note": "Means over validation images, none of them seen in training.",
+    }
+
+
+def _test_table(path: Path) -> dict[str, Any] | None:
+    """Scores of `patchkin evaluate`, one column per evaluated checkpoint."""
+    if not path.is_file():
+        return None
+    results = json.loads(path.read_text(encoding="utf-8"))
+    names = list(dict.fromkeys(name for result in results for name in result["scores"]))
+    if not names:
+        return None
+    return {
+        "columns": [f"{r['data']['split']}, step {r['subject'].get('step')}" for r in results],
+        "rows": [
+            (name, [_number(result["scores"].get(name)) for result in results]) for name in names
+        ],
+        "warnings": [warning for result in results for warning in result["warnings"]],
+        "protocols": json.dumps([result["protocols"] for result in results], indent=1),
+    }
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _pictures(folder: Path) -> list[tuple[str, str]]:
+    return [(file.stem, _base64(file.read_bytes())) for file in sorted(folder.glob("*.png"))]
+
+
+def _previews(folder: Path) -> list[tuple[str, str]]:
+    files = sorted(folder.glob("step_*.png"))
+    chosen = files if len(files) <= 2 else [files[0], files[-1]]
+    return [
+        (f"step {int(file.stem.removeprefix('step_'))}", _base64(file.read_bytes()))
+        for file in reversed(chosen)
+    ]
+
+
+def _curves(records: list[dict[str, Any]], kind: str) -> str | None:
+    """All terms or scores over the steps, one small plot each, as a base64 PNG."""
+    logged = [record for record in records if kind in record]
+    if not logged:
+        return None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(logged[-1][kind])
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.2 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        points = [(r["step"], r[kind][name]) for r in logged if name in r[kind]]
+        marker = "o" if kind == "scores" else ""
+        axes.plot(*zip(*points, strict=True), linewidth=1, marker=marker, markersize=3)
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110)
+    return _base64(buffer.getvalue())
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()

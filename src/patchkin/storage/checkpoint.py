@@ -1,0 +1,400 @@
+"""Checkpoints: atomic, verified, without pickle.
+
+A run folder keeps `checkpoints/step_XXXXXXXX/` with
+
+    model.safetensors       every network, and averaged weights under `ema.`; alone a complete model
+    optimizers.safetensors  both moments and the step count of every parameter
+    state.json              step, checksums of the two files above, and what else a run must know
+
+and the pointers `checkpoints/last` and `checkpoints/best`, text files with the name of a folder. A
+folder is written under a temporary name, synced to disk, then renamed: one that has its final name
+is whole. Its checksums are verified when it is read, and a damaged one gives way to the one before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from patchkin.errors import CheckpointError, StorageError
+from patchkin.storage.shipped import find_shipped, named_so
+
+MODEL_FILE = "model.safetensors"
+OPTIMIZERS_FILE = "optimizers.safetensors"
+STATE_FILE = "state.json"
+EMA_PREFIX = "ema."
+_FOLDER = re.compile(r"step_(\d{8,})")
+_TEMPORARY = ".unfinished-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelHeader:
+    """What must be known to build a model, stored in the metadata of its weights."""
+
+    method: str
+    """A name in `patchkin methods`, or of a user's own method."""
+    config: dict[str, Any]
+    """The method's configuration."""
+    step: int = 0
+    """Optimisation steps behind the weights."""
+    size: int = 256
+    """Height and width that it was trained at, in pixels."""
+    encoding: dict[str, Any] = field(default_factory=dict)
+    """What the data was: value range of float images."""
+    version: int = 1
+    """Of this header."""
+
+    def to_metadata(self) -> dict[str, str]:
+        """As safetensors metadata (text to text).
+
+        One entry: safetensors writes several in random order, and equal models should be equal
+        files.
+        """
+        return {"patchkin": json.dumps(self.__dict__)}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str] | None, path: Path) -> ModelHeader:
+        """The inverse of `to_metadata`."""
+        if not metadata or "patchkin" not in metadata:
+            raise CheckpointError(
+                f"`{path}` is a safetensors file, but no patchkin model: it names no method."
+            )
+        header = json.loads(metadata["patchkin"])
+        if header.get("version", 0) > cls.version:
+            raise CheckpointError(f"`{path}` was written by a newer patchkin; update patchkin.")
+        return cls(**header)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """All that a run needs to go on as if it had never stopped."""
+
+    step: int
+    header: ModelHeader
+    model: dict[str, Tensor]
+    optimizers: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class CheckpointStore:
+    """The checkpoints of one run folder."""
+
+    def __init__(self, run_dir: Path, *, keep: int = 3) -> None:
+        self.folder = run_dir / "checkpoints"
+        self._keep = keep
+
+    def path(self, step: int) -> Path:
+        """Folder of the checkpoint of a step."""
+        return self.folder / f"step_{step:08d}"
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, ascending."""
+        if not self.folder.is_dir():
+            return []
+        matches = (_FOLDER.fullmatch(entry.name) for entry in self.folder.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
+
+    def save(self, snapshot: Snapshot) -> Path:
+        """Write a checkpoint, point `last` at it, and remove those beyond `keep`.
+
+        Raises:
+            StorageError: full disk or no permission. Everything saved before is untouched.
+        """
+        target = self.path(snapshot.step)
+        unfinished = self.folder / f"{_TEMPORARY}{target.name}"
+        replaced = self.folder / f"{_TEMPORARY}{target.name}-replaced"
+        with _storage_errors(target):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            try:
+                unfinished.mkdir()
+                self._write_files(unfinished, snapshot)
+                if target.exists():  # the same step once more, as after an interruption
+                    shutil.rmtree(replaced, ignore_errors=True)
+                    target.rename(replaced)
+                unfinished.rename(target)
+                shutil.rmtree(replaced, ignore_errors=True)
+            except BaseException:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise
+            _sync(self.folder)
+        self.point("last", snapshot.step)
+        self._remove_old()
+        return target
+
+    def point(self, name: str, step: int) -> None:
+        """Let `last` or `best` name the checkpoint of a step."""
+        pointer = self.folder / name
+        with _storage_errors(pointer):
+            temporary = pointer.with_name(f"{_TEMPORARY}{name}")
+            temporary.write_text(self.path(step).name + "\n", encoding="utf-8")
+            temporary.replace(pointer)
+
+    def pointed(self, name: str) -> Path | None:
+        """The folder that a pointer names, if both are there."""
+        pointer = self.folder / name
+        if not pointer.is_file():
+            return None
+        target = self.folder / pointer.read_text(encoding="utf-8").strip()
+        return target if target.is_dir() else None
+
+    def load_newest(self) -> tuple[Snapshot, list[str]]:
+        """The newest undamaged checkpoint, and one line for each damaged one passed over.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        damaged: list[str] = []
+        for step in reversed(self.steps()):
+            try:
+                return self.load(step), damaged
+            except CheckpointError as error:
+                damaged.append(str(error))
+        if damaged:
+            raise CheckpointError(
+                f"Every checkpoint in `{self.folder}` is damaged; the newest: {damaged[0]}"
+            )
+        raise CheckpointError(f"There is no checkpoint in `{self.folder}` to resume from.")
+
+    def load(self, step: int) -> Snapshot:
+        """A checkpoint, verified.
+
+        Raises:
+            CheckpointError: a file is missing or not what was written.
+        """
+        folder = self.path(step)
+        try:
+            state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+            for name, expected in state["sha256"].items():
+                if _sha256(folder / name) != expected:
+                    raise CheckpointError(f"`{folder / name}` is damaged: its checksum differs.")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"`{folder}` is damaged: {error}.") from error
+        header, model = read_model(folder / MODEL_FILE)
+        return Snapshot(
+            step=step,
+            header=header,
+            model=model,
+            optimizers=load_file(folder / OPTIMIZERS_FILE),
+            state=state["run"],
+        )
+
+    def _write_files(self, folder: Path, snapshot: Snapshot) -> None:
+        tensors = {
+            MODEL_FILE: (snapshot.model, snapshot.header.to_metadata()),
+            OPTIMIZERS_FILE: (snapshot.optimizers, None),
+        }
+        for name, (content, metadata) in tensors.items():
+            write_tensors(folder / name, content, metadata)
+        state = {
+            "step": snapshot.step,
+            "sha256": {name: _sha256(folder / name) for name in tensors},
+            "run": snapshot.state,
+        }
+        with (folder / STATE_FILE).open("w", encoding="utf-8") as file:
+            json.dump(state, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync(folder)
+
+    def _remove_old(self) -> None:
+        if self._keep == 0:
+            return
+        pinned = {self.pointed("best"), self.pointed("last")}
+        for step in self.steps()[: -self._keep]:
+            if self.path(step) not in pinned:
+                shutil.rmtree(self.path(step), ignore_errors=True)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None
+) -> None:
+    """A synced safetensors file; errors of the disk are raised as `OSError`."""
+    contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    try:
+        save_file(contiguous, path, metadata)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    path.chmod(_readable_mode())
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _readable_mode() -> int:
+    """As for any new file: safetensors makes files that only their owner can read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def find_model(path: Path, *, which: str = "last") -> Path:
+    """The weights that a run folder, a checkpoint folder, a file or a shipped model stands for.
+
+    Args:
+        path: `runs/x`, `runs/x/checkpoints/step_00001000`, a `.safetensors` file, or if nothing of
+            this name is there the name of a shipped model.
+        which: `last` or `best`, for a run folder.
+
+    Raises:
+        CheckpointError: nothing of the kind is there.
+    """
+    if path.is_file():
+        return path
+    if not path.exists():
+        if str(path) == path.name:
+            return find_shipped(path.name)
+        raise CheckpointError(f"There is no model at `{path}`: no such file or folder.")
+    if (path / MODEL_FILE).is_file():
+        return path / MODEL_FILE
+    store = CheckpointStore(path)
+    folder = store.pointed(which)
+    if folder is None and which == "last" and store.steps():
+        folder = store.path(store.steps()[-1])
+    if folder is None:
+        raise CheckpointError(
+            f"`{path}` is neither a model nor a run folder with a `{which}` checkpoint. "
+            f"Give a run folder, a checkpoint folder or a .safetensors file.{_hint(path)}"
+        )
+    return folder / MODEL_FILE
+
+
+def _hint(path: Path) -> str:
+    """For a folder, such as a data set, that hides the shipped model of its name."""
+    hidden = named_so(path.name) if str(path) == path.name else None
+    if hidden is None:
+        return ""
+    return f" For the shipped model `{hidden}`, call from a folder without a `{path}`."
+
+
+def read_model(path: Path) -> tuple[ModelHeader, dict[str, Tensor]]:
+    """Header and tensors of a model file; those in float16 (of shipped models) as float32.
+
+    Raises:
+        CheckpointError: it cannot be read or is no patchkin model.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = ModelHeader.from_metadata(file.metadata(), path)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return header, {name: _at_least_single(t) for name, t in tensors.items()}
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"`{path}` cannot be read as a model: {error}.") from error
+
+
+def _at_least_single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """`module.load_state_dict` that says in one line what does not fit.
+
+    Raises:
+        CheckpointError: a tensor is missing, unexpected, or of another shape.
+    """
+    expected = module.state_dict()
+    missing = sorted(expected.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - expected.keys())
+    reshaped = [
+        f"{name} {tuple(tensors[name].shape)} for {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    problems = [
+        f"{len(names)} {kind} (first: {names[0]})"
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", reshaped),
+        )
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{source} does not fit this method and configuration: tensors {', '.join(problems)}."
+        )
+    module.load_state_dict(dict(tensors), assign=any(t.is_meta for t in expected.values()))
+
+
+def optimizer_tensors(
+    optimizers: Mapping[str, torch.optim.Optimizer], networks: Mapping[str, nn.Module]
+) -> dict[str, Tensor]:
+    """State of optimizers as `network.parameter.quantity` -> tensor."""
+    tensors = {}
+    for network_name, optimizer in optimizers.items():
+        for name, parameter in networks[network_name].named_parameters():
+            for quantity, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{network_name}.{name}.{quantity}"] = value
+    return tensors
+
+
+def load_optimizer_tensors(
+    tensors: Mapping[str, Tensor],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    networks: Mapping[str, nn.Module],
+) -> None:
+    """The inverse of `optimizer_tensors`."""
+    for network_name, optimizer in optimizers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for index, (name, weight) in enumerate(networks[network_name].named_parameters()):
+            prefix = f"{network_name}.{name}."
+            quantities = {q: tensors.get(prefix + q) for q in ("step", "exp_avg", "exp_avg_sq")}
+            present = {
+                q: _laid_out_as(weight, tensor)
+                for q, tensor in quantities.items()
+                if tensor is not None
+            }
+            if present:
+                state[index] = present
+        optimizer.load_state_dict(
+            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+        )
+
+
+def _laid_out_as(weight: Tensor, tensor: Tensor) -> Tensor:
+    """In the memory layout of its weight: fused optimizers go through both side by side."""
+    if tensor.shape != weight.shape:
+        return tensor  # the number of steps
+    return torch.empty_like(weight, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(
+            f"Cannot write `{path}`: {reason}. What was saved before is untouched."
+        ) from error

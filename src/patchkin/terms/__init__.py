@@ -1,0 +1,1 @@
+"""Terms that methods share: losses joined with the networks they judge."""

@@ -1,0 +1,288 @@
+"""The styles to translate into, by name: files, grids and paths between two styles.
+
+One input has a translation per style. Where NAME is the stem of the input, the files are
+
+    NAME.png              without any choice
+    NAME_D.png            into the domain D, in the style that it has unless one is chosen
+    NAME_D_s0.png         in the first, second, ... of the styles drawn at random
+    NAME_D_REFERENCE.png  in the style of the reference with that stem
+    NAME_D_path.png       from one style to another: a strip, and as NAME_D_path.gif an animation
+
+and `_D` is left out for methods with one target domain.
+
+Shape suffixes: S entries of a style, B images, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from patchkin.data.layouts import image_files
+from patchkin.errors import ConfigError, DataError, PatchkinError, nearest
+from patchkin.images import image_grid, read_image, to_tensor, to_uint8, write_pillow
+from patchkin.randomness import SeededDraws
+from patchkin.translation.translator import Job, Outcome, Translator
+
+_FRAME_MILLISECONDS = 90
+
+
+@dataclass(frozen=True, eq=False)
+class Style:
+    """A style and what it is called in the names of files."""
+
+    name: str
+    """Empty for the style that a domain has unless one is chosen."""
+    vector_S: Tensor
+    reference: Path | None = None
+    """The image it was taken from."""
+
+
+# Which
+
+
+def find_domain(translator: Translator, given: str | None) -> int:
+    """The target domain that a name or a number (from 0) stands for.
+
+    Raises:
+        ConfigError: an unknown one (the nearest name is offered); none given where there are
+            several, or one where there are none to choose from.
+    """
+    number = translator.styled.num_domains
+    names = translator.domains
+    known = ", ".join(f"{label} {name}" for label, name in enumerate(names))
+    known = known or f"0 to {number - 1}"
+    if number == 1:
+        if given is not None:
+            raise ConfigError(
+                f"`{translator.method.name}` has one target domain; leave out --domain."
+            )
+        return 0
+    if given is None:
+        raise ConfigError(f"This model translates into {number} domains; add --domain: {known}.")
+    if given in names:
+        return names.index(given)
+    if given.isdecimal() and int(given) < number:
+        return int(given)
+    hint = nearest(given, names) if names and not given.isdecimal() else f"Known: {known}."
+    raise ConfigError(f"Unknown domain `{given}`. {hint}")
+
+
+def domain_name(translator: Translator, domain: int) -> str:
+    """For names of files: that of the folder it was learned from, else its number.
+
+    Empty for methods with one target domain.
+    """
+    if translator.styled.num_domains == 1:
+        return ""
+    return translator.domains[domain] if translator.domains else str(domain)
+
+
+def usual_style(translator: Translator, domain: int) -> Style:
+    """The style of a domain unless one is chosen: always the same."""
+    drawn_BS = translator.latent_styles(SeededDraws(0, 0), count=1, domain=domain)
+    return Style("", drawn_BS[0])
+
+
+def drawn_styles(translator: Translator, count: int, *, seed: int, domain: int) -> list[Style]:
+    """Styles drawn at random. The same seed gives the same styles, however many are drawn.
+
+    Raises:
+        ConfigError: `count` is not positive, or the method has no styles.
+    """
+    if count < 1:
+        raise ConfigError(f"`--samples` must be at least 1; got {count}.")
+    return [
+        Style(
+            f"s{index}",
+            translator.latent_styles(SeededDraws(seed, index), count=1, domain=domain)[0],
+        )
+        for index in range(count)
+    ]
+
+
+def reference_files(given: Sequence[Path]) -> list[Path]:
+    """Files, and the images of folders, in order.
+
+    Raises:
+        DataError: a folder without images, or two files with one stem.
+    """
+    files: list[Path] = []
+    for path in given:
+        files += image_files(path) if path.is_dir() else [path]
+    by_stem: dict[str, Path] = {}
+    for file in files:
+        other = by_stem.setdefault(file.stem, file)
+        if other != file:
+            raise DataError(
+                f"The references `{other}` and `{file}` have one name; translations are named "
+                "after their reference. Give one at a time."
+            )
+    return files
+
+
+def referenced_styles(translator: Translator, files: Sequence[Path], *, domain: int) -> list[Style]:
+    """The styles of images of the target domain.
+
+    Raises:
+        DataError: a file that cannot be read.
+        ConfigError: the method has no styles.
+    """
+    styles = []
+    for file in files:
+        image_CHW, _ = translator.read(file, channels=translator.channels[1])
+        vector_S = translator.reference_styles(image_CHW[None], domain=domain)[0]
+        styles.append(Style(file.stem, vector_S, file))
+    return styles
+
+
+# Files
+
+
+def styled_jobs(jobs: Sequence[Job], styles: Sequence[Style], domain: str = "") -> list[Job]:
+    """Every job in every style.
+
+    Raises:
+        DataError: two translations would have one name.
+    """
+    styled: dict[Path, Job] = {}
+    for job in jobs:
+        for style in styles:
+            target = named(job.target, domain, style.name)
+            if target in styled:
+                raise DataError(
+                    f"`{styled[target].source}` and `{job.source}` would both be written to "
+                    f"`{target}`; rename one of them."
+                )
+            styled[target] = replace(job, target=target, style_S=style.vector_S)
+    return list(styled.values())
+
+
+def named(target: Path, *parts: str) -> Path:
+    """A file name with parts added to its stem.
+
+    >>> named(Path("out/a.png"), "dog", "s0").as_posix(), named(Path("a.png"), "", "").name
+    ('out/a_dog_s0.png', 'a.png')
+    """
+    return target.with_stem("_".join([target.stem, *(part for part in parts if part)]))
+
+
+def style_grid(
+    jobs: Sequence[Job], styles: Sequence[Style], *, domain: str = "", size: int = 256
+) -> Image.Image:
+    """Inputs (left column) in every style (columns, under their references), from written files.
+
+    Args:
+        jobs: of the inputs, without styles; those that could not be translated are left out.
+        styles: one column each.
+        domain: as in the names of the files.
+        size: longest side of a tile in pixels.
+
+    Raises:
+        DataError: nothing to show, or a file that cannot be read.
+    """
+    rows = []
+    for job in jobs:
+        targets = [named(job.target, domain, style.name) for style in styles]
+        if all(target.is_file() for target in targets):
+            rows.append([_tile(path, size) for path in (job.source, *targets)])
+    if not rows:
+        raise DataError("There is no translation to show in a grid.")
+    if any(style.reference is not None for style in styles):
+        corner_CHW = torch.ones(3, 8, 8)
+        references = [
+            torch.ones(3, 8, 8) if style.reference is None else _tile(style.reference, size)
+            for style in styles
+        ]
+        rows.insert(0, [corner_CHW, *references])
+    captions = ["input", *(style.name or domain or "output" for style in styles)]
+    return image_grid(rows, captions)
+
+
+def _tile(path: Path, size: int) -> Tensor:
+    picture = read_image(path, None)
+    image_CHW = to_tensor(picture)
+    if image_CHW.shape[0] not in (1, 3):
+        image_CHW = image_CHW[:1]
+    array_HWC = to_uint8(image_CHW.expand(3, -1, -1)).permute(1, 2, 0).contiguous().numpy()
+    image = Image.fromarray(array_HWC)
+    image.thumbnail((size, size), Image.Resampling.BICUBIC)
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return pixels.view(image.height, image.width, 3).permute(2, 0, 1).float() / 127.5 - 1
+
+
+# From one style to another
+
+
+def between(first_S: Tensor, last_S: Tensor, frames: int) -> Tensor:
+    """Styles on the straight line from one to the other, both included, [frames, S].
+
+    >>> between(torch.zeros(2), torch.ones(2), 3)[:, 0]
+    tensor([0.0000, 0.5000, 1.0000])
+    """
+    return torch.stack(
+        [torch.lerp(first_S, last_S, weight) for weight in torch.linspace(0, 1, frames)]
+    )
+
+
+def write_paths(
+    translator: Translator,
+    jobs: Sequence[Job],
+    styles: tuple[Style, Style],
+    *,
+    frames: int,
+    domain: str = "",
+    overwrite: bool = False,
+    on_file: Callable[[Path], None] = lambda _: None,
+) -> Outcome:
+    """Each input on its way from one style to the other: a strip (PNG) and an animation (GIF).
+
+    The strip begins with the input. The animation goes there and back. One input that fails does
+    not stop the others.
+
+    Raises:
+        ConfigError: fewer than 2 frames.
+    """
+    if frames < 2:
+        raise ConfigError(f"`--frames` must be at least 2; got {frames}.")
+    styles_BS = between(styles[0].vector_S, styles[1].vector_S, frames)
+    outcome = Outcome()
+    for job in jobs:
+        strip = named(job.target, domain, "path").with_suffix(".png")
+        animation = strip.with_suffix(".gif")
+        if strip.exists() and animation.exists() and not overwrite:
+            outcome.skipped += [strip, animation]
+        else:
+            try:
+                image_CHW, _ = translator.read(job.source)
+                images = [translator(image_CHW[None], style_S[None])[0] for style_S in styles_BS]
+                write_pillow(strip, image_grid([[image_CHW, *images]]))
+                _write_animation(animation, images)
+                outcome.written += [strip, animation]
+            except (PatchkinError, OSError) as error:
+                outcome.failed.append((job.source, str(error)))
+        on_file(job.source)
+    return outcome
+
+
+def _write_animation(path: Path, images: Sequence[Tensor]) -> None:
+    frames = [image_grid([[image]]) for image in images]
+    frames += frames[-2:0:-1]  # and back
+    part = path.with_name(f".{path.name}.part")
+    try:
+        frames[0].save(
+            part,
+            format="GIF",
+            save_all=True,
+            append_images=frames[1:],
+            duration=_FRAME_MILLISECONDS,
+            loop=0,
+        )
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,452 @@
+"""Translate images with a trained model. Imports no training code."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from patchkin.compression import COMPRESSED_METHODS
+from patchkin.config import from_plain
+from patchkin.devices import Device, Precision, autocast_dtype, choose_device
+from patchkin.errors import CheckpointError, ConfigError, DataError, PatchkinError, nearest
+from patchkin.images import Encoding, is_image_file, read_image, to_tensor, write_image
+from patchkin.method import Direction, Method, StyledMethod, translating_mode
+from patchkin.methods import METHODS
+from patchkin.networks.cpu.layout import lay_out
+from patchkin.parallel.overlap import ahead, behind
+from patchkin.randomness import Draws
+from patchkin.storage.checkpoint import (
+    EMA_PREFIX,
+    ModelHeader,
+    find_model,
+    load_strictly,
+    read_model,
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file to translate and where its translation goes."""
+
+    source: Path
+    target: Path
+    style_S: Tensor | None = field(default=None, compare=False)
+    """For methods whose translations have a style; the same for all images unless given."""
+
+
+@dataclass
+class Outcome:
+    """What became of a list of files."""
+
+    written: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    """Already there."""
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+    """With the reason, one line each."""
+
+
+class _AbsentNetwork(nn.Module):
+    """Stands for a network that a model file has nothing of."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        super().__init__()
+        self._message = (
+            f"The network {name}, which this needs, is missing from `{path}`. If the model was "
+            f"imported, import it once more together with {name}'s file."
+        )
+
+    def forward(self, *_: object) -> Tensor:
+        raise CheckpointError(self._message)
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("_"):
+            return super().__getattr__(attribute)
+        raise CheckpointError(self._message)
+
+
+class Translator:
+    """A trained model that takes images of any size.
+
+    >>> from patchkin.methods.cut import Cut, CutConfig
+    >>> from patchkin.networks import ResNetConfig
+    >>> small = Cut(CutConfig(generator=ResNetConfig(ngf=4, blocks=6)))
+    >>> translator = Translator(small)
+    >>> translator(torch.zeros(1, 3, 33, 50)).shape
+    torch.Size([1, 3, 33, 50])
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        *,
+        header: ModelHeader | None = None,
+        direction: Direction = "AtoB",
+        device: Device | torch.device = "auto",
+        precision: Precision = "32-true",
+        owned: bool = False,
+    ) -> None:
+        """For a method at hand; see `load` for one in a file.
+
+        Args:
+            method: whose networks translate.
+            header: of its file.
+            direction: BtoA for the way back of a method that has one.
+            device: where to compute.
+            precision: of the networks.
+            owned: nobody else uses the method, so that its weights may be laid out for speed.
+        """
+        if direction not in method.directions:
+            raise ConfigError(
+                f"`{method.name}` translates {' and '.join(method.directions)} only; got "
+                f"--direction {direction}."
+            )
+        self.method = method
+        self.header = header
+        self.direction = direction
+        self.channels = method.channels if direction == "AtoB" else method.channels[::-1]
+        """Of the images it takes, and of those it gives."""
+        self.domains: tuple[str, ...] = tuple(header.encoding.get("domains", ())) if header else ()
+        """Names of the target domains, where there are several and the model knows them."""
+        self.device = device if isinstance(device, torch.device) else choose_device(device)
+        self.dtype = autocast_dtype(precision, self.device)
+        """That networks compute in; None for that of the weights."""
+        self.method.to(self.device)
+        self._layout = torch.contiguous_format
+        if owned:
+            lay_out(self.method, self.device)
+        if owned and self.dtype is not None:  # 16-bit convolutions reorder any other layout
+            self._layout = torch.channels_last
+            self.method.to(memory_format=self._layout)
+
+    @classmethod
+    def load(
+        cls,
+        model: Path | str,
+        *,
+        methods: Mapping[str, type[Method]] | None = None,
+        which: Literal["last", "best"] = "last",
+        weights: Literal["averaged", "live"] = "averaged",
+        complete: bool = False,
+        direction: Direction = "AtoB",
+        device: Device = "auto",
+        precision: Precision = "32-true",
+    ) -> Translator:
+        """A translator from a run folder, a checkpoint folder or a model file.
+
+        Args:
+            model: where it is.
+            methods: known methods by name; those of patchkin unless given.
+            which: the checkpoint of a run folder to take.
+            weights: averaged weights where there are any, or the live ones.
+            complete: also load what `translate` does not use, such as a projection head. A network
+                that the file has nothing of (an imported model may lack some) is an error when it
+                is used.
+            direction: BtoA for the way back of a method that has one.
+            device: where to compute.
+            precision: of the networks.
+
+        Raises:
+            CheckpointError: nothing is there, or it does not fit its own header.
+            ConfigError: the method does not translate in this direction.
+        """
+        path = find_model(Path(model), which=which)
+        header, tensors = read_model(path)
+        known = {**COMPRESSED_METHODS, **(methods or METHODS)}
+        if header.method not in known:
+            raise CheckpointError(
+                f"`{path}` is a model of the method `{header.method}`, which is not known here. "
+                f"{nearest(header.method, known)} A method of your own runs from its own file."
+            )
+        kind = known[header.method]
+        method = kind(from_plain(kind.config_type, header.config, where=f"`{path}`"))
+        if complete:
+            live = {n: tensor for n, tensor in tensors.items() if not n.startswith(EMA_PREFIX)}
+            for name, network in list(method.named_children()):
+                if network.state_dict() and not _under(live, f"{name}."):
+                    setattr(method, name, _AbsentNetwork(name, path))
+            load_strictly(method, live, source=f"`{path}`")
+        for name in kind.translating:
+            live = _under(tensors, f"{name}.")
+            averaged = _under(tensors, f"{EMA_PREFIX}{name}.")
+            chosen = averaged if averaged and weights == "averaged" else live
+            load_strictly(method.get_submodule(name), chosen, source=f"`{path}`, network {name},")
+        return cls(
+            method,
+            header=header,
+            direction=direction,
+            device=device,
+            precision=precision,
+            owned=True,
+        )
+
+    def __call__(self, x_BCHW: Tensor, styles_BS: Tensor | None = None) -> Tensor:
+        """Translate images of any height and width, values in [-1, 1].
+
+        They are padded by reflection to what the network takes and cropped back.
+
+        Args:
+            x_BCHW: on any device.
+            styles_BS: for methods whose translations have a style, one for each image.
+        """
+        height, width = x_BCHW.shape[-2:]
+        padded = pad_to(
+            x_BCHW.to(self.device), self.method.multiple_of, minimum=self.method.min_size
+        )
+        with self._computing():
+            y_BCHW = self._translate(padded.contiguous(memory_format=self._layout), styles_BS)
+        return y_BCHW.float()[..., :height, :width]
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        autocast = torch.autocast(
+            self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None
+        )
+        with translating_mode(self.method), autocast:
+            yield
+
+    def _translate(self, x_BCHW: Tensor, styles_BS: Tensor | None) -> Tensor:
+        if isinstance(self.method, StyledMethod):
+            if styles_BS is not None:
+                styles_BS = styles_BS.to(self.device)
+            return self.method.translate(x_BCHW, styles_BS=styles_BS, direction=self.direction)
+        if self.direction == "AtoB":
+            return self.method.translate(x_BCHW)
+        # Only methods with both directions take the argument; `__init__` has made sure.
+        return self.method.translate(x_BCHW, direction=self.direction)  # type: ignore[call-arg]
+
+    # Styles
+
+    @property
+    def styled(self) -> StyledMethod:
+        """The method, whose translations have a style.
+
+        Raises:
+            ConfigError: they have none.
+        """
+        if not isinstance(self.method, StyledMethod):
+            raise ConfigError(
+                f"The method `{self.method.name}` gives one translation per image: it has no "
+                "domains, samples or references to choose from."
+            )
+        return self.method
+
+    def latent_styles(self, draws: Draws, *, count: int, domain: int = 0) -> Tensor:
+        """Random styles of a domain, [count, S], on the CPU.
+
+        Raises:
+            ConfigError: the method has no styles.
+        """
+        with self._computing():
+            styles_BS = self.styled.latent_styles(
+                draws, count=count, domain=domain, direction=self.direction
+            )
+        return styles_BS.float().cpu()
+
+    def reference_styles(self, reference_BCHW: Tensor, *, domain: int = 0) -> Tensor:
+        """The styles of images of a domain, [B, S], on the CPU.
+
+        Args:
+            reference_BCHW: in [-1, 1]; brought to the size that the model was trained at, because
+                a style encoder knows no other.
+            domain: which they belong to.
+
+        Raises:
+            ConfigError: the method has no styles.
+        """
+        if self.header is not None:
+            side = (self.header.size, self.header.size)
+            if reference_BCHW.shape[-2:] != side:
+                reference_BCHW = nnf.interpolate(
+                    reference_BCHW, side, mode="bilinear", align_corners=False, antialias=True
+                )
+        with self._computing():
+            styles_BS = self.styled.reference_styles(
+                reference_BCHW.to(self.device), domain=domain, direction=self.direction
+            )
+        return styles_BS.float().cpu()
+
+    # Files
+
+    def files(
+        self,
+        jobs: Sequence[Job],
+        *,
+        overwrite: bool = False,
+        batch_size: int = 1,
+        on_file: Callable[[Path], None] = lambda _: None,
+    ) -> Outcome:
+        """Translate files; one that cannot be read or written does not stop the others.
+
+        Files are read ahead and written behind by other threads.
+
+        Args:
+            jobs: those of one file next to each other, so that it is read once. Either all have a
+                style or none has.
+            overwrite: also those whose target is there.
+            batch_size: images of one size translated at once.
+            on_file: called with the source of each job that is done.
+        """
+        outcome = Outcome()
+        todo = []
+        for job in jobs:
+            if job.target.exists() and not overwrite:
+                outcome.skipped.append(job.target)
+                on_file(job.source)
+            else:
+                todo.append(job)
+        with behind() as later:
+            for batch in ahead(self._batches(todo, batch_size, outcome, on_file)):
+                styles = [job.style_S for job, _, _ in batch if job.style_S is not None]
+                y_BCHW = self(
+                    torch.stack([image for _, image, _ in batch]),
+                    torch.stack(styles) if styles else None,
+                ).cpu()
+                for (job, _, encoding), y_CHW in zip(batch, y_BCHW, strict=True):
+                    later(partial(_write, job, y_CHW, encoding, outcome, on_file))
+        return outcome
+
+    def _batches(
+        self,
+        jobs: Iterable[Job],
+        batch_size: int,
+        outcome: Outcome,
+        on_file: Callable[[Path], None],
+    ) -> Iterator[list[tuple[Job, Tensor, Encoding]]]:
+        """Neighbouring images of one size, up to `batch_size` at once."""
+        batch: list[tuple[Job, Tensor, Encoding]] = []
+        source: Path | None = None
+        content: tuple[Tensor, Encoding] | None = None
+        for job in jobs:
+            if job.source != source:
+                source = job.source
+                try:
+                    content = self.read(source)
+                except (DataError, OSError) as error:
+                    outcome.failed.append((source, str(error)))
+                    content = None
+            if content is None:
+                on_file(job.source)
+                continue
+            image, encoding = content
+            if batch and (len(batch) == batch_size or batch[0][1].shape != image.shape):
+                yield batch
+                batch = []
+            batch.append((job, image, encoding))
+        if batch:
+            yield batch
+
+    def read(self, source: Path, *, channels: int | None = None) -> tuple[Tensor, Encoding]:
+        """A file as the model takes it, [C, H, W] in [-1, 1], and how the file stores it.
+
+        Args:
+            source: the file.
+            channels: those of the images that the model takes, unless given.
+
+        Raises:
+            DataError: it cannot be read, or has channels that the model does not take.
+        """
+        declared = self.header.encoding.get("value_range") if self.header else None
+        picture = read_image(source, self.channels[0] if channels is None else channels)
+        return to_tensor(picture, tuple(declared) if declared else None), picture.encoding
+
+
+def _write(
+    job: Job,
+    y_CHW: Tensor,
+    encoding: Encoding,
+    outcome: Outcome,
+    on_file: Callable[[Path], None],
+) -> None:
+    try:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        write_image(job.target, y_CHW, encoding)
+        outcome.written.append(job.target)
+    except (PatchkinError, OSError) as error:
+        outcome.failed.append((job.source, str(error)))
+    on_file(job.source)
+
+
+def pad_to(x_BCHW: Tensor, multiple: int, *, minimum: int = 1) -> Tensor:
+    """Images padded at the bottom and right to multiples of `multiple`, at least `minimum`.
+
+    By reflection; a side too short to reflect that far repeats its border instead.
+
+    >>> pad_to(torch.arange(5.0).view(1, 1, 1, 5), 4)[0, 0, 0]
+    tensor([0., 1., 2., 3., 4., 3., 2., 1.])
+    """
+    for axis in (-1, -2):
+        length = x_BCHW.shape[axis]
+        target = max(-(-length // multiple), -(-minimum // multiple)) * multiple
+        extra = target - length
+        if extra == 0:
+            continue
+        padding = (0, extra, 0, 0) if axis == -1 else (0, 0, 0, extra)
+        x_BCHW = nnf.pad(x_BCHW, padding, mode="reflect" if extra < length else "replicate")
+    return x_BCHW
+
+
+def plan(inputs: Sequence[str], output: Path) -> list[Job]:
+    """Files, folders (searched recursively) and glob patterns as jobs.
+
+    Names and the structure below each folder are kept. Where the output lies inside an input,
+    what is in it already is no input: the same command gives the same jobs again.
+
+    Raises:
+        DataError: an input matches nothing, holds no image, would be overwritten by its own
+            translation, or two inputs would be written to one file.
+    """
+    jobs: dict[Path, Job] = {}
+    for source, name in _named_files(inputs, output):
+        target = output / name
+        if target.resolve() == source.resolve():
+            raise DataError(f"`{source}` would be overwritten; choose another --output.")
+        other = jobs.get(target)
+        if other is not None and other.source.resolve() != source.resolve():
+            raise DataError(
+                f"`{other.source}` and `{source}` would both be written to `{target}`. "
+                "Translate their folders one at a time, or give the folder above both."
+            )
+        jobs[target] = Job(source, target)
+    return list(jobs.values())
+
+
+def _named_files(inputs: Sequence[str], output: Path) -> Iterator[tuple[Path, Path]]:
+    for text in inputs:
+        path = Path(text)
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if is_image_file(file))
+            if not files:
+                raise DataError(f"`{path}` holds no image.")
+            kept = _outside(output, files)
+            yield from ((file, file.relative_to(path)) for file in kept)
+        elif path.is_file():
+            yield path, Path(path.name)
+        else:
+            matches = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 (absolute patterns too)
+            files = [match for match in matches if is_image_file(match)]
+            if not files:
+                raise DataError(f"`{text}`: no such file or folder, and no image matches it.")
+            yield from ((file, Path(file.name)) for file in _outside(output, files))
+
+
+def _outside(folder: Path, files: Sequence[Path]) -> Sequence[Path]:
+    """The files that are not below the folder; all of them if all are."""
+    folder = folder.resolve()
+    return [file for file in files if folder not in file.resolve().parents] or files
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

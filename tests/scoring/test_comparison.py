@@ -1,0 +1,99 @@
+"""Last, best on validation and best on test, side by side."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from patchkin.cli import main
+from patchkin.errors import ConfigError
+from patchkin.scoring.comparison import group_by_settings, read_run
+
+
+def make_run(folder, *, seed=0, validation, test=None, rate=1.0):
+    """A run folder with scores at steps; the best on validation has the highest psnr."""
+    folder.mkdir(parents=True)
+    config = {
+        "name": "cut",
+        "method": {"rate": rate},
+        "data": {"root": "toy"},
+        "schedule": {},
+        "training": {"seed": seed},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    lines, best = [], None
+    for step, psnr in validation.items():
+        is_best = best is None or psnr > best
+        best = psnr if is_best else best
+        lines.append(json.dumps({"step": step, "scores": {"psnr": psnr}, "best": is_best}))
+    lines.append(json.dumps({"step": max(validation), "terms": {}}))
+    (folder / "log.jsonl").write_text("\n".join(lines))
+    if test is not None:
+        results = [
+            {
+                "scores": scores,
+                "subject": {"step": step},
+                "data": {"split": "test"},
+                "protocols": {"p": {}},
+            }
+            for step, scores in test.items()
+        ]
+        (folder / "scores.json").write_text(json.dumps(results))
+    return folder
+
+
+def test_the_three_columns_are_what_they_say(tmp_path):
+    run = read_run(
+        make_run(
+            tmp_path / "a",
+            validation={10: 20.0, 20: 25.0, 30: 22.0},
+            test={10: {"p/frechet": 50.0}, 20: {"p/frechet": 40.0}, 30: {"p/frechet": 45.0}},
+        )
+    )
+    assert run.row("p/frechet") == {"last": 45.0, "best on validation": 40.0, "best on test": 40.0}
+    assert run.row("psnr") == {"last": 22.0, "best on validation": 25.0, "best on test": None}
+
+
+def test_the_best_test_score_is_not_the_one_validation_chose(tmp_path):
+    run = read_run(
+        make_run(
+            tmp_path / "a",
+            validation={10: 25.0, 20: 20.0},
+            test={
+                10: {"p/frechet": 50.0, "p/class_top1": 10.0},
+                20: {"p/frechet": 30.0, "p/class_top1": 5.0},
+            },
+        )
+    )
+    assert run.row("p/frechet") == {"last": 30.0, "best on validation": 50.0, "best on test": 30.0}
+    assert run.row("p/class_top1")["best on test"] == 10.0  # a rate is the better the higher
+
+
+def test_repetitions_are_averaged_and_other_settings_are_not(tmp_path):
+    runs = [
+        read_run(make_run(tmp_path / "s0", seed=0, validation={10: 20.0})),
+        read_run(make_run(tmp_path / "s1", seed=1, validation={10: 24.0})),
+        read_run(make_run(tmp_path / "other", validation={10: 30.0}, rate=2.0)),
+    ]
+    groups = group_by_settings(runs)
+    assert [len(group.runs) for group in groups] == [2, 1]
+    assert groups[0].table() == [("psnr", ["22 ± 2.8", "22 ± 2.8", "-"])]
+    assert groups[0].title == "cut (s0; seeds 0, 1)"
+
+
+def test_the_command_writes_table_page_and_json(tmp_path, capsys):
+    run = make_run(tmp_path / "a", validation={10: 20.0})
+    page = tmp_path / "page.html"
+    assert main(["compare", str(run), "--output", str(page)]) == 0
+    assert "best on validation" in capsys.readouterr().out
+    assert "chosen by the test set itself" in page.read_text()
+    assert main(["compare", str(run), "--output", str(page), "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert plain["groups"][0]["runs"][0]["scores"]["psnr"]["last"] == 20.0
+
+
+def test_a_folder_without_a_run(tmp_path):
+    with pytest.raises(ConfigError, match="holds no run"):
+        read_run(tmp_path)

@@ -1,0 +1,401 @@
+"""Scores of styles: against loops, by hand, and on the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from itertools import combinations, permutations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.models import squeezenet1_1
+
+from patchkin.cli import main
+from patchkin.data.config import DataConfig
+from patchkin.data.domains import domain_images, find_domain_files
+from patchkin.data.toy import COATS, domain_truth_file, write_domain_toy, write_toy
+from patchkin.errors import ConfigError, DataError
+from patchkin.images import to_uint8
+from patchkin.methods import METHODS
+from patchkin.metrics import Features, PerceptualDistance, find_protocol, frechet_distance
+from patchkin.metrics.extractors import SqueezeNetExtractor
+from patchkin.metrics.statistics import file_statistics
+from patchkin.randomness import SeededDraws
+from patchkin.scoring.evaluate import EvaluationConfig
+from patchkin.scoring.styles import (
+    LatentStyles,
+    ReferenceStyles,
+    counterpart_scores,
+    evaluate_styles,
+    mean_over,
+    outputs_of,
+    score_outputs,
+    styles_by_mode,
+)
+from patchkin.storage.checkpoint import ModelHeader
+from patchkin.translation.translator import Translator
+from support import random_batch
+from tinting import SPREAD, STYLED, Tint, TintConfig, TintSizes
+
+SIZE = 64
+METHODS_HERE = {**METHODS, **STYLED}
+
+
+class Corners:
+    """A distance with one number per quarter of an image."""
+
+    def embed(self, images_BCHW):
+        return nn.functional.adaptive_avg_pool2d(images_BCHW, 2).flatten(1)
+
+
+class TinyExtractor:
+    """In the place of Inception."""
+
+    name = "torchvision-inception-v3"
+    sha256 = "a" * 64
+
+    def __call__(self, levels_BCHW):
+        return Features(levels_BCHW.float().mean(dim=(2, 3)) / 255)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATCHKIN_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def translator():
+    method = Tint(TintConfig(sizes=TintSizes(num_domains=3)))
+    header = ModelHeader(method="tint", config={}, size=SIZE, encoding={"domains": list(COATS)})
+    return Translator(method, header=header, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("domains")
+    write_domain_toy(folder, train=4, test=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def squeezenet(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "squeezenet.pth"
+    torch.save(squeezenet1_1(weights=None).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def images():
+    return random_batch(5, size=(8, 12)).a_BCHW * 0.5
+
+
+# Styles
+
+
+def test_latent_styles_are_new_at_every_call_and_the_same_in_every_run(translator):
+    first, second = (LatentStyles(translator, seed=3) for _ in range(2))
+    a, b = first(1, 4), first(1, 4)
+    assert torch.equal(a, second(1, 4))
+    assert torch.equal(b, second(1, 4))
+    assert len({tuple(row.tolist()) for row in torch.cat([a, b])}) == 8
+    assert not torch.equal(a, LatentStyles(translator, seed=4)(1, 4))
+    centre_S = translator.method.F.colours_DS[2].detach()
+    many = LatentStyles(translator, seed=3)(2, 2000)
+    torch.testing.assert_close(many.mean(dim=0), centre_S, rtol=0, atol=4 * SPREAD / 2000**0.5)
+
+
+def test_a_reference_comes_again_only_after_all_others(translator):
+    references = [random_batch(number, seed=number).a_BCHW for number in (5, 3, 11)]
+    expected = [images.mean(dim=(2, 3)) for images in references]
+    styles = ReferenceStyles(translator, references, seed=0)
+    drawn = torch.cat([styles(2, number) for number in (4, 7, 3, 8)])  # two passes of 11
+    order = [
+        next(i for i, known in enumerate(expected[2]) if torch.allclose(known, row, atol=1e-6))
+        for row in drawn
+    ]
+    assert sorted(order[:11]) == sorted(order[11:]) == list(range(11))
+    assert order[:11] != order[11:]
+    alone = ReferenceStyles(translator, references, seed=0)
+    alone(0, 4)  # other domains have an order of their own
+    assert torch.equal(alone(2, 4), drawn[:4])
+
+
+# One pair of domains
+
+
+def test_outputs_of_one_image_stand_together_and_are_not_clamped(translator, images):
+    styles = LatentStyles(translator, seed=0)
+    found = torch.stack(list(outputs_of(translator, images, styles, 1, 3)))
+    assert found.shape == (5, 3, 3, 8, 12)
+    again = LatentStyles(translator, seed=0)
+    for output in range(3):
+        colours = again(1, 5)
+        expected = images + colours[:, :, None, None]
+        torch.testing.assert_close(found[:, output], expected)
+    far = [*outputs_of(translator, images, lambda _, count: torch.full((count, 3), 2.0), 1, 1)]
+    assert float(torch.stack(far).max()) > 1.5
+
+
+def test_outputs_that_are_no_numbers_are_refused(translator, images):
+    with pytest.raises(DataError, match="NaN or infinity"):
+        list(outputs_of(translator, images, lambda _, n: torch.full((n, 3), torch.nan), 1, 1))
+
+
+def test_diversity_is_the_mean_over_pairs_and_batches():
+    generator = torch.Generator().manual_seed(0)
+    outputs_NKCHW = torch.randn(35, 4, 3, 8, 8, generator=generator)  # batches of 32 and 3
+    inputs_NCHW = torch.zeros(35, 3, 8, 8)
+    scores = score_outputs(outputs_NKCHW, inputs_NCHW, perceptual=Corners()).scores
+    distance = Corners()
+    per_image = [
+        np.mean(
+            [
+                float((distance.embed(a[None]) - distance.embed(b[None])).square().sum())
+                for a, b in combinations(outputs_KCHW, 2)
+            ]
+        )
+        for outputs_KCHW in outputs_NKCHW
+    ]
+    batches = (np.mean(per_image[:32]) + np.mean(per_image[32:])) / 2
+    assert scores["lpips_diversity"] == pytest.approx(batches, rel=1e-5)
+    assert scores["lpips_diversity_per_image"] == pytest.approx(np.mean(per_image), rel=1e-5)
+    assert scores["lpips_diversity"] != pytest.approx(np.mean(per_image), rel=1e-3)
+
+
+def test_change_and_spread_are_those_of_files():
+    input_CHW = torch.zeros(3, 4, 4)
+    outputs_KCHW = torch.stack([torch.full((3, 4, 4), value) for value in (0.2, -0.4, 3.0)])
+    task = score_outputs([outputs_KCHW], input_CHW[None])
+    levels = [float(to_uint8(torch.tensor(value))) for value in (0.2, -0.4, 3.0)]
+    assert levels[2] == 255
+    assert task.scores["change"] == pytest.approx(np.mean([abs(v - 127.5) for v in levels]))
+    spread = (levels[0] - levels[1] + levels[2] - levels[1]) / 2
+    assert task.scores["style_spread"] == pytest.approx(spread)
+    assert "lpips_diversity" not in task.scores
+    assert task.levels_NKCHW.dtype == torch.uint8
+    alone = score_outputs([outputs_KCHW[:1]], input_CHW[None]).scores
+    assert alone == {"change": pytest.approx(abs(levels[0] - 127.5))}
+
+
+def test_outputs_that_equal_their_inputs_are_noticed(images):
+    task = score_outputs((image[None] for image in images), images)
+    assert task.warnings[0].startswith("5 of 5 outputs equal their input")
+
+
+def test_the_truth_has_no_distance_and_an_unchanged_input_no_change_outside(root):
+    files = find_domain_files(DataConfig(root=str(root)))
+    plain = files.test[0]
+    inputs_NCHW = domain_images(plain, size=SIZE)
+    truths = domain_images([domain_truth_file(path, "striped") for path in plain], size=SIZE)
+    perfect = counterpart_scores(to_uint8(truths)[:, None], inputs_NCHW, plain, "striped")
+    assert perfect == pytest.approx(
+        dict.fromkeys(("distance", "tone_inside", "detail_distance", "change_outside"), 0),
+        abs=1e-5,
+    )
+    unchanged = counterpart_scores(to_uint8(inputs_NCHW)[:, None], inputs_NCHW, plain, "striped")
+    assert unchanged["change_outside"] == pytest.approx(0, abs=1e-5)
+    assert unchanged["distance"] == unchanged["tone_inside"] > 10
+    assert unchanged["detail_distance"] > 0.8  # stripes have at least twice the detail
+    both = torch.stack([to_uint8(truths), to_uint8(inputs_NCHW)], dim=1)
+    mixed = counterpart_scores(both, inputs_NCHW, plain, "striped")
+    assert mixed["tone_inside"] == pytest.approx(unchanged["tone_inside"] / 2, abs=1e-4)
+    assert counterpart_scores(both, inputs_NCHW, files.train[0][:3], "striped") == {}
+
+
+def test_means_over_pairs_count_each_pair_once():
+    assert mean_over([{"a": 1.0, "b": 2.0}, {"a": 3.0}]) == {"a": 2.0}
+
+
+# A model
+
+
+def evaluated(translator, root, **settings):
+    samples = settings.pop("samples", None)
+    config = EvaluationConfig(**({"protocols": ()} | settings))
+    return evaluate_styles(translator, DataConfig(root=str(root)), config, samples=samples)
+
+
+def test_the_protocol_of_stargan_v2(translator, root, monkeypatch):
+    made, counted = [], []
+    monkeypatch.setattr(
+        "patchkin.scoring.styles.make_extractor", lambda *_: made.append(1) or TinyExtractor()
+    )
+    monkeypatch.setattr(
+        "patchkin.scoring.styles.PerceptualDistance", lambda net, weights: Corners()
+    )
+    real = evaluate_styles.__globals__["cached_statistics"]
+    monkeypatch.setattr(
+        "patchkin.scoring.styles.cached_statistics",
+        lambda paths, *rest: counted.append(paths) or real(paths, *rest),
+    )
+    result = evaluated(translator, root, protocols=("stargan-v2",))
+    assert len(made) == 1
+    assert [{path.parent.name for path in paths} for paths in counted] == [{c} for c in COATS]
+    assert all("train" in str(path) for paths in counted for path in paths)
+    pairs = [f"{a}2{b}" for a, b in permutations(COATS, 2)]
+    assert list(result.tasks) == [f"{mode}/{p}" for mode in ("latent", "reference") for p in pairs]
+    assert result.data["counts"]["outputs_per_input"] == 10
+    assert result.data["counts"]["stargan-v2/real/plain"] == 4
+    assert result.evaluation["lpips"] == "alex"
+    for mode in ("latent", "reference"):
+        for name in ("stargan-v2/frechet", "lpips_diversity", "tone_inside", "style_spread"):
+            expected = np.mean([result.tasks[f"{mode}/{pair}"][name] for pair in pairs])
+            assert result.scores[f"{mode}/{name}"] == pytest.approx(expected)
+    # Colours of random styles spread by SPREAD in each of 3 channels; LPIPS of a shift is that of
+    # its square in each of 4 corners.
+    expected = 4 * 3 * 2 * SPREAD**2
+    assert result.scores["latent/lpips_diversity"] == pytest.approx(expected, rel=0.15)
+
+
+def test_a_frechet_distance_is_that_of_the_files_it_would_have_written(
+    translator, root, squeezenet, tmp_path
+):
+    result = evaluated(
+        translator, root, protocols=("squeezenet-256",), weights=squeezenet, samples=2
+    )
+    files = find_domain_files(DataConfig(root=str(root)))
+    images = [domain_images(paths, size=SIZE) for paths in files.test]
+    styles = styles_by_mode(translator, images, seed=0)
+    for mode, (source, target) in (("latent", (0, 1)), ("reference", (0, 1))):
+        folder = tmp_path / mode
+        folder.mkdir()
+        outputs = outputs_of(translator, images[source], styles[mode], target, 2)
+        for path, outputs_KCHW in zip(files.test[source], outputs, strict=True):
+            for index, output_CHW in enumerate(outputs_KCHW):
+                array = to_uint8(output_CHW).permute(1, 2, 0).numpy()
+                Image.fromarray(array).save(folder / f"{path.stem}_{index:02d}.png")
+        extractor, protocol = SqueezeNetExtractor(squeezenet), find_protocol("squeezenet-256")
+        features = [
+            file_statistics(paths, protocol, extractor).features_ND
+            for paths in (files.test[target], sorted(folder.iterdir()))
+        ]
+        scores = result.tasks[f"{mode}/plain2spotted"]
+        expected = frechet_distance(*features)
+        assert scores["squeezenet-256/frechet"] == pytest.approx(expected, rel=1e-6)
+        assert scores["relation_change"] > 0
+
+
+def test_domains_are_found_by_name_in_any_order(translator, root, tmp_path):
+    """A model's domains need not be sorted, and data may have more than a model knows."""
+    translator.domains = ("striped", "plain", "spotted")
+    shutil.copytree(root, tmp_path / "set")
+    for split in ("train", "val", "test"):
+        shutil.copytree(tmp_path / "set" / split / "plain", tmp_path / "set" / split / "extra")
+    result = evaluated(translator, tmp_path / "set")
+    assert result.data["domains"] == ["striped", "plain", "spotted"]
+    assert list(result.tasks)[:2] == ["latent/striped2plain", "latent/striped2spotted"]
+    shutil.rmtree(tmp_path / "set" / "test")
+    shutil.rmtree(tmp_path / "set" / "val")
+    with pytest.raises(DataError, match="has no test images"):
+        evaluated(translator, tmp_path / "set")
+    translator.domains = ("striped", "plain", "spoted")
+    with pytest.raises(DataError, match=r"into `spoted`, which the data .* mean `spotted`"):
+        evaluated(translator, root)
+    translator.domains = ()
+    with pytest.raises(DataError, match="The model has 3 domains, the data 4: extra, plain"):
+        evaluated(translator, tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"classes": (340,)}, "`classes` is a score of two domains"),
+        ({"judge": "drn-d-22"}, "`judge` is a score of two domains"),
+        ({"samples": 1}, "`--samples` must be at least 2 to differ; got 1"),
+        ({"protocols": ("stargan-v3",)}, "Did you mean `stargan-v2`"),
+    ],
+)
+def test_what_does_not_fit_several_domains(translator, root, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        evaluated(translator, root, **settings)
+
+
+# On the command line
+
+
+@pytest.fixture(scope="module")
+def run(root, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("runs") / "tint"
+    arguments = ("train", "tint", "--data", root, "--run-dir", run_dir, "--steps", "1")
+    arguments += ("--size", "64", "--device", "cpu", "--workers", "0")
+    assert main([str(argument) for argument in arguments], methods=METHODS_HERE) == 0
+    return run_dir
+
+
+def test_evaluate_report_and_compare(run, root, squeezenet, capsys):
+    lpips = ("--lpips", "squeeze", "--lpips-weights", squeezenet)
+    arguments = ("evaluate", run, "--data", root, "--weights", squeezenet, *lpips)
+    arguments += ("--protocol", "squeezenet-256", "--samples", "2", "--device", "cpu")
+    capsys.readouterr()
+    assert main([*map(str, arguments), "--json"], methods=METHODS_HERE) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert {"latent/lpips_diversity", "reference/squeezenet-256/frechet"} < set(result["scores"])
+    assert set(result["tasks"]) >= {"latent/plain2spotted", "reference/striped2plain"}
+    (stored,) = json.loads((run / "scores.json").read_text())
+    assert stored == result
+    translator = Translator.load(run, methods=METHODS_HERE, device="cpu")
+    files = find_domain_files(DataConfig(root=str(root)))
+    images = domain_images(files.test[0], size=64)
+    outputs = list(outputs_of(translator, images, LatentStyles(translator, seed=0), 1, 2))
+    distance = PerceptualDistance("squeeze", weights=squeezenet)
+    pairs = [
+        float(distance(a[None], b[None]))
+        for outputs_KCHW in outputs
+        for a, b in combinations(outputs_KCHW, 2)
+    ]
+    found = result["tasks"]["latent/plain2spotted"]["lpips_diversity"]
+    assert found == pytest.approx(np.mean(pairs), rel=1e-4)
+    assert (run / "evaluation" / "step_00000001_test.png").is_file()
+    assert "latent/lpips_diversity" in (run / "report.html").read_text()
+    text = ["evaluate", str(run), "--data", str(root), "--protocol"]
+    assert main(text, methods=METHODS_HERE) == 0
+    assert "latent/style_spread" in capsys.readouterr().out
+    page = run.parent / "compare.html"
+    assert main(["compare", str(run), str(run), "--output", str(page)]) == 0
+    assert "latent/lpips_diversity" in capsys.readouterr().out
+
+
+def test_two_domains_have_the_ordinary_scores_and_the_diversity(squeezenet, tmp_path, capsys):
+    root, run_dir = tmp_path / "pair", tmp_path / "run"
+    write_toy(root, train=2, test=2)
+    train = ("train", "tint-pair", "--data", root, "--run-dir", run_dir, "--steps", "1")
+    train += ("--size", "64", "--device", "cpu", "--workers", "0")
+    assert main([*map(str, train)], methods=METHODS_HERE) == 0
+    base = [*map(str, ("evaluate", run_dir, "--data", root, "--json", "--protocol"))]
+
+    def scores(*more):
+        capsys.readouterr()
+        assert main([*base, *map(str, more)], methods=METHODS_HERE) == 0
+        (result,) = json.loads(capsys.readouterr().out)["results"]
+        return result["scores"]
+
+    plain = scores()
+    lpips = ("--lpips", "squeeze", "--lpips-weights", squeezenet)
+    diverse = scores("--samples", 3, *lpips)
+    assert plain.items() <= diverse.items()
+    assert {"counterpart/tone_inside", "lpips_diversity", "style_spread"} < set(diverse)
+    assert diverse["lpips_diversity"] > 0
+    capsys.readouterr()
+    assert main([*base, "--samples", "3"], methods=METHODS_HERE) == 2
+    assert "--samples are compared by LPIPS; name its backbone" in capsys.readouterr().err
+
+
+def test_samples_of_what_has_no_styles(root, capsys):
+    folder = root / "test" / "plain"
+    assert main(["evaluate", str(folder), "--data", str(root), "--samples", "3"]) == 2
+    assert "has one per image" in capsys.readouterr().err
+
+
+def test_encoding_of_the_header_survives(run):
+    translator = Translator.load(run, methods=METHODS_HERE, device="cpu")
+    assert translator.header is not None
+    assert translator.header.encoding["domains"] == list(COATS)
+    renamed = replace(translator.header, encoding={})
+    assert Translator(translator.method, header=renamed, device="cpu").domains == ()
+    draws = SeededDraws(0, 0)
+    assert translator.latent_styles(draws, count=2, domain=1).shape == (2, 3)
