@@ -110,8 +110,6 @@ NOT_YET_READ = (
     "enco_schedule",
     "enco_step",
     "enco_train",
-    "monce_loss",
-    "monce_weights",
     "omgd_counts",
     "omgd_dcd",
     "omgd_losses",
