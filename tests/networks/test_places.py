@@ -86,6 +86,22 @@ def test_equal_logits_leave_the_order_of_the_candidates():
     assert places_BK.tolist() == [[1, 2]]
 
 
+@pytest.mark.parametrize("size", [(18, 24), (17, 23), (2, 3), (3, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_maps_are_enlarged_as_torch_does_with_exact_borders(dtype, size):
+    """Else which of the repeated values is least would hang on the last bit of the logits."""
+    logits_B1hw = torch.randn(2, 1, 3, 4, generator=torch.Generator().manual_seed(2)).to(dtype)
+    map_BHW = enlarged(logits_B1hw, size).unflatten(1, size)
+    expected = nnf.interpolate(logits_B1hw, size=size, mode="bilinear")[:, 0]
+    torch.testing.assert_close(map_BHW, expected, rtol=1e-6, atol=1e-6)
+    if size[0] > 6:
+        for _ in range(20):
+            map_BHW = enlarged(logits_B1hw * (1 + torch.rand(()) * 1e-6), size).unflatten(1, size)
+            for rows in (map_BHW, map_BHW.mT):  # 17 / 3 and 23 / 4: 2.3 and 2.4 are repeated
+                assert torch.equal(rows[:, 0], rows[:, 1])
+                assert torch.equal(rows[:, -1], rows[:, -2])
+
+
 def test_guided_places_need_no_gradient_and_any_precision():
     logits_B1hw = torch.randn(1, 1, 4, 4).requires_grad_()
     expected = guided_places(logits_B1hw.bfloat16().float(), (8, 8), 9, SeededDraws(0, 0))

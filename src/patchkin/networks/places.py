@@ -8,11 +8,10 @@ Shape suffixes: B images, C channels, H and W pixels of a map, K places.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
 from patchkin.errors import ConfigError, ShapeError
-from patchkin.numerics import widened, without_autocast
+from patchkin.numerics import widened
 from patchkin.randomness import Draws
 
 
@@ -131,6 +130,9 @@ def guided_places(
 def enlarged(logits_B1hw: Tensor, size: tuple[int, int]) -> Tensor:
     """The logit at each place of a map, bilinear and without graph: [B, H * W], float32 or float64.
 
+    As `interpolate` without aligned corners, but the border's values are repeated to the bit, so
+    that ties there are ties whatever the rounding of the logits.
+
     >>> enlarged(torch.tensor([[[[0.0, 4.0]]]]), (1, 4))
     tensor([[0., 1., 3., 4.]])
     """
@@ -139,10 +141,22 @@ def enlarged(logits_B1hw: Tensor, size: tuple[int, int]) -> Tensor:
             "A discriminator that guides must give a map [B, 1, h, w]; "
             f"got {tuple(logits_B1hw.shape)}."
         )
-    with without_autocast(logits_B1hw):
-        logits_B1hw = widened(logits_B1hw.detach())
-        map_B1HW = nnf.interpolate(logits_B1hw, size=size, mode="bilinear", align_corners=False)
-        return map_B1HW.flatten(1)
+    map_BHW = widened(logits_B1hw.detach())[:, 0]
+    for dim, length in zip((1, 2), size, strict=True):
+        before, behind, share = _neighbours(map_BHW.shape[dim], length, map_BHW)
+        share = share.view(-1, *[1] * (2 - dim))
+        map_BHW = map_BHW.index_select(dim, before).lerp(map_BHW.index_select(dim, behind), share)
+    return map_BHW.flatten(1)
+
+
+def _neighbours(length: int, enlarged: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each enlarged position the two next to it on the axis, and the share of the second."""
+    positions = torch.arange(enlarged, dtype=torch.float64)
+    positions = ((positions + 0.5) * (length / enlarged) - 0.5).clamp(0, length - 1)
+    before = positions.long()
+    behind = (before + 1).clamp(max=length - 1)
+    share = (positions - before).to(like.dtype)
+    return before.to(like.device), behind.to(like.device), share.to(like.device)
 
 
 def _permutations(draws: Draws, num_images: int, num_places: int, device: torch.device) -> Tensor:
