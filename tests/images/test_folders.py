@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from patchkin.errors import DataError
-from patchkin.images import find_images, folders
+from patchkin.images import folders
+from patchkin.images.folders import find_images
 
 
 def _make(root: Path, *names: str) -> None:

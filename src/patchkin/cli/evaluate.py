@@ -17,7 +17,8 @@ from patchkin.cli.parsing import parse
 from patchkin.data.config import DataConfig
 from patchkin.devices import Device, Precision, take_accelerator
 from patchkin.errors import ConfigError
-from patchkin.images import find_images, write_pillow
+from patchkin.images import write_pillow
+from patchkin.images.folders import find_images
 from patchkin.method import Method, StyledMethod
 from patchkin.metrics.perceptual import PerceptualNet
 from patchkin.networks.drn import DRNName

@@ -28,7 +28,8 @@ from patchkin.data.layouts import (
 )
 from patchkin.data.verify import MAX_BROKEN_FRACTION, default_threads
 from patchkin.errors import DataError
-from patchkin.images import Encoding, FoundImages, Picture, find_images, read_image
+from patchkin.images import Encoding, Picture, read_image
+from patchkin.images.folders import FoundImages, find_images
 
 _FEW_IMAGES = 100
 _SMALL_PIXELS = 256

@@ -21,14 +21,8 @@ from typing import TypeAlias
 
 from patchkin.data.config import DataConfig
 from patchkin.errors import DataError, nearest
-from patchkin.images import (
-    IMAGE_SUFFIXES,
-    FoundImages,
-    find_images,
-    ignored_kinds,
-    is_image_file,
-    is_left_out,
-)
+from patchkin.images import IMAGE_SUFFIXES, is_image_file
+from patchkin.images.folders import FoundImages, find_images, ignored_kinds, is_left_out
 
 MIN_UNPAIRED_IMAGES = 2
 TOY = "toy"

@@ -4,7 +4,6 @@
 goes back to the encoding of the input. One file per format that Pillow does not hold whole.
 """
 
-from patchkin.images.folders import FoundImages, find_images, ignored_kinds, is_left_out
 from patchkin.images.grid import image_grid
 from patchkin.images.picture import (
     IMAGE_SUFFIXES,
@@ -22,17 +21,13 @@ from patchkin.images.write import default_suffix, write_image, write_pillow
 __all__ = [
     "IMAGE_SUFFIXES",
     "Encoding",
-    "FoundImages",
     "Picture",
     "Pixels",
     "Rounding",
     "ValueRange",
     "default_suffix",
-    "find_images",
-    "ignored_kinds",
     "image_grid",
     "is_image_file",
-    "is_left_out",
     "pillow_to_tensor",
     "read_image",
     "safe_levels",

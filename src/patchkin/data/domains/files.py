@@ -23,7 +23,7 @@ from patchkin.data.layouts import (
 )
 from patchkin.data.toy import cached_domain_toy
 from patchkin.errors import ConfigError, DataError
-from patchkin.images import FoundImages
+from patchkin.images.folders import FoundImages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
