@@ -205,7 +205,7 @@ def test_samples_are_the_same_styles_for_every_image(styled, domain_run, inputs,
         *("--samples", "3", "--seed", "5", "--json"),
     )
     assert code == 0, err
-    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "o").glob("[!.]*")) == [
         f"{name}_striped_s{index}.png" for name in "ab" for index in range(3)
     ]
     assert len(json.loads(out)["written"]) == 6
@@ -306,7 +306,7 @@ def test_the_way_between_two_styles(styled, domain_run, inputs, tmp_path):
     arguments += ("--samples", "2", "--interpolate", "--frames", "5")
     code, out, err = styled(*arguments, "--json")
     assert code == 0, err
-    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "o").glob("[!.]*")) == [
         f"{name}_plain_path.{kind}" for name in "ab" for kind in ("gif", "png")
     ]
     strip = pixels(tmp_path / "o" / "a_plain_path.png")
@@ -330,7 +330,7 @@ def test_methods_with_one_target_domain_need_no_domain(styled, pair_run, inputs,
     arguments = ("translate", pair_run, inputs, "--output", tmp_path / "o")
     assert styled(*arguments)[0] == 0
     assert styled(*arguments, "--samples", "2")[0] == 0
-    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "o").glob("[!.]*")) == [
         *("a.png", "a_s0.png", "a_s1.png"),
         *("b.png", "b_s0.png", "b_s1.png"),
     ]
