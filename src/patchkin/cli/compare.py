@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from patchkin.cli.parsing import parse
-from patchkin.errors import ConfigError, StorageError
+from patchkin.errors import ConfigError
 from patchkin.method import Method
 from patchkin.scoring.comparison import COLUMNS, Group, group_by_settings, read_run, to_plain_groups
+from patchkin.storage.atomic import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +70,7 @@ def _write_page(groups: Sequence[Group], options: CompareOptions) -> None:
         ],
         command=f"patchkin compare {' '.join(map(str, options.runs))}",
     )
-    try:
-        options.output.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"Cannot write `{options.output}`: {error.strerror}.") from error
+    write_text(options.output, page)
 
 
 def _previews(group: Group) -> list[tuple[str, str]]:

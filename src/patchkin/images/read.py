@@ -18,7 +18,6 @@ Shape suffixes: C channels, H and W pixels.
 from __future__ import annotations
 
 import io
-import os
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -32,7 +31,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from patchkin.errors import ConfigError, DataError, StorageError
+from patchkin.errors import ConfigError, DataError
+from patchkin.storage.atomic import new_file
 
 Pixels: TypeAlias = "Image.Image | Tensor"
 ValueRange: TypeAlias = tuple[float, float]
@@ -453,10 +453,20 @@ def write_image(
     _write_atomically(path, _writer(path.suffix.lower(), array_HWC, encoding))
 
 
-def write_pillow(path: str | Path, image: Image.Image) -> None:
-    """Write a Pillow image (a preview, a grid) atomically, in the format of the suffix."""
+def write_pillow(path: str | Path, image: Image.Image, *, synced: bool = True) -> None:
+    """Write a Pillow image (a preview, a grid) atomically, in the format of the suffix.
+
+    Args:
+        path: of the file.
+        image: what to write.
+        synced: as `storage.atomic.write_bytes`.
+
+    Raises:
+        StorageError: if the file cannot be written.
+    """
     path = Path(path)
-    _write_atomically(path, lambda part: image.save(part, format=_pillow_format(path.suffix)))
+    form = _pillow_format(path.suffix)
+    _write_atomically(path, lambda part: image.save(part, format=form), synced=synced)
 
 
 def _with_channels_float(image_CHW: Tensor, channels: int) -> Tensor:
@@ -542,17 +552,9 @@ def _save_16bit_png(path: Path, array: npt.NDArray[np.uint16]) -> None:
     path.write_bytes(_png_bytes({b"IHDR": header, b"IDAT": content}))
 
 
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+def _write_atomically(path: Path, write: Callable[[Path], object], *, synced: bool = True) -> None:
+    with new_file(path, synced=synced) as part:
         write(part)
-        part.replace(path)
-    except OSError as error:
-        raise StorageError(f"Cannot write `{path}`: {_reason(error)}.") from error
-    finally:
-        if part.exists():
-            part.unlink()
 
 
 # Previews

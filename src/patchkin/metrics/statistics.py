@@ -23,13 +23,13 @@ from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from patchkin.config import from_plain, to_plain
 from patchkin.data.download import file_sha256
 from patchkin.data.folders import cache_folder
-from patchkin.errors import ConfigError, DataError, PatchkinError, StorageError
+from patchkin.errors import ConfigError, DataError, PatchkinError
 from patchkin.images import read_image
 from patchkin.metrics.checks import check_count, check_finite
 from patchkin.metrics.extractors import Extractor, Features
@@ -37,11 +37,14 @@ from patchkin.metrics.frechet import frechet_distance
 from patchkin.metrics.kernel import kernel_distance, kernel_distance_subsets
 from patchkin.metrics.protocols import Protocol
 from patchkin.parallel.shards import Shard
+from patchkin.storage.atomic import storage_errors, write_bytes
+from patchkin.storage.locks import alone_at
 
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of images done so far."""
 
 _METADATA = "patchkin-statistics"
+_ADVICE = "Set PATCHKIN_CACHE to another folder."
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -247,10 +250,29 @@ def cached_statistics(
     protocol = protocol.with_extractor(extractor)
     folder = folder or cache_folder() / "statistics"
     target = _cached_file(folder, paths, protocol)
+    names = tuple(map(str, paths))  # not those of the file: the set may have been copied
     if target.is_file():
-        known = read_statistics(target, protocol)
-        return replace(known, names=tuple(map(str, paths)))  # the set may have been copied
-    _make_folder(folder)  # before minutes of work, not after
+        return replace(read_statistics(target, protocol), names=names)
+    with storage_errors(folder, advice=_ADVICE):
+        folder.mkdir(parents=True, exist_ok=True)  # before minutes of work, not after
+    with alone_at(target, f"computes the same features, into `{folder}`"):
+        if target.is_file():
+            return replace(read_statistics(target, protocol), names=names)
+        return _computed(
+            paths, protocol, extractor, target, batch_size=batch_size, progress=progress
+        )
+
+
+def _computed(
+    paths: Sequence[Path],
+    protocol: Protocol,
+    extractor: Extractor,
+    target: Path,
+    *,
+    batch_size: int,
+    progress: Progress | None,
+) -> Statistics:
+    """`cached_statistics` of a set that is not known; batches that are there are used."""
     if not _in_batches(protocol):
         statistics = file_statistics(
             paths, protocol, extractor, batch_size=batch_size, progress=progress
@@ -260,7 +282,7 @@ def cached_statistics(
     parts, files = [], []
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]
-        files.append(_cached_file(folder, batch, protocol))
+        files.append(_cached_file(target.parent, batch, protocol))
         parts.append(_cached_batch(files[-1], batch, protocol, extractor))
         if progress is not None:
             progress(start + len(batch))
@@ -310,7 +332,9 @@ def fill_statistics(
     mine = shard.of(paths, block=batch_size)
     for start in range(0, len(mine), batch_size):
         batch = mine[start : start + batch_size]
-        _cached_batch(_cached_file(folder, batch, protocol), batch, protocol, extractor)
+        file = _cached_file(folder, batch, protocol)
+        if not file.is_file():
+            _cached_batch(file, batch, protocol, extractor)
 
 
 def _in_batches(protocol: Protocol) -> bool:
@@ -325,8 +349,11 @@ def _cached_file(folder: Path, paths: Sequence[Path], protocol: Protocol) -> Pat
 def _cached_batch(
     file: Path, batch: Sequence[Path], protocol: Protocol, extractor: Extractor
 ) -> Statistics:
-    if file.is_file():
+    try:
         return read_statistics(file, protocol)
+    except DataError:
+        if file.is_file():
+            raise  # it is damaged; else it is missing, or was joined and removed just now
     prepared = ((str(path), protocol.prepare(read_image(path, 3))) for path in batch)
     statistics = _statistics(prepared, protocol, extractor, len(batch), None, is_set=False)
     write_statistics(file, statistics)
@@ -361,28 +388,7 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
     tensors = {"features": statistics.features_ND.contiguous()}
     if statistics.logits_NK is not None:
         tensors["logits"] = statistics.logits_NK.contiguous()
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    _make_folder(path.parent)
-    try:
-        save_file(tensors, part, {_METADATA: json.dumps(header)})
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise _storage_error(path, error) from error
-    finally:
-        if part.exists():
-            part.unlink()
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _storage_error(folder, error) from error
-
-
-def _storage_error(path: Path, error: Exception) -> StorageError:
-    reason = getattr(error, "strerror", None) or error
-    return StorageError(f"Cannot write `{path}`: {reason}. Set PATCHKIN_CACHE to another folder.")
+    write_bytes(path, save(tensors, {_METADATA: json.dumps(header)}), advice=_ADVICE)
 
 
 def read_statistics(path: Path, protocol: Protocol | None = None) -> Statistics:

@@ -25,7 +25,7 @@ from patchkin.data.config import DataConfig
 from patchkin.data.folders import cache_folder
 from patchkin.data.layouts import Domains, find_domains, image_files
 from patchkin.data.toy import mask_file, truth_file
-from patchkin.errors import ConfigError, DataError, StorageError
+from patchkin.errors import ConfigError, DataError
 from patchkin.images import image_grid, safe_levels, to_uint8
 from patchkin.method import Method
 from patchkin.metrics.cityscapes import fetch_judge
@@ -53,6 +53,8 @@ from patchkin.metrics.statistics import output_statistics as statistics_of_outpu
 from patchkin.networks.drn import DRNName, read_drn
 from patchkin.parallel.shards import Shard
 from patchkin.scoring.kept import KeptTranslations, load_at, translation
+from patchkin.storage.atomic import write_json
+from patchkin.storage.locks import alone_at
 from patchkin.translation.translator import Translator
 
 SCORES_FILE = "scores.json"
@@ -315,13 +317,9 @@ def write_result(result: Result, path: Path) -> None:
         return (entry["subject"], entry["data"]["split"], sorted(entry["protocols"]))
 
     entry = as_plain(result)
-    kept = [other for other in read_results(path) if key(other) != key(entry)]
-    temporary = path.with_suffix(".tmp")
-    try:
-        temporary.write_text(json.dumps([*kept, entry], indent=1), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(f"Cannot write `{path}`: {error.strerror}.") from error
+    with alone_at(path, f"adds to `{path}`"):
+        kept = [other for other in read_results(path) if key(other) != key(entry)]
+        write_json(path, [*kept, entry])
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

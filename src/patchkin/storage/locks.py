@@ -41,8 +41,7 @@ logger = logging.getLogger(__name__)
 class FolderLock:
     """The right to write into a folder, of one process.
 
-    As a context manager it is taken if the folder is there, and given back at the end; `acquire`
-    takes it once the folder has been made.
+    As a context manager it is taken if the folder is there, and given back at the end.
 
     Args:
         folder: which others may be writing.
@@ -74,6 +73,15 @@ class FolderLock:
         self._lock = lock
         remove_remains(self._folder)
 
+    def acquire_if_there(self) -> None:
+        """`acquire`, unless the folder has still to be made.
+
+        Raises:
+            InUseError, StorageError: as `acquire`.
+        """
+        if self._folder.is_dir():
+            self.acquire()
+
     def release(self) -> None:
         """Give the lock back, if it was taken."""
         if self._lock is not None:
@@ -81,8 +89,7 @@ class FolderLock:
             self._lock = None
 
     def __enter__(self) -> FolderLock:
-        if self._folder.is_dir():
-            self.acquire()
+        self.acquire_if_there()
         return self
 
     def __exit__(

@@ -27,6 +27,7 @@ from patchkin.data.layouts import image_files
 from patchkin.errors import ConfigError, DataError, PatchkinError, nearest
 from patchkin.images import image_grid, read_image, to_tensor, to_uint8, write_pillow
 from patchkin.randomness import SeededDraws
+from patchkin.storage.atomic import new_file
 from patchkin.translation.translator import Job, Outcome, Translator
 
 _FRAME_MILLISECONDS = 90
@@ -273,8 +274,7 @@ def write_paths(
 def _write_animation(path: Path, images: Sequence[Tensor]) -> None:
     frames = [image_grid([[image]]) for image in images]
     frames += frames[-2:0:-1]  # and back
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with new_file(path) as part:
         frames[0].save(
             part,
             format="GIF",
@@ -283,6 +283,3 @@ def _write_animation(path: Path, images: Sequence[Tensor]) -> None:
             duration=_FRAME_MILLISECONDS,
             loop=0,
         )
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
