@@ -29,8 +29,8 @@ from patchkin.data.toy import mask_file, truth_file
 from patchkin.images import read_image, to_tensor
 from patchkin.metrics import mean_scores, score_against_counterpart
 from patchkin.scoring.comparison import COLUMNS, Group, Run, read_run
-from patchkin.scoring.evaluate import SCORES_FILE, read_results
 from patchkin.scoring.report import read_log
+from patchkin.scoring.results import SCORES_FILE, read_results
 from patchkin.storage.checkpoint import OPTIMIZERS_FILE, CheckpointStore
 
 INTERRUPTED = 130

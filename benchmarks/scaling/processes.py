@@ -26,7 +26,7 @@ from patchkin.devices import keep_freed_memory
 from patchkin.method import Progress
 from patchkin.methods import METHODS
 from patchkin.runs.benchmark import synthetic_batch
-from patchkin.runs.train import choose_preset, config_from_plain, preset_config
+from patchkin.runs.config import choose_preset, config_from_plain, preset_config
 from patchkin.training import TrainingConfig, Updater
 from patchkin.training.collectives import mean_over_processes
 from patchkin.training.fabric import Fabric

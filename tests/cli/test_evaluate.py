@@ -11,9 +11,7 @@ import torch
 from PIL import Image
 from torchvision.models import squeezenet1_1
 
-from patchkin.images import to_uint8
 from patchkin.metrics.frechet import frechet_distance
-from patchkin.scoring import evaluate as evaluation
 
 
 @pytest.fixture(scope="session")
@@ -63,12 +61,6 @@ def test_a_model_is_scored_on_what_its_files_would_hold(
     assert stored[0]["subject"]["step"] == 3
     evaluated(command, run_copy, *arguments)
     assert len(json.loads((run_copy / "scores.json").read_text())) == 1
-
-
-def test_protocols_that_truncate_keep_every_level_of_a_translation():
-    levels = torch.arange(256).reshape(1, 16, 16)
-    pair = evaluation._Pair("all levels", None, levels / 127.5 - 1)
-    assert torch.equal(to_uint8(pair.levels_CHW, "released"), levels.to(torch.uint8))
 
 
 def test_scores_against_the_hidden_truth(command, toy_root, squeezenet):

@@ -10,7 +10,8 @@ from PIL import Image
 from torchvision.models import squeezenet1_1
 
 from patchkin.scoring import evaluate as evaluation
-from patchkin.translation.translator import Translator, plan
+from patchkin.translation.files import plan, translate_files
+from patchkin.translation.translator import Translator
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +30,7 @@ def photos(toy_root, tmp_path_factory):
 def whole(finished_run, photos, tmp_path_factory):
     """Translations by one process: bytes of files by name."""
     output = tmp_path_factory.mktemp("whole")
-    Translator.load(finished_run, device="cpu").files(plan([str(photos)], output))
+    translate_files(Translator.load(finished_run, device="cpu"), plan([str(photos)], output))
     return contents(output)
 
 

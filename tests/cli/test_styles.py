@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,9 +15,8 @@ from PIL import Image
 from patchkin import Translator
 from patchkin.cli import main
 from patchkin.data.toy import write_domain_toy, write_toy
-from patchkin.methods import METHODS, StarGanV2
+from patchkin.methods import METHODS
 from patchkin.randomness import SeededDraws
-from patchkin.runs import train as recipes
 from patchkin.storage.checkpoint import CheckpointStore
 from tinting import STYLED, Tint, TintConfig, TintSizes
 
@@ -124,17 +122,6 @@ def test_the_change_of_a_setting_is_told(styled, domain_root, tmp_path, caplog):
         )
     assert code == 0, err
     assert "3 domains, as the data has: plain, spotted, striped" in caplog.text
-
-
-def test_networks_are_no_larger_than_the_views(caplog):
-    config = recipes.preset_config(StarGanV2.presets["afhq"])
-    domains = ("cat", "dog", "wild")
-    assert recipes._for_domains(config, domains, None).method.networks.image_size == 256
-    small = replace(config, data=replace(config.data, size=128))
-    assert recipes._for_domains(small, domains, None).method.networks.image_size == 128
-    assert "networks for images of 128 pixels" in caplog.text
-    large = replace(config, data=replace(config.data, size=512))
-    assert recipes._for_domains(large, domains, None).method.networks.image_size == 256
 
 
 def test_a_resumed_run_is_the_one_that_was_not_stopped(styled, domain_root, tmp_path):

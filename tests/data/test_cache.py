@@ -20,7 +20,8 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-import patchkin.data.cache as cache_module
+import patchkin.data.cache.decoded as decoded_module
+import patchkin.data.cache.store as store_module
 from patchkin.data.cache import FirstStep, open_cache
 from patchkin.data.config import AUTO, DataConfig, Preprocess
 from patchkin.data.datasets import Place
@@ -72,13 +73,13 @@ def root(tmp_path):
 def decoded(monkeypatch):
     """Names of the files that were decoded, in order."""
     names: list[str] = []
-    read_image = cache_module.read_image
+    read_image = decoded_module.read_image
 
     def counted(path, channels=None):
         names.append(f"{Path(path).parent.name}/{Path(path).name}")
         return read_image(path, channels)
 
-    monkeypatch.setattr(cache_module, "read_image", counted)
+    monkeypatch.setattr(decoded_module, "read_image", counted)
     return names
 
 
@@ -310,7 +311,7 @@ def test_fewer_images_need_no_new_cache_and_lose_none(root, tmp_path, decoded):
 def test_another_version_of_the_decoder_decodes_anew(root, tmp_path, decoded, monkeypatch, caplog):
     cached = config_for(root, cache=str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
-        patch.setattr(cache_module, "_decoder", lambda: "Pillow 1")
+        patch.setattr(store_module, "decoder_versions", lambda: "Pillow 1")
         views(cached, steps=1)
     decoded.clear()
     caplog.clear()
@@ -460,16 +461,16 @@ def test_a_cache_on_a_read_only_disk_can_be_read_and_not_made(root, tmp_path):
 
 def _open_and_count(config: DataConfig, start, queue, locks: bool) -> None:
     if not locks:
-        cache_module._lock = lambda file: False
+        store_module._lock = lambda file: False
     count = 0
-    read_image = cache_module.read_image
+    read_image = decoded_module.read_image
 
     def counted(path, channels=None):
         nonlocal count
         count += 1
         return read_image(path, channels)
 
-    cache_module.read_image = counted
+    decoded_module.read_image = counted
     start.wait()
     dataset = open_training_data(config, seed=1).dataset
     built = count

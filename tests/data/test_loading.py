@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -255,30 +254,6 @@ def test_a_worker_outlives_one_termination_signal_but_not_two():
             worker.wait(0.5)
         worker.terminate()
         assert worker.wait(10) == -signal.SIGTERM
-
-
-@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("mps", False), ("cuda", True)])
-def test_pages_are_locked_for_cuda_only(tmp_path, monkeypatch, device, pinned):
-    from patchkin.methods import METHODS
-    from patchkin.runs import train as recipes
-
-    class Seen(Exception):  # noqa: N818
-        pass
-
-    def source(config, **settings):
-        raise Seen(settings["pin_memory"])
-
-    process = SimpleNamespace(
-        device=torch.device(device), is_global_zero=True, global_rank=0, world_size=1,
-        barrier=lambda: None,
-    )  # fmt: skip
-    monkeypatch.setattr(recipes, "launch", lambda training: process)
-    monkeypatch.setattr(recipes, "_source_kind", lambda method: source)
-    kind = METHODS["cut"]
-    config = recipes.preset_config(kind.presets["toy"])
-    with pytest.raises(Seen) as seen:
-        recipes.train(kind, config, tmp_path / "run")
-    assert seen.value.args == (pinned,)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -57,13 +57,31 @@ SCHEMAS = (
     "dclgan_steps3",
     "distancegan_pairs",
     "distancegan_self",
+    "enco_dag",
+    "enco_loss",
+    "enco_schedule",
+    "enco_step",
+    "enco_train",
     "gcgan_losses",
     "gcgan_step",
     "lpips_diversity",
     "lsesim",
+    "monce_loss",
+    "monce_weights",
     "munit_step",
     "negcut_losses",
     "negcut_step",
+    "omgd_counts",
+    "omgd_dcd",
+    "omgd_losses",
+    "omgd_step_paired",
+    "omgd_step_unpaired",
+    "patchgcl_generator",
+    "patchgcl_graph",
+    "patchgcl_loss",
+    "qsattn_generator",
+    "qsattn_loss",
+    "qsattn_select",
     "semrel_batched",
     "semrel_compression_loss",
     "semrel_compression_step",
@@ -86,11 +104,43 @@ SCHEMAS = (
 )
 """A file belongs to the longest of these that its name begins with."""
 
+NOT_YET_READ = (
+    "enco_dag",
+    "enco_loss",
+    "enco_schedule",
+    "enco_step",
+    "enco_train",
+    "omgd_counts",
+    "omgd_dcd",
+    "omgd_losses",
+    "omgd_step_paired",
+    "omgd_step_unpaired",
+    "patchgcl_generator",
+    "patchgcl_graph",
+    "patchgcl_loss",
+)
+"""Schemas of methods that are not here yet. All others have a reader, which a test looks after."""
+
 
 def schema_of(path: Path) -> str | None:
     """The schema whose name the file's name begins with, the longest if several do."""
     fitting = [schema for schema in SCHEMAS if path.stem.startswith(schema)]
     return max(fitting, key=len, default=None)
+
+
+def unread_files() -> list[str]:
+    """What the test summary says of files that no test reads, a line each; none if all are read.
+
+    A file whose name begins with no schema would otherwise be passed over in silence.
+    """
+    lines = []
+    for path in sorted(GOLDENS.glob("*.npz")):
+        schema = schema_of(path)
+        if schema is None:
+            lines.append(f"{path.name}: of no schema; add its stem to SCHEMAS and read it")
+        elif schema in NOT_YET_READ:
+            lines.append(f"{path.name}: of a schema that no test reads yet")
+    return lines
 
 
 def golden_files(*stems: str) -> list[Any]:

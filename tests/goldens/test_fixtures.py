@@ -1,6 +1,8 @@
 """The reader itself: which files are found, and how their options and networks are read."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +10,14 @@ import torch
 
 from goldens import fixtures
 from goldens.fixtures import (
+    NOT_YET_READ,
+    SCHEMAS,
     Golden,
     discriminator_from,
     generator_from,
     golden_files,
     head_from,
+    unread_files,
     zero_gradient_biases,
 )
 from patchkin.networks import (
@@ -60,6 +65,32 @@ def test_a_missing_file_or_folder_is_a_skip_with_a_reason(tmp_path, monkeypatch,
 def test_a_mistyped_schema_is_an_error():
     with pytest.raises(AssertionError, match="no schema begins with cut_patchncee"):
         golden_files("cut_patchncee")
+
+
+def test_the_summary_names_files_that_no_test_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr(fixtures, "GOLDENS", tmp_path)
+    monkeypatch.setattr(fixtures, "NOT_YET_READ", ("omgd_counts",))
+    assert unread_files() == []
+    for name in ("cut_patchnce_b.npz", "ecno_loss.npz", "omgd_counts_h.npz"):
+        write(tmp_path, name, x=np.zeros(1))
+    assert unread_files() == [
+        "ecno_loss.npz: of no schema; add its stem to SCHEMAS and read it",
+        "omgd_counts_h.npz: of a schema that no test reads yet",
+    ]
+
+
+def test_every_schema_has_a_reader():
+    """But for those named; a reader is a call of `golden_files` in another test file."""
+    here = Path(__file__)
+    calls = [
+        call
+        for path in here.parent.glob("test_*.py")
+        if path != here
+        for call in re.findall(r"golden_files\(([^)]*)\)", path.read_text())
+    ]
+    stems = {stem for call in calls for stem in re.findall(r'"(\w+)"', call)}
+    read = {schema for schema in SCHEMAS if any(schema.startswith(stem) for stem in stems)}
+    assert set(SCHEMAS) - read == set(NOT_YET_READ)
 
 
 def test_options_in_their_four_forms(tmp_path):

@@ -33,7 +33,7 @@ def method_of(step, dtype):
 
 @pytest.mark.parametrize("own_output", [False, True], ids=["stored_output", "own_output"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("path", golden_files(STEM))
+@pytest.mark.parametrize("path", golden_files("semrel_similarity_map"))
 def test_similarity_map(path, dtype, own_output):
     golden, step = Golden(path), companion_of(path)
     method = method_of(step, dtype)

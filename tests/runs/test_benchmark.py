@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as nnf
 from torch.utils.flop_counter import FlopCounterMode
 
-import patchkin.data.cache as cache_module
+import patchkin.data.cache.decoded as decoded_module
 from patchkin.cli import bench, main
 from patchkin.data.config import DataConfig
 from patchkin.errors import ConfigError
@@ -137,9 +137,9 @@ def test_loading_is_measured_with_and_without_the_cache(tmp_path, monkeypatch):
     cached = replace(data, cache=str(tmp_path))
     loading_rates([cached], images=4, repeats=1)
     decoded = []
-    read_image = cache_module.read_image
+    read_image = decoded_module.read_image
     monkeypatch.setattr(
-        cache_module, "read_image", lambda *args: decoded.append(args) or read_image(*args)
+        decoded_module, "read_image", lambda *args: decoded.append(args) or read_image(*args)
     )
     rates = loading_rates([data, cached], images=4, repeats=3)
     assert len(decoded) == 3 * 5 * 2  # rounds, steps with the one to warm up, domains

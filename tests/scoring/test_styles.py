@@ -26,11 +26,11 @@ from patchkin.metrics.extractors import SqueezeNetExtractor
 from patchkin.metrics.statistics import file_statistics
 from patchkin.randomness import SeededDraws
 from patchkin.scoring.evaluate import EvaluationConfig
-from patchkin.scoring.styles import (
+from patchkin.scoring.styles import evaluate_styles
+from patchkin.scoring.tasks import (
     LatentStyles,
     ReferenceStyles,
     counterpart_scores,
-    evaluate_styles,
     mean_over,
     outputs_of,
     score_outputs,

@@ -1,4 +1,4 @@
-"""Any size, any file, averaged weights by default."""
+"""Any size, averaged weights by default."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch
 
 from methods.test_contract import build
 from patchkin.config import to_plain
-from patchkin.errors import CheckpointError, DataError
+from patchkin.errors import CheckpointError
 from patchkin.storage.checkpoint import ModelHeader, write_tensors
-from patchkin.translation.translator import Translator, pad_to, plan
+from patchkin.translation.translator import Translator, pad_to
 from support import random_batch
 
 
@@ -94,16 +94,3 @@ def test_bfloat16_translates_nearly_the_same():
     coarse = Translator(method, device="cpu", precision="bf16-mixed")(x)
     assert coarse.dtype == torch.float32
     assert 0 < float((coarse - exact).abs().mean()) < 0.05
-
-
-def test_plan_keeps_the_structure_of_folders(tmp_path):
-    for name in ("in/a.png", "in/deep/b.jpg", "in/notes.txt", "other/c.png"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    jobs = plan([str(tmp_path / "in"), str(tmp_path / "oth*" / "*.png")], tmp_path / "out")
-    targets = sorted(str(job.target.relative_to(tmp_path)) for job in jobs)
-    assert targets == ["out/a.png", "out/c.png", "out/deep/b.jpg"]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no image"):
-        plan([str(tmp_path / "empty")], tmp_path / "out")

@@ -37,8 +37,8 @@ from patchkin.runs.compression import (
     taught,
     timed,
 )
+from patchkin.runs.config import RunConfig, config_to_plain
 from patchkin.runs.fitness import ScoringConfig, open_supernet
-from patchkin.runs.train import RunConfig, config_to_plain
 from patchkin.scoring.report import write_report
 
 SEARCH_FOLDER = "search"

@@ -23,16 +23,9 @@ from patchkin.metrics.perceptual import PerceptualNet
 from patchkin.networks.drn import DRNName
 from patchkin.parallel.processes import in_processes
 from patchkin.parallel.shards import Shard, chosen_shard, local_number
-from patchkin.scoring.evaluate import (
-    SCORES_FILE,
-    EvaluationConfig,
-    Result,
-    as_plain,
-    evaluate,
-    evaluate_part,
-    write_result,
-)
+from patchkin.scoring.evaluate import EvaluationConfig, evaluate, evaluate_part
 from patchkin.scoring.report import write_report
+from patchkin.scoring.results import SCORES_FILE, Result, as_plain, write_result
 from patchkin.scoring.styles import evaluate_styles, is_multi_domain
 from patchkin.storage.checkpoint import CheckpointStore, find_model
 from patchkin.translation.translator import Translator

@@ -15,14 +15,14 @@ from patchkin.data.config import DataConfig
 from patchkin.data.layouts import TOY
 from patchkin.errors import ConfigError, nearest
 from patchkin.method import Method
-from patchkin.runs.train import (
+from patchkin.runs.config import (
     RunConfig,
     choose_preset,
     config_from_plain,
     config_to_plain,
     preset_config,
-    train,
 )
+from patchkin.runs.train import train
 from patchkin.schedules import ScheduleConfig
 from patchkin.scoring.report import read_log
 from patchkin.training import TrainingConfig

@@ -29,6 +29,7 @@ from patchkin.method import Direction, Method, StyledMethod
 from patchkin.parallel.processes import in_processes
 from patchkin.parallel.shards import Shard, chosen_shard, local_number
 from patchkin.storage.shipped import shipped_sentence
+from patchkin.translation.files import Job, Outcome, plan, translate_files
 from patchkin.translation.styles import (
     Style,
     domain_name,
@@ -41,7 +42,7 @@ from patchkin.translation.styles import (
     usual_style,
     write_paths,
 )
-from patchkin.translation.translator import Job, Outcome, Translator, plan
+from patchkin.translation.translator import Translator
 
 GRID_ROWS = 32
 """Inputs that a grid shows at most."""
@@ -175,7 +176,8 @@ def _translate(
     styled = jobs if chosen is None else styled_jobs(jobs, chosen.styles, domain)
     share = mine.of(styled, block=options.batch_size)
     tell(len(share))
-    outcome = translator.files(
+    outcome = translate_files(
+        translator,
         share,
         overwrite=options.overwrite,
         batch_size=options.batch_size,

@@ -58,7 +58,7 @@ class PatchGAN(nn.Module):
     """
 
     keeps_channels_last: ClassVar[bool] = True
-    """See `networks.layout`."""
+    """See `networks.cpu.layout`."""
     min_size: int
     """Shortest side that yields a logit: 3 pixels must be left after the halving stages."""
 

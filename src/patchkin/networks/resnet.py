@@ -113,7 +113,7 @@ class ResNetGenerator(nn.Module):
     """
 
     keeps_channels_last: ClassVar[bool] = True
-    """See `networks.layout`."""
+    """See `networks.cpu.layout`."""
     multiple_of: ClassVar[int] = 4
     """Sides of which the output keeps the size."""
     min_size: ClassVar[int] = 5

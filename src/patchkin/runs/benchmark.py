@@ -40,7 +40,7 @@ from patchkin.method import Method, Progress
 from patchkin.methods import METHODS
 from patchkin.networks.cpu.winograd import direct_convolutions
 from patchkin.randomness import SeededDraws
-from patchkin.runs.train import choose_preset, config_from_plain, preset_config
+from patchkin.runs.config import choose_preset, config_from_plain, preset_config
 from patchkin.training import TrainingConfig, Updater
 from patchkin.training.compilation import CompiledSteps
 from patchkin.training.launch import launch

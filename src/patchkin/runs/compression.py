@@ -47,8 +47,9 @@ from patchkin.errors import CheckpointError, ConfigError
 from patchkin.method import Direction, Method
 from patchkin.networks import ResNetGenerator
 from patchkin.networks.separable import Channels, format_channels, parse_channels
+from patchkin.runs.config import RunConfig
 from patchkin.runs.fitness import RunFitness, ScoringConfig, compressed, open_supernet
-from patchkin.runs.train import RunConfig, train
+from patchkin.runs.train import train
 from patchkin.storage.atomic import new_file, storage_errors
 from patchkin.storage.checkpoint import (
     ModelHeader,

@@ -35,14 +35,9 @@ from patchkin.metrics.cityscapes import fetch_judge
 from patchkin.metrics.segmentation import CityscapesScorer
 from patchkin.networks.drn import DRNName, read_drn
 from patchkin.networks.separable import Channels
-from patchkin.runs.train import (
-    PairedRun,
-    RunConfig,
-    UnpairedRun,
-    config_from_plain,
-    preset_config,
-)
-from patchkin.scoring.evaluate import HIGHER_IS_BETTER
+from patchkin.runs.config import RunConfig, config_from_plain, preset_config
+from patchkin.runs.sources import PairedSource, UnpairedSource
+from patchkin.scoring.results import HIGHER_IS_BETTER
 from patchkin.storage.checkpoint import ModelHeader
 from patchkin.training import Scorer, TrainingConfig
 from patchkin.translation.translator import Translator
@@ -173,7 +168,7 @@ def _opened(config: ScoringConfig) -> tuple[Distillation, Scorer]:
         pairs = _validation_pairs(run_config, supernet.channels)
         scorer, inputs_BCHW = _truth_scorer(pairs), pairs.a_BCHW
     else:
-        source = UnpairedRun(run_config, channels=supernet.channels)
+        source = UnpairedSource(run_config, channels=supernet.channels)
         found = source.scorer()
         assert found is not None  # scores were asked for
         scorer = found
@@ -199,7 +194,7 @@ def _warn_of_training_images() -> None:
 
 def _validation_pairs(config: RunConfig[Any], channels: tuple[int, int]) -> PairedBatch:
     """All of them; training pairs, with a warning, where the set has no others."""
-    pairs = PairedRun(config, channels=channels).opened.pairs
+    pairs = PairedSource(config, channels=channels).opened.pairs
     files = pairs.val
     if not files:
         _warn_of_training_images()

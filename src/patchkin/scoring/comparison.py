@@ -16,8 +16,8 @@ from typing import Any
 
 from patchkin.config import read_yaml
 from patchkin.errors import ConfigError
-from patchkin.scoring.evaluate import HIGHER_IS_BETTER, SCORES_FILE, read_results
 from patchkin.scoring.report import read_log
+from patchkin.scoring.results import HIGHER_IS_BETTER, SCORES_FILE, read_results
 
 COLUMNS = ("last", "best on validation", "best on test")
 

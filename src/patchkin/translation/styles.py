@@ -28,7 +28,8 @@ from patchkin.errors import ConfigError, DataError, PatchkinError, nearest
 from patchkin.images import image_grid, read_image, to_tensor, to_uint8, write_pillow
 from patchkin.randomness import SeededDraws
 from patchkin.storage.atomic import new_file
-from patchkin.translation.translator import Job, Outcome, Translator
+from patchkin.translation.files import Job, Outcome
+from patchkin.translation.translator import Translator
 
 _FRAME_MILLISECONDS = 90
 

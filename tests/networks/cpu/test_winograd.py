@@ -8,7 +8,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from patchkin.networks import winograd
+from patchkin.networks.cpu import winograd
 from patchkin.networks.cpu.winograd import Conv3x3, _Winograd, direct_convolutions
 
 

@@ -1,11 +1,4 @@
-"""Images of several domains, each with references of a domain to translate into.
-
-    train/<domain>/  [val/<domain>/]  [test/<domain>/]     any number of domains (StarGAN v2)
-    trainA trainB  [valA valB]  [testA testB]              two of them, named A and B
-    <domain>/                                              no splits: nothing is held out
-
-The label of an image is the place of its folder among the sorted names of the domain folders;
-other files beside these folders are reported and change no label.
+"""Items of several domains drawn for training, and batches of them.
 
 Each domain is equally likely, whatever its number of images (StarGAN v2's balanced sampler, with
 replacement). Source, target domain, both references and all views are functions of the seed, the
@@ -19,46 +12,25 @@ Shape suffixes: B images, C channels, H and W pixels.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from patchkin.data.cache import ReadImage, from_file, open_cache
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, finished, transformable
-from patchkin.data.layouts import (
-    MIN_UNPAIRED_IMAGES,
-    TOY,
-    DomainFolders,
-    Layout,
-    SingleImages,
-    UnpairedFolders,
-    detect_layout,
-    entries_beside,
-    flat_domains,
-    image_files,
-)
+from patchkin.data.domains.files import DomainFiles, find_domain_files
+from patchkin.data.domains.views import domain_view
 from patchkin.data.steps import StepBatches, StepLoader, held_out
-from patchkin.data.toy import cached_domain_toy
-from patchkin.data.transforms import mirrored, resized, size_of
 from patchkin.data.verify import Broken, verify_images, without_broken
-from patchkin.errors import ConfigError, DataError
-from patchkin.images import Pixels, ValueRange, read_image
+from patchkin.images import read_image
 from patchkin.randomness import derive_seed
-
-CROP_AREA = (0.8, 1.0)
-"""Share of the picture that a crop keeps (StarGAN v2)."""
-CROP_RATIO = (0.9, 1.1)
-"""Width over height of a crop (StarGAN v2)."""
-_CROP_ATTEMPTS = 10
 
 logger = logging.getLogger(__name__)
 
@@ -100,193 +72,6 @@ class DomainBatch:
             target_B=moved(self.target_B),
             names=self.names,
         )
-
-
-# Files
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DomainFiles:
-    """The files of every domain, in order; a split is empty or has all domains."""
-
-    names: tuple[str, ...]
-    """Sorted; the label of an image is the place of its domain here."""
-    train: tuple[tuple[Path, ...], ...]
-    val: tuple[tuple[Path, ...], ...] = ()
-    test: tuple[tuple[Path, ...], ...] = ()
-    notes: tuple[str, ...] = ()
-    """One line each: what beside the domains was found and left out, or how they were read."""
-
-
-def find_domain_files(config: DataConfig) -> DomainFiles:
-    """The files of all domains and splits.
-
-    A missing test split is the validation split. `max_images` cuts the training files of each
-    domain.
-
-    Raises:
-        DataError: a folder is missing or empty, there are fewer than two domains, or the layout is
-            another one.
-        ConfigError: a setting that only two domains have.
-    """
-    _refuse_settings_of_two_domains(config)
-    root = cached_domain_toy(config.size) if config.root == TOY else Path(config.root)
-    layout = domain_layout(root)
-    if isinstance(layout, DomainFolders):
-        names, notes = layout.names, _notes(layout)
-        pattern = "{name}" if layout.flat else "{split}/{name}"
-    else:
-        names, notes, pattern = ("A", "B"), (), "{split}{name}"
-    splits = ("train", "val", "test") if "{split}" in pattern else ("train",)
-    found = {split: _split(root, split, names, pattern) for split in splits}
-    train = tuple(files[: config.max_images] for files in found["train"])
-    for name, files in zip(names, train, strict=True):
-        if len(files) < MIN_UNPAIRED_IMAGES:
-            raise DataError(
-                f"Domain `{name}` of `{root}` has {len(files)} training image; at least "
-                f"{MIN_UNPAIRED_IMAGES} are needed, since two references are drawn at a time."
-            )
-    val, test = found.get("val", ()), found.get("test", ())
-    return DomainFiles(names=names, train=train, val=val, test=test or val, notes=notes)
-
-
-def domain_layout(root: Path) -> DomainFolders | UnpairedFolders:
-    """The layout of a root as domains.
-
-    Raises:
-        DataError: it has no domains, or only one.
-    """
-    layout: Layout | None = flat_domains(root)
-    if layout is None and any((root / name).is_dir() for name in ("train", "trainA", "trainB")):
-        layout = detect_layout(root)
-    if isinstance(layout, SingleImages):
-        layout = UnpairedFolders(root)  # said by the caller: too few images
-    if isinstance(layout, UnpairedFolders):
-        return layout
-    if not isinstance(layout, DomainFolders):
-        raise DataError(
-            f"`{root}` holds no domains; this method needs a folder for each domain in "
-            f"`{root / 'train'}`: train/cat, train/dog and so on."
-        )
-    if len(layout.names) < 2:
-        folder = root if layout.flat else root / "train"
-        raise DataError(
-            f"`{folder}` has one domain, `{layout.names[0]}`; at least two are needed, each in a "
-            "folder of its own."
-        )
-    return layout
-
-
-def _split(
-    root: Path, split: str, names: Sequence[str], pattern: str
-) -> tuple[tuple[Path, ...], ...]:
-    folders = [root / pattern.format(split=split, name=name) for name in names]
-    if split != "train" and not any(folder.is_dir() for folder in folders):
-        return ()
-    return tuple(image_files(folder) for folder in folders)
-
-
-def _notes(layout: DomainFolders) -> tuple[str, ...]:
-    notes = []
-    if layout.flat:
-        notes.append(
-            f"`{layout.root}` has no folder train; its folders {', '.join(layout.names)} are taken "
-            "as domains, and nothing is held out."
-        )
-    stray = entries_beside(layout)
-    if stray:
-        first = ", ".join(stray[:5]) + (", ..." if len(stray) > 5 else "")
-        notes.append(f"`{layout.root}`: {first} are in no folder of a domain; left out.")
-    return tuple(notes)
-
-
-def _refuse_settings_of_two_domains(config: DataConfig) -> None:
-    """Say so where a setting would have no effect."""
-    if config.source is not None:
-        raise DataError(
-            "This method takes any number of domains; `source` and `target` are two folders. "
-            "Give `root`, a folder with train/<domain> for each domain."
-        )
-    default = DataConfig()
-    for name, instead in (
-        ("direction", "every domain is translated into every other"),
-        ("load_size", "`crop_probability` says how often a part of the picture is cut out"),
-        ("preprocess", "`crop_probability` says how often a part of the picture is cut out"),
-        ("pairing", "images and references are always drawn at random"),
-    ):
-        if getattr(config, name) != getattr(default, name):
-            raise ConfigError(f"`{name}` is a setting of two domains; with several, {instead}.")
-
-
-# Views
-
-
-def domain_view(
-    pixels: Pixels,
-    rng: np.random.Generator,
-    *,
-    size: int,
-    crop_probability: float = 0.5,
-    flip: bool = True,
-) -> Pixels:
-    """StarGAN v2's training view: sometimes a crop; resized to a square; mirrored or not.
-
-    A crop keeps 80 to 100 % of the area, its width over height is from 0.9 to 1.1, evenly in the
-    logarithm. Resizing is bilinear and does not keep the ratio of the sides.
-
-    Args:
-        pixels: Pillow image, or float tensor [C, H, W] in [-1, 1].
-        rng: where every random choice comes from.
-        size: side of the view.
-        crop_probability: of a crop; else the whole picture.
-        flip: whether to toss a coin for a mirrored view.
-    """
-    crops, mirrors = rng.random(2)
-    if crops < crop_probability:
-        pixels = _cut(pixels, *crop_box(*size_of(pixels), rng))
-    pixels = resized(pixels, size, size, "bilinear")
-    return mirrored(pixels) if flip and mirrors < 0.5 else pixels
-
-
-def crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Left, top, width and height of a random crop of an image of this width and height.
-
-    If none of 10 shapes fits, as in a long strip, the largest crop in the middle whose ratio is
-    allowed.
-    """
-    low, high = CROP_RATIO
-    for _ in range(_CROP_ATTEMPTS):
-        area = width * height * rng.uniform(*CROP_AREA)
-        ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
-    ratio = min(max(width / height, low), high)
-    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
-    return (width - w) // 2, (height - h) // 2, w, h
-
-
-def _cut(pixels: Pixels, left: int, top: int, width: int, height: int) -> Pixels:
-    if isinstance(pixels, Image.Image):
-        return pixels.crop((left, top, left + width, top + height))
-    return pixels[:, top : top + height, left : left + width]
-
-
-def domain_images(
-    paths: Iterable[Path], *, size: int, channels: int = 3, value_range: ValueRange | None = None
-) -> Tensor:
-    """Whole images as [B, C, size, size], in order, without crop or flip: StarGAN v2's test view.
-
-    Raises:
-        DataError: if a file cannot be used.
-    """
-    pictures = (transformable(read_image(path, channels), value_range) for path in paths)
-    return torch.stack(
-        [finished(resized(picture.pixels, size, size, "bilinear")) for picture in pictures]
-    )
-
-
-# Training
 
 
 class Chosen(NamedTuple):

@@ -1,0 +1,113 @@
+"""What the index says of every image, and whether it still holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from PIL import features
+
+FORMAT = 1
+"""Goes up when files of this format can no longer be read, or pixels are decoded otherwise."""
+
+Kind = Literal["L", "RGB", "uint8", "uint16", "float32"]
+Key = tuple[str, int]
+
+
+class Stored(NamedTuple):
+    """One form of an image in the file of pixels."""
+
+    load_size: int | None
+    """None: not resized."""
+    kind: Kind
+    """Mode of a Pillow image, or type of a tensor."""
+    shape: tuple[int, ...]
+    """HW or HWC of a Pillow image, CHW of a tensor."""
+    offset: int
+    length: int
+    crc32: int
+
+
+class Entry(NamedTuple):
+    """An image of the index."""
+
+    path: str
+    """Absolute."""
+    channels: int
+    """Wanted; the pixels have them."""
+    file_size: int
+    mtime_ns: int
+    bits: Literal[8, 16, 32]
+    """Of the file, as in `Encoding`."""
+    file_channels: int
+    stored: tuple[Stored, ...]
+
+    @property
+    def key(self) -> Key:
+        """What it is looked up by."""
+        return self.path, self.channels
+
+
+class UnusableError(Exception):
+    """The index or the file of pixels is not what was written here; says what it is."""
+
+
+def key_of(path: Path, channels: int) -> Key:
+    """What an image is looked up by: its absolute path, and the channels wanted."""
+    return os.path.abspath(path), channels  # noqa: PTH100 - pathlib takes ten times as long
+
+
+def entry_of(row: list[Any]) -> Entry:
+    """Of JSON."""
+    *rest, stored = row
+    return Entry._make([*rest, tuple(Stored._make(form) for form in stored)])
+
+
+def content_of(pixels: npt.NDArray[np.uint8], form: Stored) -> memoryview:
+    """The bytes of a form in the mapped file of pixels, without a copy."""
+    return pixels.data[form.offset : form.offset + form.length]
+
+
+def is_unchanged(entry: Entry) -> bool:
+    """Whether the file of an image has the size and the time of change that it had."""
+    try:
+        status = Path(entry.path).stat()
+    except OSError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (entry.file_size, entry.mtime_ns)
+
+
+def index_body(content: bytes) -> dict[str, Any]:
+    """What the store wrote.
+
+    Raises:
+        UnusableError: it was changed since, or other code than this made it.
+    """
+    try:
+        index = json.loads(content)
+        body, digest = index["body"], index["sha256"]
+        text = json.dumps(body, separators=(",", ":"))
+        kind, decoder = body["format"], body["decoder"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnusableError("is damaged") from error
+    if hashlib.sha256(text.encode()).hexdigest() != digest:
+        raise UnusableError("is damaged")
+    if kind != FORMAT:
+        raise UnusableError(f"has format {kind}, not {FORMAT}")
+    if decoder != decoder_versions():
+        raise UnusableError(f"was made by {decoder}; here is {decoder_versions()}")
+    return dict(body)
+
+
+def decoder_versions() -> str:
+    """What pixels depend on besides their file: lossy formats differ between versions."""
+    known = {*features.modules, *features.codecs, *features.features}
+    lossy = [name for name in ("jpg", "libjpeg_turbo", "webp", "avif", "jpg_2000") if name in known]
+    versions = ", ".join(f"{name} {features.version(name)}" for name in lossy)
+    return f"Pillow {PIL.__version__} with {versions}"

@@ -1,0 +1,34 @@
+"""What decoders raise on damaged files, and one line about it."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+from PIL import Image, UnidentifiedImageError
+
+DECODING_ERRORS = (  # what Pillow, NumPy, torchvision and tifffile raise on damaged files
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    RuntimeError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+def reason(error: BaseException) -> str:
+    """Why, in one line without a full stop.
+
+    >>> reason(FileNotFoundError(2, "No such file or directory", "a.png"))
+    'No such file or directory'
+    """
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image in a known format"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split()).rstrip(".")

@@ -1,0 +1,184 @@
+"""A decoded file: its pixels, and how the file stores them.
+
+8-bit pictures stay Pillow images until `to_tensor`, because the published pipelines resize them
+with Pillow in 8 bits and results depend on it. Everything else (16-bit, float, other numbers of
+channels than 1 and 3) is a CHW tensor.
+
+| in the file                                   | pixels of the `Picture`          |
+|-----------------------------------------------|----------------------------------|
+| 8 bits, grey or colour, any Pillow format     | Pillow image of mode L or RGB    |
+| 16-bit PNG, PGM or TIFF, uint16 NPY           | uint16 tensor                    |
+| float TIFF or NPY                             | float32 tensor                   |
+| 8 bits, 2 or more than 3 channels (TIFF, NPY) | uint8 tensor                     |
+
+Shape suffixes: C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from patchkin.errors import ConfigError, DataError
+from patchkin.images.faults import DECODING_ERRORS
+
+Pixels: TypeAlias = "Image.Image | Tensor"
+ValueRange: TypeAlias = tuple[float, float]
+Rounding: TypeAlias = Literal["released", "nearest"]
+
+IMAGE_SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("avif", "bmp", "gif", "jp2", "jpeg", "jpg", "npy", "pbm"),
+        *("pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp"),
+    )
+)
+"""Files that count as images, lower case; a name is compared without regard to case."""
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's conversion to L
+_MAX_NPY_CHANNELS = 64  # a longer last axis is a width: the array is CHW
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How a file stores its pixels; an output keeps the encoding of its input."""
+
+    bits: Literal[8, 16, 32]
+    """Per channel; 8 and 16 are unsigned integers, 32 is float."""
+    channels: int
+    """Without alpha."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded file."""
+
+    pixels: Pixels
+    """Pillow image (L or RGB), or CHW tensor (uint8, uint16 or float32)."""
+    encoding: Encoding
+    """Of the file, before channels were added or removed."""
+    name: str = "the image"
+    """For messages."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        if isinstance(self.pixels, Image.Image):
+            return self.pixels.size
+        return self.pixels.shape[2], self.pixels.shape[1]
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether the name is that of an image; hidden files (`._a.jpg` of macOS archives) are not.
+
+    >>> is_image_file(Path("a.JPG")), is_image_file(Path("._a.jpg")), is_image_file(Path("a.txt"))
+    (True, False, False)
+    """
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def encoding_of(pixels: Pixels) -> Encoding:
+    """What a file must store to hold these pixels without loss.
+
+    >>> encoding_of(torch.zeros(5, 2, 2, dtype=torch.uint16))
+    Encoding(bits=16, channels=5)
+    """
+    if isinstance(pixels, Image.Image):
+        return Encoding(8, 1 if pixels.mode == "L" else 3)
+    bits: dict[torch.dtype, Literal[8, 16, 32]] = {torch.uint8: 8, torch.uint16: 16}
+    return Encoding(bits.get(pixels.dtype, 32), pixels.shape[0])
+
+
+def pixels_from_array(array: npt.NDArray[Any]) -> Pixels:
+    """A decoded array, HW or HWC, as a Pillow image where one can hold it, else as a CHW tensor.
+
+    Args:
+        array: uint8, uint16, bool (0 and 255) or float.
+
+    Raises:
+        DataError: if it has another type or shape, or floats that are not finite.
+
+    >>> pixels_from_array(np.zeros((2, 4), np.uint16)).shape
+    torch.Size([1, 2, 4])
+    """
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or 0 in array.shape:
+        raise DataError(f"an array of shape {array.shape}; expected HW or HWC.")
+    if array.shape[2] > _MAX_NPY_CHANNELS:
+        raise DataError(f"an array of shape {array.shape}; expected HWC. Is it CHW? Transpose it.")
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise DataError("holds values that are not numbers (NaN or infinite).")
+    elif array.dtype == np.bool_:
+        array = array.astype(np.uint8) * np.uint8(255)
+    elif array.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"values of type {array.dtype}; expected uint8, uint16 or float.")
+    if array.dtype == np.uint8 and array.shape[2] in (1, 3):
+        return Image.fromarray(
+            np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array)
+        )
+    native = array.astype(array.dtype.newbyteorder("="))
+    return torch.from_numpy(np.ascontiguousarray(native.transpose(2, 0, 1)))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as the camera's EXIF orientation says."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except DECODING_ERRORS:
+        return image  # the pixels are whole, only the camera's notes are not
+
+
+def with_channels(pixels: Pixels, channels: int, name: str) -> Pixels:
+    """The pixels of a file with 1 or 3 channels: grey repeated, or colour as luma.
+
+    Raises:
+        DataError: for any other pair of numbers; `name` is the file's.
+
+    >>> with_channels(Image.new("RGB", (1, 1), (255, 0, 0)), 1, "a.png").getpixel((0, 0))
+    76
+    """
+    if isinstance(pixels, Image.Image) and channels in (1, 3):
+        return pixels.convert("L" if channels == 1 else "RGB")
+    if isinstance(pixels, Tensor) and (pixels.shape[0], channels) == (1, 3):
+        return pixels.expand(3, -1, -1)
+    if isinstance(pixels, Tensor) and (pixels.shape[0], channels) == (3, 1):
+        return luma(pixels.float()).round().to(pixels.dtype)
+    raise DataError(
+        f"`{name}` has {encoding_of(pixels).channels} channels, {channels} are wanted; "
+        "set the channels of this domain, or convert the files."
+    )
+
+
+def image_with_channels(image_CHW: Tensor, channels: int) -> Tensor:
+    """A float image with 1 or 3 channels for a file, as `with_channels` but without rounding.
+
+    Raises:
+        ConfigError: for any other pair of numbers.
+    """
+    if (image_CHW.shape[0], channels) == (1, 3):
+        return image_CHW.expand(3, -1, -1)
+    if (image_CHW.shape[0], channels) == (3, 1):
+        return luma(image_CHW)
+    raise ConfigError(
+        f"An image with {image_CHW.shape[0]} channels cannot be written with {channels}."
+    )
+
+
+def luma(image_CHW: Tensor) -> Tensor:
+    """Grey [1, H, W] of a float RGB image, by the weights of ITU-R 601.
+
+    >>> luma(torch.tensor([1.0, 0.0, 0.0])[:, None, None]).item() == torch.tensor(0.299).item()
+    True
+    """
+    weights = torch.tensor(_LUMA, dtype=image_CHW.dtype, device=image_CHW.device)
+    return (image_CHW * weights[:, None, None]).sum(dim=0, keepdim=True)

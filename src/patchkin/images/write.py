@@ -1,0 +1,121 @@
+"""Images in [-1, 1] to files that appear whole or not at all.
+
+Shape suffixes: C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch import Tensor
+
+from patchkin.errors import ConfigError
+from patchkin.images.picture import Encoding, Rounding, ValueRange, image_with_channels
+from patchkin.images.png16 import save_16bit_png
+from patchkin.images.tensors import quantised
+from patchkin.images.tiff import save_tiff
+from patchkin.storage.atomic import new_file
+
+_JPEG_QUALITY = 95
+
+
+def default_suffix(encoding: Encoding) -> str:
+    """The suffix of a file that keeps this encoding without loss.
+
+    >>> default_suffix(Encoding(16, 3)), default_suffix(Encoding(8, 5))
+    ('.png', '.tif')
+    """
+    return ".png" if encoding.bits < 32 and encoding.channels in (1, 3) else ".tif"
+
+
+def write_image(
+    path: str | Path,
+    image_CHW: Tensor,
+    encoding: Encoding,
+    *,
+    value_range: ValueRange | None = None,
+    rounding: Rounding = "nearest",
+) -> None:
+    """Write an image in [-1, 1] in the format of the suffix; the file appears whole or not at all.
+
+    Args:
+        path: .png holds 8 and 16 bits, .tif (needs tifffile beyond 8 bits and 3 channels) and
+            .npy everything, the other formats 8 bits.
+        image_CHW: on any device. One channel is repeated and three become luma if `encoding` says
+            so, hence a grey input to a colour model stays a grey file.
+        encoding: usually that of the input.
+        value_range: what -1 and 1 become, for 16 bits and float, as in `to_tensor`.
+        rounding: of 8-bit files, see `to_uint8`.
+
+    Raises:
+        ConfigError: if the format cannot hold the encoding.
+        StorageError: if the file cannot be written.
+    """
+    path = Path(path)
+    image_CHW = image_CHW.detach().float().cpu()
+    if image_CHW.shape[0] != encoding.channels:
+        image_CHW = image_with_channels(image_CHW, encoding.channels)
+    array_HWC = quantised(image_CHW, encoding.bits, value_range, rounding).permute(1, 2, 0).numpy()
+    if encoding.channels == 1:
+        array_HWC = array_HWC[:, :, 0]
+    write = _writer(path.suffix.lower(), array_HWC, encoding)
+    with new_file(path) as part:
+        write(part)
+
+
+def write_pillow(path: str | Path, image: Image.Image, *, synced: bool = True) -> None:
+    """Write a Pillow image (a preview, a grid) in the format of the suffix, whole or not at all.
+
+    Args:
+        path: of the file.
+        image: what to write.
+        synced: as `storage.atomic.write_bytes`.
+
+    Raises:
+        ConfigError: if the suffix is that of no format.
+        StorageError: if the file cannot be written.
+    """
+    path = Path(path)
+    form = _pillow_format(path.suffix)
+    with new_file(path, synced=synced) as part:
+        image.save(part, format=form)
+
+
+def _pillow_format(suffix: str) -> str:
+    known = Image.registered_extensions()
+    if suffix.lower() not in known:
+        raise ConfigError(f"`{suffix}` is no image format that can be written; use .png.")
+    return known[suffix.lower()]
+
+
+def _writer(suffix: str, array: npt.NDArray[Any], encoding: Encoding) -> Callable[[Path], None]:
+    plain = encoding.bits == 8 and encoding.channels in (1, 3)
+    if suffix == ".npy":
+        return lambda part: _save_npy(part, array)
+    if suffix in (".tif", ".tiff") and not plain:
+        return lambda part: save_tiff(part, array)
+    if suffix == ".png" and encoding.bits == 16 and encoding.channels in (1, 3):
+        return lambda part: save_16bit_png(part, array)
+    if not plain:
+        raise ConfigError(
+            f"`{suffix}` cannot hold {encoding.channels} channels of {encoding.bits} bits; "
+            f"use {default_suffix(encoding)} or .npy."
+        )
+    image, name = Image.fromarray(np.ascontiguousarray(array)), _pillow_format(suffix)
+    if name == "JPEG":
+        return lambda part: image.save(part, format=name, quality=_JPEG_QUALITY, subsampling=0)
+    if name == "WEBP":
+        return lambda part: image.save(part, format=name, quality=_JPEG_QUALITY)
+    return lambda part: image.save(part, format=name)
+
+
+def _save_npy(path: Path, array: npt.NDArray[Any]) -> None:
+    with path.open("wb") as file:  # numpy would add .npy to a temporary name
+        np.save(file, array, allow_pickle=False)
+
+

@@ -1,0 +1,119 @@
+"""The configuration of a run: what `config.yaml` holds, where it starts from, and back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from patchkin.config import from_plain, merge, to_plain
+from patchkin.data.config import DataConfig
+from patchkin.data.layouts import TOY
+from patchkin.errors import ConfigError, nearest
+from patchkin.method import Method, Preset
+from patchkin.schedules import ScheduleConfig
+from patchkin.training import TrainingConfig
+
+C = TypeVar("C")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig(Generic[C]):
+    """Everything a run depends on; `config.yaml` of a run folder."""
+
+    method: C
+    """Of the method's own type."""
+    data: DataConfig = field(default_factory=DataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def choose_preset(kind: type[Method], name: str | None, *, toy: bool) -> Preset:
+    """A preset by name; unless named, `toy` for toy data, else the method's first.
+
+    Raises:
+        ConfigError: the method has no preset of this name; the nearest is offered.
+    """
+    if name is None:
+        name = TOY if toy and TOY in kind.presets else next(iter(kind.presets))
+    if name not in kind.presets:
+        raise ConfigError(f"`{kind.name}` has no preset `{name}`. {nearest(name, kind.presets)}")
+    return kind.presets[name]
+
+
+def preset_config(preset: Preset) -> RunConfig[Any]:
+    """The run that a preset stands for."""
+    return RunConfig(method=preset.method, data=preset.data, schedule=preset.schedule)
+
+
+def config_to_plain(kind: type[Method], config: RunConfig[Any]) -> dict[str, Any]:
+    """As written to `config.yaml`: the method's name, then the four parts."""
+    parts = {
+        part: to_plain(getattr(config, part)) for part in ("method", "data", "schedule", "training")
+    }
+    return {"name": kind.name, **parts}
+
+
+def config_from_plain(
+    kind: type[Method], default: RunConfig[Any], plain: Mapping[str, Any], *, where: str
+) -> RunConfig[Any]:
+    """A configuration with the settings of a (partial) mapping laid over a default.
+
+    Raises:
+        ConfigError: a key or value that does not belong; the nearest key is offered.
+    """
+    parts = {
+        "method": kind.config_type,
+        "data": DataConfig,
+        "schedule": ScheduleConfig,
+        "training": TrainingConfig,
+    }
+    for key in plain:
+        if key not in (*parts, "name"):
+            raise ConfigError(f"Unknown key `{key}` in {where}. {nearest(key, (*parts, 'name'))}")
+    named = plain.get("name", kind.name)
+    if named != kind.name:
+        raise ConfigError(f"{where} configures `{named}`, not `{kind.name}`.")
+    built: dict[str, Any] = {
+        part: from_plain(
+            part_kind,
+            merge(to_plain(getattr(default, part)), plain.get(part) or {}),
+            where=f"`{part}` of {where}",
+        )
+        for part, part_kind in parts.items()
+    }
+    return RunConfig(**built)
+
+
+def with_domains(config: RunConfig[Any], domains: Sequence[str]) -> RunConfig[Any]:
+    """The configuration with as many domains as the data has, and networks no larger than views.
+
+    What changes is logged as a warning.
+    """
+    method = _with_setting(config.method, "num_domains", len(domains))
+    if method != config.method:
+        logger.warning("%d domains, as the data has: %s", len(domains), ", ".join(domains))
+    if config.data.size < _smallest_setting(method, "image_size"):
+        logger.warning("networks for images of %d pixels, as --size says", config.data.size)
+        method = _with_setting(method, "image_size", config.data.size)
+    return replace(config, method=method)
+
+
+def _with_setting(config: Any, name: str, value: Any) -> Any:
+    """A configuration with a setting changed, in whichever of its parts it stands."""
+    parts = {f.name: getattr(config, f.name) for f in fields(config)}
+    nested = {
+        key: _with_setting(part, name, value) for key, part in parts.items() if is_dataclass(part)
+    }
+    own = {name: value} if name in parts else {}
+    return replace(config, **nested, **own)
+
+
+def _smallest_setting(config: Any, name: str) -> int:
+    """The least value of a setting among the parts of a configuration that have it; 0 if none."""
+    values = [getattr(config, name)] if hasattr(config, name) else []
+    parts = [getattr(config, f.name) for f in fields(config)]
+    values += [_smallest_setting(part, name) for part in parts if is_dataclass(part)]
+    return min((value for value in values if value), default=0)

@@ -1,0 +1,48 @@
+"""Side-by-side pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import final
+
+from patchkin.data.paired import (
+    PairedBatch,
+    PairedData,
+    evaluation_pairs,
+    open_paired_data,
+    paired_loader,
+)
+from patchkin.data.verify import Broken
+from patchkin.runs.sources.source import Source
+from patchkin.training import Scorer
+
+
+@final
+class PairedSource(Source[PairedData]):
+    """Side-by-side pairs as a `BatchSource` of the training loop."""
+
+    def _open(self, known_broken: Sequence[Broken] | None) -> PairedData:
+        return open_paired_data(
+            self._config.data,
+            seed=self._config.training.seed,
+            channels=self._channels,
+            known_broken=known_broken,
+        )
+
+    def batches(self, start_step: int, total_steps: int) -> Iterable[PairedBatch]:
+        """See `patchkin.training.BatchSource`."""
+        return paired_loader(
+            self.opened.dataset,
+            jitter_steps=self._jitter_steps,
+            **self._loading(start_step, total_steps),
+        )
+
+    def preview_batch(self) -> PairedBatch | None:
+        """The first held-out pairs; training pairs if nothing is held out."""
+        pairs = self.opened.pairs
+        files = (pairs.val or pairs.test or pairs.train)[:6]
+        return evaluation_pairs(files, self._config.data, self._channels)
+
+    def scorer(self) -> Scorer | None:
+        """None yet: the terms of the loss say what the truth says."""
+        return None
