@@ -331,7 +331,6 @@ def score_table(
     rows: Sequence[Row],
     *,
     fixed: Mapping[str, float | None] | None = None,
-    ordered: bool = True,
 ) -> str:
     """A score in Markdown: rows by last, best on validation and best on test.
 
@@ -341,7 +340,6 @@ def score_table(
         runs: of each row, one per seed.
         rows: in the order of the table.
         fixed: scores of what is not trained here, such as the input itself, by title.
-        ordered: whether less or more is better throughout. Otherwise no best can be chosen.
     """
     lines = [f"| {title} | seeds | {' | '.join(COLUMNS)} |", "|---" * (2 + len(COLUMNS)) + "|"]
     for name, value in (fixed or {}).items():
@@ -350,8 +348,6 @@ def score_table(
     for row in rows:
         if row.name in runs:
             texts = dict(Group(runs=tuple(runs[row.name])).table()).get(score, ["-"] * len(COLUMNS))
-            if not ordered:
-                texts = [*texts[:-1], "-"]
             seeds = ", ".join(str(run.seed) for run in runs[row.name])
             lines.append(f"| {row.title} | {seeds} | {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 import patchkin
-from patchkin.data.datasets import UnpairedBatch
+from patchkin.data import UnpairedBatch
 from patchkin.losses import fake_loss, generator_loss, real_loss
 from patchkin.networks import PatchGAN, PatchGANConfig, ResNetConfig, ResNetGenerator
 from patchkin.schedules import AdamConfig

@@ -26,6 +26,12 @@ def test_halving_multiplies_the_linear_fall():
     assert factors == pytest.approx([1, 0.5, 0.5, 0.25 * 0.75, 0.25 * 0.5, 0.125 * 0.25])
 
 
+def test_a_warm_up_outlasts_the_constant_part():
+    schedule = ScheduleConfig(epochs=6, decay_fraction=0.5, warmup=4)
+    factors = [schedule.learning_rate_factor(epoch, 6) for epoch in range(1, 7)]
+    assert factors == pytest.approx([0.25, 0.5, 0.75, 1.0, 0.5, 0.25])
+
+
 def test_it_never_reaches_zero_while_training():
     assert linear_decay(3, 0, 3) == pytest.approx(0.25)
     assert linear_decay(7, 7, 0) == 1.0
@@ -58,6 +64,7 @@ def test_progress_in_epochs_changes_between_epochs_only():
         (AdamConfig, {"clip_norm": 0.0}),
         (ScheduleConfig, {"epochs": 0}),
         (ScheduleConfig, {"halve_every": 0}),
+        (ScheduleConfig, {"warmup": -1}),
         (ScheduleConfig, {"steps": 0}),
         (ScheduleConfig, {"decay_fraction": 1.5}),
         (ScheduleConfig, {"ema_decay": 1.0}),
@@ -65,5 +72,5 @@ def test_progress_in_epochs_changes_between_epochs_only():
 )
 def test_what_is_out_of_range(kind, values):
     ((name, value),) = values.items()
-    with pytest.raises(ConfigError, match=rf"`{name}` must be .*; got {value}"):
+    with pytest.raises(ConfigError, match=rf"`{name}` must (not )?be .*; got {value}"):
         kind(**values)

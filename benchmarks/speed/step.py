@@ -22,13 +22,17 @@ from patchkin import devices
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.method import Progress
 from patchkin.methods import METHODS
-from patchkin.networks import PatchGAN, ResNetGenerator, normalization
+from patchkin.networks import PatchGAN, ResNetGenerator
 from patchkin.training import Updater
 
 try:
     from patchkin.training.fabric import Fabric
 except ImportError:  # checkouts of before
     from lightning_fabric import Fabric
+try:
+    from patchkin.networks.cpu import kept_inputs
+except ImportError:  # likewise
+    from patchkin.networks import normalization as kept_inputs
 
 
 def main() -> None:
@@ -59,7 +63,7 @@ def main() -> None:
     if options.contiguous:
         ResNetGenerator.keeps_channels_last = PatchGAN.keeps_channels_last = False
     if options.keep_all:
-        normalization._is_spared = lambda *_: False
+        kept_inputs._is_spared = lambda *_: False
     method = kind(config)
     update = Updater(method, fabric)
     images = torch.rand(2, 1, 3, options.size, options.size) * 2 - 1

@@ -7,6 +7,7 @@ once.
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -35,6 +36,8 @@ _HOMES = {
     "Translator": "patchkin.translation.translator",
     "Update": "patchkin.method",
 }
+_RENAMED: dict[str, tuple[str, str]] = {}
+"""Former name here -> what it is now, with its module; and the first version without the former."""
 
 
 def run(method: type[Method]) -> NoReturn:
@@ -52,4 +55,10 @@ def run(method: type[Method]) -> NoReturn:
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name in _RENAMED:
+        now, until = _RENAMED[name]
+        message = f"`patchkin.{name}` is `{now}` now; version {until} will not have the old name."
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        module, _, attribute = now.rpartition(".")
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module `patchkin` has no attribute `{name}`")

@@ -52,6 +52,9 @@ class ScheduleConfig:
     halve_every: int | None = None
     """Epochs (or steps) after which the learning rate is halved, again and again (MUNIT: 100,000
     steps, without a linear fall). None never halves it."""
+    warmup: int = 0
+    """Epochs (or steps) at the start over which the learning rate rises linearly, whatever it would
+    be otherwise (EnCo: 20 epochs)."""
     ema_decay: float = 0.0
     """Of the averaged weights of the translating networks, kept beside the live ones and used to
     translate. 0 keeps none, as published (StarGAN v2: 0.999)."""
@@ -68,6 +71,8 @@ class ScheduleConfig:
             raise ConfigError(f"`steps` must be at least 1; got {self.steps}.")
         if not 0 <= self.decay_fraction <= 1:
             raise ConfigError(f"`decay_fraction` must be in [0, 1]; got {self.decay_fraction}.")
+        if self.warmup < 0:
+            raise ConfigError(f"`warmup` must not be negative; got {self.warmup}.")
         if self.halve_every is not None and self.halve_every < 1:
             raise ConfigError(f"`halve_every` must be at least 1; got {self.halve_every}.")
 
@@ -90,7 +95,11 @@ class ScheduleConfig:
         >>> halving = ScheduleConfig(decay_fraction=0.0, halve_every=2)
         >>> [halving.learning_rate_factor(step, 5) for step in range(1, 6)]
         [1.0, 0.5, 0.5, 0.25, 0.25]
+        >>> [ScheduleConfig(warmup=4).learning_rate_factor(epoch, 9) for epoch in range(1, 6)]
+        [0.25, 0.5, 0.75, 1.0, 1.0]
         """
+        if unit <= self.warmup:
+            return unit / self.warmup
         decaying = round(total_units * self.decay_fraction)
         factor = linear_decay(unit, total_units - decaying, decaying)
         # Released MUNIT counts before it trains: step 100,000 is the first at half the rate.

@@ -123,9 +123,15 @@ def test_a_table_stops_where_all_runs_came(studies, tmp_path):
 
 
 def test_a_score_without_a_better_end_has_no_best_on_test(studies, tmp_path):
-    make_run(tmp_path / "a", checkpoints=[40], validation={40: 1.0}, test={40: 4.0})
+    make_run(
+        tmp_path / "a",
+        checkpoints=[40],
+        validation={40: 1.0},
+        test={40: 4.0},
+        named=("detail_inside",),
+    )
     runs = studies.runs_by_row([member(studies, tmp_path / "a")], 40)
-    table = studies.score_table(FRECHET, "detail", runs, [studies.CUT], ordered=False)
+    table = studies.score_table("counterpart/detail_inside", "detail", runs, [studies.CUT])
     assert table.splitlines()[-1] == "| CUT | 0 | 4 | 4 | - |"
 
 

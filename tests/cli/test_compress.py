@@ -17,7 +17,7 @@ from patchkin.compression import Distillation
 from patchkin.compression.cost import configuration_cost
 from patchkin.config import read_yaml
 from patchkin.images import read_image, to_tensor, to_uint8
-from patchkin.runs.fitness import TRUTH_DISTANCE
+from patchkin.scoring.validation import TRUTH_DISTANCE
 from patchkin.storage.checkpoint import read_model
 from patchkin.translation.translator import Translator
 
@@ -384,10 +384,12 @@ def test_the_report_shows_the_search(supernet, command, tmp_path):
     assert "patchkin compress distill --config config.yaml" in page
 
 
-def test_an_unknown_score(supernet, command, tmp_path):
+def test_a_score_that_cannot_decide(supernet, command, tmp_path):
     search = ("compress", "search", supernet, "--budget", "3e6", "-o", tmp_path / "s")
     error = complaint(command, *search, "--score", "tone_inide")
     assert "Did you mean `tone_inside`?" in error
+    error = complaint(command, *search, "--score", "detail_inside")
+    assert "`detail_inside` cannot decide, because neither less nor more of it is better" in error
     assert not (tmp_path / "s").exists()
 
 

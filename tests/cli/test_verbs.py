@@ -110,8 +110,8 @@ def test_a_preset_is_chosen_by_the_data(command, toy_root):
     plain = yaml.safe_load(out)
     assert (plain["data"]["size"], plain["method"]["relation_weight"]) == (256, 0.05)
     assert plain["schedule"] == {
-        "epochs": 400, "steps": None, "decay_fraction": 0.5, "halve_every": None, "ema_decay": 0.0,
-        "ema_warmup": False,
+        "epochs": 400, "steps": None, "decay_fraction": 0.5, "halve_every": None, "warmup": 0,
+        "ema_decay": 0.0, "ema_warmup": False,
     }  # fmt: skip
 
 

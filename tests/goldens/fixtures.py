@@ -105,11 +105,6 @@ SCHEMAS = (
 """A file belongs to the longest of these that its name begins with."""
 
 NOT_YET_READ = (
-    "enco_dag",
-    "enco_loss",
-    "enco_schedule",
-    "enco_step",
-    "enco_train",
     "omgd_counts",
     "omgd_dcd",
     "omgd_losses",

@@ -18,6 +18,7 @@ from patchkin.methods.cyclegan import CycleGanConfig
 from patchkin.methods.dclgan import DclGanConfig
 from patchkin.methods.distancegan import DistanceGanConfig
 from patchkin.methods.drit import DritConfig
+from patchkin.methods.enco import EnCoConfig
 from patchkin.methods.gcgan import GcGanConfig
 from patchkin.methods.lsesim import LSeSimConfig
 from patchkin.methods.munit import MunitConfig
@@ -72,6 +73,7 @@ SMALL_POOL = ImagePoolConfig(capacity=3, side=40)
 CYCLEGAN = CycleGanConfig(**{**PLAIN, "pool": ImagePoolConfig(capacity=0)})
 DCLGAN = DclGanConfig(**SMALL)
 SIMDCL = SimDclConfig(**SMALL)
+ENCO = EnCoConfig(**SMALL, head_norm="layer")
 SINCUT = SinCutConfig(
     generator=StyleGan2GeneratorConfig(ngf=1, working_size=32),
     discriminator=StyleGan2DiscriminatorConfig(ndf=1, working_size=32),
@@ -169,6 +171,22 @@ VARIANTS: dict[str, tuple[str, object]] = {
         replace(RELATION, augmentation=("translation", "cutout"), r1_weight=0.3),
     ),
     "relation-few-places": ("semantic-relation", replace(RELATION, num_patches=500)),
+    "enco": ("enco", ENCO),
+    "enco-batch-norm": ("enco", replace(ENCO, head_norm="batch")),
+    "enco-no-norm-no-predictor": ("enco", replace(ENCO, head_norm="none", predictor=False)),
+    "enco-no-stop": ("enco", replace(ENCO, stop_gradient=False, random_share=1.0)),
+    "enco-no-identity": ("enco", replace(ENCO, identity=False, random_share=0.0)),
+    "enco-decaying": ("enco", replace(ENCO, identity_decays=True, adversarial="hinge")),
+    "enco-other-pairs": (
+        "enco",
+        replace(
+            ENCO,
+            generator=ResNetConfig(ngf=4, blocks=5, antialias_down=False, antialias_up=False),
+            pairs=((10, 14), (6, 17), (0, 23)),
+        ),
+    ),
+    "enco-few-places": ("enco", replace(ENCO, num_patches=500)),
+    "enco-gray-to-colour": ("enco", replace(ENCO, generator=GRAY_TO_COLOUR)),
     "gcgan": ("gcgan", GCGAN),
     "gcgan-cross-flip": ("gcgan", replace(GCGAN, generators="cross", transform="flip")),
     "gcgan-no-identity": ("gcgan", replace(GCGAN, identity_weight=0.0)),

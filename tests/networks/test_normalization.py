@@ -11,6 +11,7 @@ from patchkin.networks import (
     normalization,
     uses_bias,
 )
+from patchkin.networks.cpu import kept_inputs
 from patchkin.networks.cpu.layout import layout_of
 from patchkin.networks.normalization import apply_layers
 
@@ -202,7 +203,7 @@ def test_what_a_convolution_reads_is_made_again_to_the_bit(chain, layout, batch,
         return y_BCHW, *torch.autograd.grad(y_BCHW.square().sum(), weights)
 
     economical = gradients()
-    monkeypatch.setattr(normalization, "_is_spared", lambda x, source: False)
+    monkeypatch.setattr(kept_inputs, "_is_spared", lambda x, source: False)
     for ours, plain in zip(economical, gradients(), strict=True):
         assert torch.equal(ours, plain)
 
@@ -218,7 +219,7 @@ def test_what_a_convolution_reads_is_not_kept_unless_it_is_small(chain, maps):
 
 
 def test_what_is_made_again_can_be_derived_twice(monkeypatch):
-    monkeypatch.setattr(normalization, "_is_spared", lambda x, source: True)
+    monkeypatch.setattr(kept_inputs, "_is_spared", lambda x, source: True)
     layers = nn.Sequential(*CHAINS["pad"]).double()
     x_BCHW = torch.randn(1, 4, 4, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda x: apply_layers(layers, x), (x_BCHW,))

@@ -71,6 +71,26 @@ def test_the_best_test_score_is_not_the_one_validation_chose(tmp_path):
     assert run.row("p/class_top1")["best on test"] == 10.0  # a rate is the better the higher
 
 
+@pytest.mark.parametrize(
+    ("score", "best"),
+    [
+        ("segmentation-correct/classAcc_over_all", 40.0),
+        ("segmentation-released/mIoU_fraction", 40.0),
+        ("collapse_outputs", 40.0),
+        ("relation_change", 30.0),
+        ("counterpart/detail_inside", None),
+        ("change_inside", None),
+    ],
+)
+def test_the_best_on_test_is_the_better_one(tmp_path, score, best):
+    """What papers call higher is better is not ranked the other way round."""
+    test = {10: {score: 30.0}, 20: {score: 40.0}, 30: {score: 35.0}}
+    run = read_run(make_run(tmp_path / "a", validation={10: 1.0, 20: 0.5, 30: 0.5}, test=test))
+    assert run.row(score) == {"last": 35.0, "best on validation": 30.0, "best on test": best}
+    (row,) = [cells for name, cells in group_by_settings([run])[0].table() if name == score]
+    assert row == ["35", "30", "-" if best is None else f"{best:g}"]
+
+
 def test_repetitions_are_averaged_and_other_settings_are_not(tmp_path):
     runs = [
         read_run(make_run(tmp_path / "s0", seed=0, validation={10: 20.0})),
@@ -89,6 +109,7 @@ def test_the_command_writes_table_page_and_json(tmp_path, capsys):
     assert main(["compare", str(run), "--output", str(page)]) == 0
     assert "best on validation" in capsys.readouterr().out
     assert "chosen by the test set itself" in page.read_text()
+    assert "to the truth (dB; higher is better)." in page.read_text()
     assert main(["compare", str(run), "--output", str(page), "--json"]) == 0
     plain = json.loads(capsys.readouterr().out)
     assert plain["groups"][0]["runs"][0]["scores"]["psnr"]["last"] == 20.0

@@ -192,19 +192,25 @@ def test_the_truth_has_no_distance_and_an_unchanged_input_no_change_outside(root
     plain = files.test[0]
     inputs_NCHW = domain_images(plain, size=SIZE)
     truths = domain_images([domain_truth_file(path, "striped") for path in plain], size=SIZE)
-    perfect = counterpart_scores(to_uint8(truths)[:, None], inputs_NCHW, plain, "striped")
+    perfect = counterpart_scores(
+        to_uint8(truths)[:, None], inputs_NCHW, plain, "striped", value_range=None
+    )
     assert perfect == pytest.approx(
         dict.fromkeys(("distance", "tone_inside", "detail_distance", "change_outside"), 0),
         abs=1e-5,
     )
-    unchanged = counterpart_scores(to_uint8(inputs_NCHW)[:, None], inputs_NCHW, plain, "striped")
+    unchanged = counterpart_scores(
+        to_uint8(inputs_NCHW)[:, None], inputs_NCHW, plain, "striped", value_range=None
+    )
     assert unchanged["change_outside"] == pytest.approx(0, abs=1e-5)
     assert unchanged["distance"] == unchanged["tone_inside"] > 10
     assert unchanged["detail_distance"] > 0.8  # stripes have at least twice the detail
     both = torch.stack([to_uint8(truths), to_uint8(inputs_NCHW)], dim=1)
-    mixed = counterpart_scores(both, inputs_NCHW, plain, "striped")
+    mixed = counterpart_scores(both, inputs_NCHW, plain, "striped", value_range=None)
     assert mixed["tone_inside"] == pytest.approx(unchanged["tone_inside"] / 2, abs=1e-4)
-    assert counterpart_scores(both, inputs_NCHW, files.train[0][:3], "striped") == {}
+    assert (
+        counterpart_scores(both, inputs_NCHW, files.train[0][:3], "striped", value_range=None) == {}
+    )
 
 
 def test_means_over_pairs_count_each_pair_once():
@@ -231,7 +237,7 @@ def test_the_protocol_of_stargan_v2(translator, root, monkeypatch):
     real = evaluate_styles.__globals__["cached_statistics"]
     monkeypatch.setattr(
         "patchkin.scoring.styles.cached_statistics",
-        lambda paths, *rest: counted.append(paths) or real(paths, *rest),
+        lambda paths, *rest, **settings: counted.append(paths) or real(paths, *rest, **settings),
     )
     result = evaluated(translator, root, protocols=("stargan-v2",))
     assert len(made) == 1

@@ -15,7 +15,8 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
 def weights(variant, num_processes, target, *launcher):
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1]), "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     command = [*(launcher or (sys.executable,)), str(SCRIPT), variant, str(num_processes)]
     result = subprocess.run(
         [*command, str(target)], env=environment, capture_output=True, text=True, check=False
@@ -47,7 +48,7 @@ def test_processes_that_torchrun_started_are_joined(tmp_path):
     "variant",
     [
         *("cut", "cut-steadied", "cut-bank", "relation-paper", "relation-nce", "munit"),
-        "drit-split-batch",
+        *("drit-split-batch", "enco"),
     ],
 )
 def test_two_processes_equal_one_for_every_kind(variant, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,13 @@ from rich.table import Table
 from patchkin.cli.parsing import parse
 from patchkin.errors import ConfigError
 from patchkin.method import Method
-from patchkin.scoring.comparison import COLUMNS, Group, group_by_settings, read_run, to_plain_groups
-from patchkin.storage.atomic import write_text
+from patchkin.scoring.comparison import (
+    COLUMNS,
+    group_by_settings,
+    read_run,
+    to_plain_groups,
+    write_page,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +47,8 @@ def run(arguments: Sequence[str], _: Mapping[str, type[Method]]) -> int:
     if not options.runs:
         raise ConfigError("Nothing to compare: give run folders.")
     groups = group_by_settings([read_run(folder) for folder in options.runs])
-    _write_page(groups, options)
+    command = f"patchkin compare {' '.join(map(str, options.runs))}"
+    write_page(groups, options.output, command=command)
     if options.json:
         print(json.dumps({"groups": to_plain_groups(groups), "page": str(options.output)}))
         return 0
@@ -54,31 +59,3 @@ def run(arguments: Sequence[str], _: Mapping[str, type[Method]]) -> int:
         Console().print(table)
     print(f"page: {options.output}", file=sys.stderr)
     return 0
-
-
-def _write_page(groups: Sequence[Group], options: CompareOptions) -> None:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("patchkin.scoring"), autoescape=True, trim_blocks=True
-    )
-    page = environment.get_template("compare.html").render(
-        columns=COLUMNS,
-        groups=[
-            {"title": group.title, "rows": group.table(), "previews": _previews(group)}
-            for group in groups
-        ],
-        command=f"patchkin compare {' '.join(map(str, options.runs))}",
-    )
-    write_text(options.output, page)
-
-
-def _previews(group: Group) -> list[tuple[str, str]]:
-    """The last preview of each run."""
-    found = []
-    for member in group.runs:
-        files = sorted((member.folder / "previews").glob("step_*.png"))
-        if files:
-            image = base64.b64encode(files[-1].read_bytes()).decode()
-            found.append((f"{member.folder}, {files[-1].stem.replace('_', ' ')}", image))
-    return found

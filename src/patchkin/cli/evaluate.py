@@ -222,8 +222,15 @@ def _subjects(
 
 def _data(options: EvaluateOptions, subject: Translator | Path) -> DataConfig:
     header = subject.header if isinstance(subject, Translator) else None
-    size = header.size if header is not None else 256
-    return DataConfig(root=options.data, direction=options.direction, size=size)
+    if header is None:
+        return DataConfig(root=options.data, direction=options.direction)
+    declared = header.encoding.get("value_range")
+    return DataConfig(
+        root=options.data,
+        direction=options.direction,
+        size=header.size,
+        value_range=tuple(declared) if declared else None,
+    )
 
 
 def _target(options: EvaluateOptions) -> Path | None:

@@ -41,10 +41,10 @@ from patchkin.data.paired import PairedBatch
 from patchkin.errors import ConfigError
 from patchkin.losses import (
     AdversarialMode,
-    decoupled,
+    Contrast,
     fake_loss,
     generator_loss,
-    hard_negative_weights,
+    patch_contrast,
     pixel_distance,
     real_loss,
     relation_consistency,
@@ -65,11 +65,12 @@ from patchkin.networks.supernet import Supernet
 from patchkin.numerics import widened, without_autocast
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
+from patchkin.terms.patches import embedded_pairs
 
 _TRUNK = MULTIPLIERS[2]
 _NUM_TAPS = len(MAPPING_TAPS)
 _LOGGED_TEMPERATURE = 0.07
-"""The released log shows hDCE at this temperature, whatever the loss has."""
+"""The released log shows hDCE as InfoNCE at this temperature, whatever the loss has."""
 
 Batch = UnpairedBatch | PairedBatch
 
@@ -229,6 +230,14 @@ class Distillation(Method):
         student_width, teacher_width = _TRUNK * config.student_ngf, _TRUNK * teacher.ngf
         if config.distillation_weight:
             self.A = Adaptors(_NUM_TAPS, student_width, teacher_width)
+        self.contrast = Contrast(
+            form="dce",
+            negatives="released" if config.hard_negatives else "uniform",
+            temperature=config.temperature,
+        )
+        self.logged_contrast = Contrast(
+            form="nce", negatives=self.contrast.negatives, temperature=_LOGGED_TEMPERATURE
+        )
         if config.relation_weight or config.contrast_weight:
             self._add_heads(student_width, teacher_width)
         for name in self.adam():
@@ -360,44 +369,39 @@ class Distillation(Method):
         config = self.config
         terms: Terms = {}
         reported: Terms = {}
-        places = draw_places(student_maps, config.num_patches, progress.draws)
-        with torch.no_grad():
-            heads = self.F if config.heads == "shared" else self.F_teacher
-            keys = heads(teacher_maps, places)
-        rows = list(zip(self.F(student_maps, places), keys, strict=True))
+        pairs = embedded_pairs(
+            student_maps,
+            teacher_maps,
+            draw_places(student_maps, config.num_patches, progress.draws),
+            query_head=self.F,
+            key_head=self.F if config.heads == "shared" else self.F_teacher,
+        )
         if config.relation_weight:
             relations = [
                 config.relation_weight
-                * relation_consistency(query, key, reduction=config.relation_reduction)
-                for query, key in rows
+                * relation_consistency(*pair, reduction=config.relation_reduction)
+                for pair in pairs
             ]
             terms["relation"] = torch.stack(relations).sum()
             reported |= _numbered("relation", relations)
         if config.contrast_weight:
-            gamma_divisor = self.gamma_divisor(progress)
-            contrasts = [self._contrast(*pair, gamma_divisor) for pair in rows]
-            terms["contrast"] = (
-                config.contrast_weight * torch.stack([loss for loss, _ in contrasts]).sum()
-            )
-            as_nce = [config.contrast_weight * logged for _, logged in contrasts]
+            contrasts = self._contrasts(pairs, self.contrast, progress)
+            terms["contrast"] = config.contrast_weight * torch.stack(contrasts).sum()
+            with torch.no_grad():
+                logged = self._contrasts(pairs, self.logged_contrast, progress)
+            as_nce = [config.contrast_weight * loss for loss in logged]
             reported |= _numbered("contrast_as_nce", as_nce)
             reported["contrast_as_nce"] = torch.stack(as_nce).sum()
         return terms, reported
 
-    def _contrast(
-        self, query_BKC: Tensor, key_BKC: Tensor, gamma_divisor: float
-    ) -> tuple[Tensor, Tensor]:
-        """hDCE, and the InfoNCE of the same weights that the released log shows."""
-        weights_BKK = None
-        if self.config.hard_negatives:
-            weights_BKK = hard_negative_weights(key_BKC, gamma_divisor)
-
-        def at(temperature: float) -> Tensor:
-            return decoupled(query_BKC, key_BKC, temperature=temperature, weights_BKK=weights_BKK)
-
-        with torch.no_grad():
-            logged = nnf.softplus(at(_LOGGED_TEMPERATURE), threshold=50).mean()
-        return at(self.config.temperature).mean(), logged
+    def _contrasts(
+        self, pairs: list[tuple[Tensor, Tensor]], contrast: Contrast, progress: Progress
+    ) -> list[Tensor]:
+        """Of each tap, the mean over places and images."""
+        gamma_divisor = self.gamma_divisor(progress)
+        return [
+            patch_contrast(*pair, contrast, gamma_divisor=gamma_divisor).mean() for pair in pairs
+        ]
 
 
 def _squared_distance(student: Tensor, teacher: Tensor) -> Tensor:

@@ -117,5 +117,3 @@ def _writer(suffix: str, array: npt.NDArray[Any], encoding: Encoding) -> Callabl
 def _save_npy(path: Path, array: npt.NDArray[Any]) -> None:
     with path.open("wb") as file:  # numpy would add .npy to a temporary name
         np.save(file, array, allow_pickle=False)
-
-

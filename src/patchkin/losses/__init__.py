@@ -7,7 +7,9 @@ from patchkin.losses.adversarial import (
     r1_penalty,
     real_loss,
 )
+from patchkin.losses.contrast import Contrast, mean_over_taps, patch_contrast
 from patchkin.losses.contrastive import (
+    as_info_nce,
     decoupled,
     hard_negative_weights,
     info_nce,
@@ -20,6 +22,8 @@ from patchkin.losses.similarity import cosine_info_nce, summary_distance
 
 __all__ = [
     "AdversarialMode",
+    "Contrast",
+    "as_info_nce",
     "cosine_info_nce",
     "decoupled",
     "fake_loss",
@@ -28,6 +32,8 @@ __all__ = [
     "info_nce",
     "log_importance",
     "log_negative_importance",
+    "mean_over_taps",
+    "patch_contrast",
     "pixel_distance",
     "r1_penalty",
     "real_loss",

@@ -66,16 +66,34 @@ def info_nce(
     >>> info_nce(rows_BKC, rows_BKC, temperature=1.0)  # log(1 + 1 / e)
     tensor([[0.3133, 0.3133]])
     """
-    decoupled_BK = decoupled(
-        query_BKC,
-        key_BKC,
-        temperature=temperature,
-        weights_BKK=weights_BKK,
-        log_importance_BKK=log_importance_BKK,
-        include_all_negatives=include_all_negatives,
-        external_MC=external_MC,
-        internal=internal,
+    return as_info_nce(
+        decoupled(
+            query_BKC,
+            key_BKC,
+            temperature=temperature,
+            weights_BKK=weights_BKK,
+            log_importance_BKK=log_importance_BKK,
+            include_all_negatives=include_all_negatives,
+            external_MC=external_MC,
+            internal=internal,
+        )
     )
+
+
+def as_info_nce(decoupled_BK: Tensor) -> Tensor:
+    """The InfoNCE that a decoupled loss came from: log(1 + e^x) of it.
+
+    The released hDCE carries the gradient of `decoupled` and logs this.
+
+    Args:
+        decoupled_BK: losses of `decoupled`, of any shape; receives the gradient.
+
+    Returns:
+        In nats, of the same shape, at least 0.
+
+    >>> as_info_nce(torch.tensor([-1.0]))  # log(1 + 1 / e)
+    tensor([0.3133])
+    """
     # log(1 + e^x) keeps small losses exact; torch's default would cut it off at x = 20.
     return nnf.softplus(decoupled_BK, threshold=50)
 
@@ -96,7 +114,7 @@ def decoupled(
         loss_i = log sum_j n_ij - s_i,   with s and n as in `info_nce`.
 
     With `weights_BKK` its gradient is that of the released hDCE, which logs the InfoNCE of the same
-    numbers (the softplus of this loss) and carries this gradient. With `log_importance_BKK` it is
+    numbers (`as_info_nce`) and carries this gradient. With `log_importance_BKK` it is
     the paper's Eq. 4 with the importance of Eq. 5; with neither, DCE (Eq. 6).
 
     Args:

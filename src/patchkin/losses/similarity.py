@@ -50,8 +50,8 @@ def cosine_info_nce(
     tensor([[0.3133, 0.3133]])
     """
     return info_nce(
-        _unit(query_BKC),
-        _unit(key_BKC.detach()),
+        cosine_rows(query_BKC),
+        cosine_rows(key_BKC.detach()),
         temperature=temperature,
         include_all_negatives=include_all_negatives,
     )
@@ -87,6 +87,12 @@ def summary_distance(
         return distance_B.mean()
 
 
-def _unit(rows_BKC: Tensor) -> Tensor:
+def cosine_rows(rows_BKC: Tensor) -> Tensor:
+    """Rows whose products are cosines, as `cosine_info_nce` takes them; receive the gradient.
+
+    >>> import torch
+    >>> cosine_rows(torch.tensor([[[3.0, 4.0]]]))
+    tensor([[[0.6000, 0.8000]]])
+    """
     with without_autocast(rows_BKC):
         return nnf.normalize(widened(rows_BKC), dim=-1, eps=_COSINE_EPSILON)

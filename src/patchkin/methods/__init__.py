@@ -6,6 +6,7 @@ from patchkin.methods.cyclegan import CycleGan
 from patchkin.methods.dclgan import DclGan
 from patchkin.methods.distancegan import DistanceGan
 from patchkin.methods.drit import Drit
+from patchkin.methods.enco import EnCo
 from patchkin.methods.gcgan import GcGan
 from patchkin.methods.lsesim import LSeSim
 from patchkin.methods.munit import Munit
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     Cut.name: Cut,
     CycleGan.name: CycleGan,
     DclGan.name: DclGan,
+    EnCo.name: EnCo,
     GcGan.name: GcGan,
     NegCut.name: NegCut,
     Pix2Pix.name: Pix2Pix,
@@ -45,6 +47,7 @@ __all__ = [
     "DclGan",
     "DistanceGan",
     "Drit",
+    "EnCo",
     "GcGan",
     "LSeSim",
     "Munit",

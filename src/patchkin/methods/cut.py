@@ -28,9 +28,15 @@ from torch import Tensor
 
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
-from patchkin.errors import ConfigError
-from patchkin.losses import AdversarialMode, generator_loss, info_nce
+from patchkin.losses import (
+    AdversarialMode,
+    Contrast,
+    generator_loss,
+    mean_over_taps,
+    patch_contrast,
+)
 from patchkin.losses.augmentation import AugmentationKind, augmented
+from patchkin.losses.contrast import check_temperature
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
     InitConfig,
@@ -49,6 +55,7 @@ from patchkin.networks import (
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.terms.adversary import check_adversary, discriminator_terms
+from patchkin.terms.patches import check_patches, embedded_pairs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,12 +106,8 @@ class CutConfig:
     """Of the averaged encoder and head that fill the bank."""
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ConfigError(f"`temperature` must be positive; got {self.temperature}.")
-        if not self.taps:
-            raise ConfigError("`taps` must name at least one module of the generator.")
-        if self.num_patches < 1:
-            raise ConfigError(f"`num_patches` must be at least 1; got {self.num_patches}.")
+        check_temperature(self.temperature)
+        check_patches(self.taps, self.num_patches)
         check_channels(self.generator, self.discriminator)
         check_adversary(self.augmentation, self.r1_weight)
 
@@ -180,6 +183,7 @@ class Cut(Method):
         self.multiple_of = self.G.multiple_of
         self.min_size = self.G.min_size
         self.min_training_size = max(self.G.min_size, self.D.min_size)
+        self.contrast = Contrast(temperature=config.temperature, all_negatives=config.all_negatives)
         if config.negatives != "internal":
             self.G_average = copy.deepcopy(self.G)
             self.F_average = copy.deepcopy(self.F)
@@ -296,22 +300,16 @@ class Cut(Method):
     ) -> Tensor:
         """PatchNCE, the mean over taps, places and images."""
         places = draw_places(keys, self.config.num_patches, draws)
-        with torch.no_grad():
-            key_rows = self.F(keys, places)
-        losses = [
-            info_nce(
-                query_BKC,
-                key_BKC,
-                temperature=self.config.temperature,
-                include_all_negatives=self.config.all_negatives,
+        pairs = embedded_pairs(queries, keys, places, query_head=self.F, key_head=self.F)
+        return mean_over_taps(
+            patch_contrast(
+                *pair,
+                self.contrast,
                 external_MC=self.bank_LMC[tap] if external else None,
                 internal=not external or self.config.negatives == "both",
-            ).mean()
-            for tap, (query_BKC, key_BKC) in enumerate(
-                zip(self.F(queries, places), key_rows, strict=True)
             )
-        ]
-        return torch.stack(losses).mean()
+            for tap, pair in enumerate(pairs)
+        )
 
     @torch.no_grad()
     def _follow_average(self) -> None:

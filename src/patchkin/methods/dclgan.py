@@ -33,11 +33,11 @@ from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError
 from patchkin.losses import (
     AdversarialMode,
-    cosine_info_nce,
-    decoupled,
+    Contrast,
     fake_loss,
     generator_loss,
-    hard_negative_weights,
+    mean_over_taps,
+    patch_contrast,
     pixel_distance,
     real_loss,
     relation_consistency,
@@ -62,6 +62,7 @@ from patchkin.networks import (
     patch_maps,
 )
 from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
+from patchkin.terms.patches import check_patches, embedded_pairs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,10 +117,7 @@ class DclGanConfig:
         for name in ("temperature", "gamma_divisor_start", "gamma_divisor_end"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"`{name}` must be positive; got {getattr(self, name)}.")
-        if not self.taps:
-            raise ConfigError("`taps` must name at least one module of the generator.")
-        if self.num_patches < 1:
-            raise ConfigError(f"`num_patches` must be at least 1; got {self.num_patches}.")
+        check_patches(self.taps, self.num_patches)
         check_pair(self.generator, self.discriminator, identity=self.identity_weight > 0)
 
 
@@ -204,6 +202,14 @@ class DclGan(Method):
         self.pool_B = ImagePool(self.channels[0], config.pool)
         for network in (self.G_A, self.G_B, self.D_A, self.D_B, self.F_A, self.F_B):
             initialize(network, config.initialization)
+        decoupling = config.contrast == "relation"
+        self.contrast = Contrast(
+            form="dce" if decoupling else "nce",
+            negatives="released" if decoupling else "uniform",
+            cosine=not decoupling,
+            temperature=config.temperature,
+            all_negatives=config.all_negatives,
+        )
         self.multiple_of = self.G_A.multiple_of
         self.min_size = self.G_A.min_size
         self.min_training_size = max(self.G_A.min_size, self.D_A.min_size)
@@ -317,37 +323,24 @@ class DclGan(Method):
             ("B", to_a, self.F_B, self.G_A, self.F_A),
         ):
             places = draw_places(forward.keys, config.num_patches, progress.draws)
-            with torch.no_grad():
-                key_rows = key_head(forward.keys, places)
-            query_rows = query_head(query_encoder.encode(forward.fake_BCHW, config.taps), places)
-            pairs = list(zip(query_rows, key_rows, strict=True))
+            pairs = embedded_pairs(
+                query_encoder.encode(forward.fake_BCHW, config.taps),
+                forward.keys,
+                places,
+                query_head=query_head,
+                key_head=key_head,
+            )
             if config.contrast == "relation" and config.relation_weight:
-                relations = [relation_consistency(query, key) for query, key in pairs]
-                terms[f"relation_{name}"] = config.relation_weight * torch.stack(relations).mean()
+                relation = mean_over_taps(relation_consistency(*pair) for pair in pairs)
+                terms[f"relation_{name}"] = config.relation_weight * relation
             if config.contrast_weight:
                 gamma_divisor = self.gamma_divisor(progress)
-                losses = [self._contrast(query, key, gamma_divisor).mean() for query, key in pairs]
-                terms[f"contrast_{name}"] = config.contrast_weight * torch.stack(losses).mean()
+                contrast = mean_over_taps(
+                    patch_contrast(*pair, self.contrast, gamma_divisor=gamma_divisor)
+                    for pair in pairs
+                )
+                terms[f"contrast_{name}"] = config.contrast_weight * contrast
         return terms
-
-    def _contrast(self, query_BKC: Tensor, key_BKC: Tensor, gamma_divisor: float) -> Tensor:
-        """PatchNCE or hDCE per patch."""
-        config = self.config
-        if config.contrast == "nce":
-            return cosine_info_nce(
-                query_BKC,
-                key_BKC,
-                temperature=config.temperature,
-                include_all_negatives=config.all_negatives,
-            )
-        grouped = key_BKC.flatten(0, 1).unsqueeze(0) if config.all_negatives else key_BKC
-        return decoupled(
-            query_BKC,
-            key_BKC,
-            temperature=config.temperature,
-            weights_BKK=hard_negative_weights(grouped, gamma_divisor),
-            include_all_negatives=config.all_negatives,
-        )
 
     def _identity_terms(self, batch: UnpairedBatch, to_b: _Forward, to_a: _Forward) -> Terms:
         """Each generator should leave images of its target domain alone (plain L1)."""

@@ -22,7 +22,7 @@ Shape suffixes: B images, C channels, H and W pixels, K patches, P negatives.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple, final
 
@@ -32,7 +32,14 @@ from torch import Tensor
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError
-from patchkin.losses import AdversarialMode, fake_loss, generator_loss, real_loss
+from patchkin.losses import (
+    AdversarialMode,
+    fake_loss,
+    generator_loss,
+    mean_over_taps,
+    real_loss,
+)
+from patchkin.losses.contrast import check_temperature
 from patchkin.losses.negatives import generated_info_nce, negative_diversity
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
@@ -53,6 +60,7 @@ from patchkin.networks import (
 from patchkin.networks.negative_generator import NegativeGenerator
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
+from patchkin.terms.patches import check_patches, embedded_pairs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,14 +109,8 @@ class NegCutConfig:
     """Flip the generator's input in half of the steps, and its features back (FastNEGCUT)."""
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ConfigError(f"`temperature` must be positive; got {self.temperature}.")
-        if not self.taps:
-            raise ConfigError("`taps` must name at least one module of the generator.")
-        if self.num_patches < 2:
-            raise ConfigError(
-                f"`num_patches` must be at least 2, to compare negatives; got {self.num_patches}."
-            )
+        check_temperature(self.temperature)
+        check_patches(self.taps, self.num_patches, fewest=2)  # negatives are compared in pairs
         if self.noise_width < 1:
             raise ConfigError(f"`noise_width` must be at least 1; got {self.noise_width}.")
         if not 0 <= self.head_momentum < 1:
@@ -279,9 +281,9 @@ class NegCut(Method):
         for name, part in branches.items():
             contrast, negatives = self._contrast(seen.images(part), draws)
             terms[name] = -self.config.contrast_weight * contrast / len(branches)
-            diversities.append(_mean(negative_diversity(rows_BPC) for rows_BPC in negatives))
+            diversities.append(mean_over_taps(map(negative_diversity, negatives)))
         counted = diversities if self.config.diversity_of == "both" else diversities[-1:]
-        terms["diversity"] = -self.config.diversity_weight * _mean(counted)
+        terms["diversity"] = -self.config.diversity_weight * torch.stack(counted).mean()
         return terms
 
     def _generator_terms(
@@ -301,11 +303,10 @@ class NegCut(Method):
         places = draw_places(seen.keys, config.num_patches, draws)
         noises = [draws.normal(config.num_patches, config.noise_width) for _ in seen.keys]
         negatives = self.N(seen.descriptions, noises)
-        with torch.no_grad():
-            keys = self.F(seen.keys, places)
-        contrast = _mean(
-            generated_info_nce(*rows, temperature=config.temperature).mean()
-            for rows in zip(self.F(seen.queries, places), keys, negatives, strict=True)
+        pairs = embedded_pairs(seen.queries, seen.keys, places, query_head=self.F, key_head=self.F)
+        contrast = mean_over_taps(
+            generated_info_nce(*pair, negative_BPC, temperature=config.temperature)
+            for pair, negative_BPC in zip(pairs, negatives, strict=True)
         )
         return contrast, negatives
 
@@ -316,7 +317,3 @@ class NegCut(Method):
             list(self.F.parameters()),
             1 - self.config.head_momentum,
         )
-
-
-def _mean(values: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(values)).mean()

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple, final
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
 from patchkin.data.config import DataConfig
@@ -32,14 +31,15 @@ from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError
 from patchkin.losses import (
     AdversarialMode,
-    decoupled,
+    Contrast,
+    as_info_nce,
     generator_loss,
-    hard_negative_weights,
-    info_nce,
-    log_negative_importance,
+    mean_over_taps,
+    patch_contrast,
     relation_consistency,
 )
 from patchkin.losses.augmentation import AugmentationKind, augmented
+from patchkin.losses.contrast import check_temperature
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
     InitConfig,
@@ -58,6 +58,7 @@ from patchkin.networks import (
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
 from patchkin.terms.adversary import check_adversary, discriminator_terms
+from patchkin.terms.patches import check_patches, embedded_pairs
 
 IN_TURN_PIXELS = 256 * 256
 """Of a batch, from which on a CPU computes A and B in turn (benchmarks/speed)."""
@@ -120,16 +121,12 @@ class SemanticRelationConfig:
     both take the same time; below, at once is quicker."""
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ConfigError(f"`temperature` must be positive; got {self.temperature}.")
+        check_temperature(self.temperature)
         for name in ("gamma_divisor_start", "gamma_divisor_end", "gamma_divisor_late"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"`{name}` must be positive; got {value}.")
-        if not self.taps:
-            raise ConfigError("`taps` must name at least one module of the generator.")
-        if self.num_patches < 1:
-            raise ConfigError(f"`num_patches` must be at least 1; got {self.num_patches}.")
+        check_patches(self.taps, self.num_patches)
         check_channels(self.generator, self.discriminator)
         check_adversary(self.augmentation, self.r1_weight)
 
@@ -201,6 +198,12 @@ class SemanticRelation(Method):
         self.F = ProjectionHead(self.G.tap_channels(config.taps), config.head_width)
         for network in (self.G, self.D, self.F):
             initialize(network, config.initialization)
+        self.contrast = Contrast(
+            form=config.contrast,
+            negatives=config.weights if config.hard_negatives else "uniform",
+            temperature=config.temperature,
+            all_negatives=config.all_negatives,
+        )
         self.channels = (config.generator.in_channels, config.generator.out_channels)
         self.multiple_of = self.G.multiple_of
         self.min_size = self.G.min_size
@@ -311,18 +314,22 @@ class SemanticRelation(Method):
         config, terms = self.config, {}
         num_images = len(pairs[0][0]) // len(part)
         if config.relation_weight and "contrast" in part:
-            relations = [relation_consistency(q[:num_images], k[:num_images]) for q, k in pairs]
-            terms["relation"] = config.relation_weight * torch.stack(relations).mean()
+            terms["relation"] = config.relation_weight * mean_over_taps(
+                relation_consistency(q[:num_images], k[:num_images]) for q, k in pairs
+            )
         if config.contrast_weight:
             share = config.contrast_weight / (2 if config.identity else 1)
             gamma_divisor = self.gamma_divisor(progress)
             for number, name in enumerate(part):
                 images = slice(number * num_images, (number + 1) * num_images)
-                rows = [self._contrast(q[images], k[images], gamma_divisor) for q, k in pairs]
-                terms[name] = share * _mean_over_taps(rows)
+                rows = [
+                    patch_contrast(q[images], k[images], self.contrast, gamma_divisor=gamma_divisor)
+                    for q, k in pairs
+                ]
+                terms[name] = share * mean_over_taps(rows)
                 if config.contrast == "dce":
                     # The released log shows the InfoNCE that DCE came from.
-                    as_nce = _mean_over_taps([nnf.softplus(loss.detach()) for loss in rows])
+                    as_nce = mean_over_taps(as_info_nce(loss.detach()) for loss in rows)
                     update.report(**{f"{name}_as_nce": config.contrast_weight * as_nce})
         return terms
 
@@ -333,32 +340,4 @@ class SemanticRelation(Method):
 
         The places are those of all images of the step, in both branches, as released.
         """
-        places_LK = places.on(keys)
-        with torch.no_grad():
-            key_rows = self.F(keys, places_LK)
-        return list(zip(self.F(queries, places_LK), key_rows, strict=True))
-
-    def _contrast(self, query_BKC: Tensor, key_BKC: Tensor, gamma_divisor: float) -> Tensor:
-        """InfoNCE or DCE per patch, with or without hard negatives (Eq. 4 to 7)."""
-        config = self.config
-        weights_BKK, log_importance_BKK = None, None
-        if config.hard_negatives:
-            grouped = key_BKC.flatten(0, 1).unsqueeze(0) if config.all_negatives else key_BKC
-            if config.weights == "released":
-                weights_BKK = hard_negative_weights(grouped, gamma_divisor)
-            else:
-                log_importance_BKK = log_negative_importance(grouped, 1 / gamma_divisor)
-        contrast = decoupled if config.contrast == "dce" else info_nce
-        return contrast(
-            query_BKC,
-            key_BKC,
-            temperature=config.temperature,
-            weights_BKK=weights_BKK,
-            log_importance_BKK=log_importance_BKK,
-            include_all_negatives=config.all_negatives,
-        )
-
-
-def _mean_over_taps(rows: list[Tensor]) -> Tensor:
-    """Mean over places and images of each tap, then over taps."""
-    return torch.stack([loss_BK.mean() for loss_BK in rows]).mean()
+        return embedded_pairs(queries, keys, places.on(keys), query_head=self.F, key_head=self.F)

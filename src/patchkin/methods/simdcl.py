@@ -38,13 +38,16 @@ from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError
 from patchkin.losses import (
     AdversarialMode,
-    cosine_info_nce,
+    Contrast,
     fake_loss,
     generator_loss,
+    mean_over_taps,
+    patch_contrast,
     pixel_distance,
     real_loss,
     summary_distance,
 )
+from patchkin.losses.contrast import check_temperature
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
     HeadKind,
@@ -69,6 +72,7 @@ from patchkin.networks import (
 )
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
+from patchkin.terms.patches import check_patches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,10 +117,8 @@ class SimDclConfig:
     """Contrast with the patches of the whole batch rather than of the same image."""
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ConfigError(f"`temperature` must be positive; got {self.temperature}.")
-        if not self.taps:
-            raise ConfigError("`taps` must name at least one module of the generator.")
+        check_temperature(self.temperature)
+        check_patches(self.taps, self.num_patches)
         if self.num_patches < 3 or self.head_width < 3:
             raise ConfigError(
                 "`num_patches` and `head_width` must be at least 3 for the similarity heads; got "
@@ -215,6 +217,9 @@ class SimDcl(Method):
         num_taps, kind = len(config.taps), config.similarity_heads
         self.S_A = SimilarityHeads(num_taps, kind, config.initialization)
         self.S_B = SimilarityHeads(num_taps, kind, config.initialization)
+        self.contrast = Contrast(
+            cosine=True, temperature=config.temperature, all_negatives=config.all_negatives
+        )
         self.pool_A = ImagePool(self.channels[1], config.pool)
         self.pool_B = ImagePool(self.channels[0], config.pool)
         self.multiple_of = self.G_A.multiple_of
@@ -340,16 +345,11 @@ class SimDcl(Method):
         """PatchNCE of A with G_A(A), and of B with G_B(B); the mean over taps, places, images."""
         config, terms = self.config, {}
         for name, embedded in (("A", a), ("B", b)):
-            losses = [
-                cosine_info_nce(
-                    query_BKC,
-                    key_BKC,
-                    temperature=config.temperature,
-                    include_all_negatives=config.all_negatives,
-                ).mean()
-                for query_BKC, key_BKC in zip(embedded.queries, embedded.keys, strict=True)
-            ]
-            terms[f"contrast_{name}"] = config.contrast_weight * torch.stack(losses).mean()
+            contrast = mean_over_taps(
+                patch_contrast(*pair, self.contrast)
+                for pair in zip(embedded.queries, embedded.keys, strict=True)
+            )
+            terms[f"contrast_{name}"] = config.contrast_weight * contrast
         return terms
 
     def _identity_terms(self, batch: UnpairedBatch, to_b: _Forward, to_a: _Forward) -> Terms:

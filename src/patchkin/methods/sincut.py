@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
 from patchkin.data.config import DataConfig
@@ -35,11 +34,12 @@ from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError
 from patchkin.losses import (
     AdversarialMode,
-    decoupled,
+    Contrast,
+    as_info_nce,
     fake_loss,
     generator_loss,
-    hard_negative_weights,
-    info_nce,
+    mean_over_taps,
+    patch_contrast,
     pixel_distance,
     r1_penalty,
     real_loss,
@@ -62,6 +62,7 @@ from patchkin.networks import (
 from patchkin.numerics import without_autocast
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
+from patchkin.terms.patches import check_patches, embedded_pairs
 
 _ADAM = AdamConfig(learning_rate=2e-3, beta1=0.0, beta2=0.99)
 
@@ -116,10 +117,7 @@ class SinCutConfig:
         for name in ("temperature", "gamma_divisor_start", "gamma_divisor_end"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"`{name}` must be positive; got {getattr(self, name)}.")
-        if not self.taps:
-            raise ConfigError("`taps` must name at least one layer of the generator's encoder.")
-        if self.num_patches < 1:
-            raise ConfigError(f"`num_patches` must be at least 1; got {self.num_patches}.")
+        check_patches(self.taps, self.num_patches)
         if self.num_patches == 1 and not self.all_negatives:
             raise ConfigError(
                 "One patch per image has no negatives in its image; set `all_negatives`, or "
@@ -203,6 +201,12 @@ class SinCut(Method):
         self.D = StyleGan2Discriminator(config.discriminator)
         self.F = ProjectionHead(self.G.tap_channels(config.taps), config.head_width)
         initialize(self.F, config.head_initialization)
+        weighed = config.contrast == "relation" and config.weights == "fixed"
+        self.contrast = Contrast(
+            form="dce" if config.contrast == "relation" else "nce",
+            negatives="released" if weighed else "uniform",
+            temperature=config.temperature,
+        )
         self.channels = (config.generator.in_channels, config.generator.out_channels)
         self.multiple_of = self.G.multiple_of
         self.min_size = self.G.min_size
@@ -288,11 +292,11 @@ class SinCut(Method):
         branches = {"nce": slice(0, num_images), "identity_nce": slice(num_images, None)}
         for name, branch in branches.items():
             places = draw_places(keys, config.num_patches, draws)
-            losses = [
-                info_nce(query, key, temperature=config.temperature)
-                for query, key in self._embedded(queries, keys, branch, places)
-            ]
-            terms[name] = 0.5 * config.contrast_weight * _mean_over_taps(losses)
+            contrast = mean_over_taps(
+                patch_contrast(*pair, self.contrast)
+                for pair in self._embedded(queries, keys, branch, places)
+            )
+            terms[name] = 0.5 * config.contrast_weight * contrast
         return terms
 
     def _semantic_terms(
@@ -312,14 +316,16 @@ class SinCut(Method):
             "identity_contrast": self._embedded(queries, keys, target, places),
         }
         if config.relation_weight:
-            relations = [relation_consistency(query, key) for query, key in pairs["contrast"]]
-            terms["relation"] = config.relation_weight * torch.stack(relations).mean()
+            relation = mean_over_taps(relation_consistency(*pair) for pair in pairs["contrast"])
+            terms["relation"] = config.relation_weight * relation
         gamma_divisor = self.gamma_divisor(progress)
         for name, rows in pairs.items():
-            losses = [self._decoupled(query, key, gamma_divisor) for query, key in rows]
-            terms[name] = 0.5 * config.contrast_weight * _mean_over_taps(losses)
+            losses = [
+                patch_contrast(*pair, self.contrast, gamma_divisor=gamma_divisor) for pair in rows
+            ]
+            terms[name] = 0.5 * config.contrast_weight * mean_over_taps(losses)
             # The released log shows the InfoNCE that the decoupled loss came from.
-            as_nce = _mean_over_taps([nnf.softplus(loss.detach()) for loss in losses])
+            as_nce = mean_over_taps(as_info_nce(loss.detach()) for loss in losses)
             update.report(**{f"{name}_as_nce": config.contrast_weight * as_nce})
         return terms
 
@@ -329,27 +335,13 @@ class SinCut(Method):
         """Patches of outputs and inputs at the same places, per tap; those that are compared with
         each other in one row: of an image, or (`all_negatives`) of the batch.
         """
-        with torch.no_grad():
-            key_rows = self.F([key[branch] for key in keys], places)
-        query_rows = self.F([query[branch] for query in queries], places)
-        if self.config.all_negatives:
-            query_rows, key_rows = (
-                [rows_BKC.flatten(0, 1)[None] for rows_BKC in rows]
-                for rows in (query_rows, key_rows)
-            )
-        return list(zip(query_rows, key_rows, strict=True))
-
-    def _decoupled(self, query_BKC: Tensor, key_BKC: Tensor, gamma_divisor: float) -> Tensor:
-        """The decoupled contrast per patch, with or without hard negatives."""
-        fixed = self.config.weights == "fixed"
-        return decoupled(
-            query_BKC,
-            key_BKC,
-            temperature=self.config.temperature,
-            weights_BKK=hard_negative_weights(key_BKC, gamma_divisor) if fixed else None,
+        pairs = embedded_pairs(
+            [query[branch] for query in queries],
+            [key[branch] for key in keys],
+            places,
+            query_head=self.F,
+            key_head=self.F,
         )
-
-
-def _mean_over_taps(rows: list[Tensor]) -> Tensor:
-    """Mean over places and images of each tap, then over taps."""
-    return torch.stack([loss_BK.mean() for loss_BK in rows]).mean()
+        if not self.config.all_negatives:
+            return pairs
+        return [(query.flatten(0, 1)[None], key.flatten(0, 1)[None]) for query, key in pairs]

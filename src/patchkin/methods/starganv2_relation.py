@@ -36,19 +36,18 @@ from functools import partial
 from typing import ClassVar, Literal, final
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
 from patchkin.data.config import DataConfig
 from patchkin.data.domains import DomainBatch
 from patchkin.errors import ConfigError
 from patchkin.losses import (
-    decoupled,
+    Contrast,
+    as_info_nce,
     fake_loss,
     generator_loss,
-    hard_negative_weights,
-    info_nce,
-    log_negative_importance,
+    mean_over_taps,
+    patch_contrast,
     pixel_distance,
     r1_penalty,
     real_loss,
@@ -71,6 +70,7 @@ from patchkin.networks.starganv2 import (
 from patchkin.numerics import without_autocast
 from patchkin.randomness import Draws, SeededDraws
 from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
+from patchkin.terms.patches import embedded_pairs
 from patchkin.terms.structure import StructureConfig, StructureContent
 
 _ADAM = AdamConfig(learning_rate=1e-4, beta1=0.0, beta2=0.99, weight_decay=1e-4)
@@ -244,6 +244,11 @@ class StarGanV2Relation(StyledMethod):
         sizes = config.networks
         self.G, self.F = StyleGenerator(sizes), MappingNetwork(sizes)
         self.E, self.D = StyleEncoder(sizes), DomainDiscriminator(sizes)
+        self.contrast = Contrast(
+            form=config.contrast,
+            negatives=config.weights if config.hard_negatives else "uniform",
+            temperature=config.temperature,
+        )
         if config.content == "relation":
             self.P = ProjectionHead(self.G.tap_channels(config.layers), config.head_width)
         for network in self.children():
@@ -427,38 +432,22 @@ class StarGanV2Relation(StyledMethod):
         config = self.config
         sides = (fake_maps, maps) if config.direction == "paper" else (maps, fake_maps)
         queries, keys = ([side[layer] for layer in config.layers] for side in sides)
-        places = shared.places.on(keys)
-        with torch.no_grad():
-            key_rows = self.P(keys, places)
-        pairs = list(zip(self.P(queries, places), key_rows, strict=True))
-        relation = torch.stack([relation_consistency(*pair) for pair in pairs]).mean()
-        rows = [self._contrast(*pair, shared.gamma_divisor) for pair in pairs]
-        contrast = torch.stack([loss_BK.mean() for loss_BK in rows]).mean()
+        pairs = embedded_pairs(
+            queries, keys, shared.places.on(keys), query_head=self.P, key_head=self.P
+        )
+        relation = mean_over_taps(relation_consistency(*pair) for pair in pairs)
+        rows = [
+            patch_contrast(*pair, self.contrast, gamma_divisor=shared.gamma_divisor)
+            for pair in pairs
+        ]
         if config.contrast == "dce":
-            as_nce = [nnf.softplus(loss_BK.detach()).mean() for loss_BK in rows]
+            as_nce = mean_over_taps(as_info_nce(loss_BK.detach()) for loss_BK in rows)
             weight = config.contrast_weight * len(maps[0])
-            shared.as_nce = shared.as_nce + weight * torch.stack(as_nce).mean()
+            shared.as_nce = shared.as_nce + weight * as_nce
         return {
             "relation": config.relation_weight * relation,
-            "contrast": config.contrast_weight * contrast,
+            "contrast": config.contrast_weight * mean_over_taps(rows),
         }
-
-    def _contrast(self, query_BKC: Tensor, key_BKC: Tensor, gamma_divisor: float) -> Tensor:
-        """InfoNCE or DCE per patch, with or without hard negatives (Eq. 4 to 7)."""
-        config = self.config
-        weights_BKK, log_importance_BKK = None, None
-        if config.hard_negatives and config.weights == "released":
-            weights_BKK = hard_negative_weights(key_BKC, gamma_divisor)
-        elif config.hard_negatives:
-            log_importance_BKK = log_negative_importance(key_BKC, 1 / gamma_divisor)
-        contrast = decoupled if config.contrast == "dce" else info_nce
-        return contrast(
-            query_BKC,
-            key_BKC,
-            temperature=config.temperature,
-            weights_BKK=weights_BKK,
-            log_importance_BKK=log_importance_BKK,
-        )
 
     def _selector_terms(
         self, task: StyleTask, places: SharedPlaces, colours: Sequence[ColourChange]

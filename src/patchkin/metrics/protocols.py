@@ -24,7 +24,7 @@ from torch import Tensor
 from patchkin.data.layouts import Domains
 from patchkin.data.transforms import Filter, resized
 from patchkin.errors import ConfigError, DataError, nearest
-from patchkin.images import Picture, Rounding, to_tensor, to_uint8
+from patchkin.images import Picture, Rounding, ValueRange, to_tensor, to_uint8
 from patchkin.metrics.extractors import Extractor
 
 InputFilter: TypeAlias = Literal["torch-bilinear", "pillow-bilinear", "pillow-bicubic-float"]
@@ -112,17 +112,18 @@ class Protocol:
             )
         return files[: self.real_limit]
 
-    def prepare(self, picture: Picture) -> Tensor:
+    def prepare(self, picture: Picture, value_range: ValueRange | None = None) -> Tensor:
         """The network's input, [3, H, W], levels 0 to 255: uint8 or float32.
 
         Args:
             picture: of `images.read_image` with 3 channels.
+            value_range: what becomes 0 and 255, see `images.to_tensor`.
 
         Raises:
             DataError: float values outside [0, 1], see `images.to_tensor`.
         """
         if isinstance(picture.pixels, Tensor):
-            return self.prepare_output(to_tensor(picture))
+            return self.prepare_output(to_tensor(picture, value_range))
         return self._prepare(picture.pixels.convert("RGB"))
 
     def prepare_output(self, image_CHW: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from patchkin.config import from_plain, to_plain
 from patchkin.data.download import file_sha256
 from patchkin.data.folders import cache_folder
 from patchkin.errors import ConfigError, DataError, PatchkinError
-from patchkin.images import read_image
+from patchkin.images import ValueRange, read_image
 from patchkin.metrics.checks import check_count, check_finite
 from patchkin.metrics.extractors import Extractor, Features
 from patchkin.metrics.frechet import frechet_distance
@@ -118,10 +118,19 @@ def file_statistics(
     protocol: Protocol,
     extractor: Extractor,
     *,
+    value_range: ValueRange | None = None,
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> Statistics:
     """Features of image files.
+
+    Args:
+        paths: the files.
+        protocol: how they become features.
+        extractor: the one that the protocol names.
+        value_range: of 16-bit and float files, see `images.to_tensor`.
+        batch_size: of the extractor.
+        progress: for a progress bar.
 
     Raises:
         DataError: fewer than 2 images, a file that cannot be decoded, or sizes that differ under a
@@ -129,7 +138,7 @@ def file_statistics(
         ConfigError: the protocol names another extractor.
     """
     check_count(len(paths), f"Protocol `{protocol.name}`")
-    prepared = ((str(path), protocol.prepare(read_image(path, 3))) for path in paths)
+    prepared = _prepared_files(paths, protocol, value_range)
     return _statistics(prepared, protocol, extractor, batch_size, progress)
 
 
@@ -156,6 +165,13 @@ def output_statistics(
         ConfigError: the protocol names another extractor.
     """
     return _statistics(_prepared(outputs, protocol), protocol, extractor, batch_size, progress)
+
+
+def _prepared_files(
+    paths: Iterable[Path], protocol: Protocol, value_range: ValueRange | None
+) -> Iterator[tuple[str, Tensor]]:
+    for path in paths:
+        yield str(path), protocol.prepare(read_image(path, 3), value_range)
 
 
 def _prepared(
@@ -227,6 +243,7 @@ def cached_statistics(
     protocol: Protocol,
     extractor: Extractor,
     *,
+    value_range: ValueRange | None = None,
     folder: Path | None = None,
     batch_size: int = 16,
     progress: Progress | None = None,
@@ -237,6 +254,7 @@ def cached_statistics(
         paths: the real images.
         protocol: how they become features.
         extractor: the one that the protocol names.
+        value_range: as `file_statistics`.
         folder: of the cache; by default `statistics` in `$PATCHKIN_CACHE`.
         batch_size: of the extractor.
         progress: for a progress bar.
@@ -249,7 +267,7 @@ def cached_statistics(
     check_count(len(paths), f"Protocol `{protocol.name}`")
     protocol = protocol.with_extractor(extractor)
     folder = folder or cache_folder() / "statistics"
-    target = _cached_file(folder, paths, protocol)
+    target = _cached_file(folder, paths, protocol, value_range)
     names = tuple(map(str, paths))  # not those of the file: the set may have been copied
     if target.is_file():
         return replace(read_statistics(target, protocol), names=names)
@@ -259,31 +277,43 @@ def cached_statistics(
         if target.is_file():
             return replace(read_statistics(target, protocol), names=names)
         return _computed(
-            paths, protocol, extractor, target, batch_size=batch_size, progress=progress
+            target,
+            paths,
+            protocol,
+            extractor,
+            value_range=value_range,
+            batch_size=batch_size,
+            progress=progress,
         )
 
 
 def _computed(
+    target: Path,
     paths: Sequence[Path],
     protocol: Protocol,
     extractor: Extractor,
-    target: Path,
     *,
+    value_range: ValueRange | None,
     batch_size: int,
     progress: Progress | None,
 ) -> Statistics:
     """`cached_statistics` of a set that is not known; batches that are there are used."""
     if not _in_batches(protocol):
         statistics = file_statistics(
-            paths, protocol, extractor, batch_size=batch_size, progress=progress
+            paths,
+            protocol,
+            extractor,
+            value_range=value_range,
+            batch_size=batch_size,
+            progress=progress,
         )
         write_statistics(target, statistics)
         return statistics
     parts, files = [], []
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]
-        files.append(_cached_file(target.parent, batch, protocol))
-        parts.append(_cached_batch(files[-1], batch, protocol, extractor))
+        files.append(_cached_file(target.parent, batch, protocol, value_range))
+        parts.append(_cached_batch(files[-1], batch, protocol, extractor, value_range))
         if progress is not None:
             progress(start + len(batch))
     logits = [part.logits_NK for part in parts if part.logits_NK is not None]
@@ -306,6 +336,7 @@ def fill_statistics(
     extractor: Extractor,
     shard: Shard,
     *,
+    value_range: ValueRange | None = None,
     folder: Path | None = None,
     batch_size: int = 16,
 ) -> None:
@@ -318,6 +349,7 @@ def fill_statistics(
         protocol: how they become features.
         extractor: the one that the protocol names.
         shard: the part.
+        value_range: as `file_statistics`.
         folder: as `cached_statistics`.
         batch_size: as `cached_statistics`.
 
@@ -327,14 +359,16 @@ def fill_statistics(
     protocol = protocol.with_extractor(extractor)
     folder = folder or cache_folder() / "statistics"
     whole = all(path.is_file() for path in paths)
-    if (whole and _cached_file(folder, paths, protocol).is_file()) or not _in_batches(protocol):
+    if not _in_batches(protocol):
+        return
+    if whole and _cached_file(folder, paths, protocol, value_range).is_file():
         return
     mine = shard.of(paths, block=batch_size)
     for start in range(0, len(mine), batch_size):
         batch = mine[start : start + batch_size]
-        file = _cached_file(folder, batch, protocol)
+        file = _cached_file(folder, batch, protocol, value_range)
         if not file.is_file():
-            _cached_batch(file, batch, protocol, extractor)
+            _cached_batch(file, batch, protocol, extractor, value_range)
 
 
 def _in_batches(protocol: Protocol) -> bool:
@@ -342,26 +376,36 @@ def _in_batches(protocol: Protocol) -> bool:
     return protocol.image_size is not None or protocol.input_size is not None
 
 
-def _cached_file(folder: Path, paths: Sequence[Path], protocol: Protocol) -> Path:
-    return folder / f"{protocol.name}-{statistics_key(paths, protocol)[:32]}.safetensors"
+def _cached_file(
+    folder: Path, paths: Sequence[Path], protocol: Protocol, value_range: ValueRange | None
+) -> Path:
+    key = statistics_key(paths, protocol, value_range)
+    return folder / f"{protocol.name}-{key[:32]}.safetensors"
 
 
 def _cached_batch(
-    file: Path, batch: Sequence[Path], protocol: Protocol, extractor: Extractor
+    file: Path,
+    batch: Sequence[Path],
+    protocol: Protocol,
+    extractor: Extractor,
+    value_range: ValueRange | None,
 ) -> Statistics:
     try:
         return read_statistics(file, protocol)
     except DataError:
         if file.is_file():
             raise  # it is damaged; else it is missing, or was joined and removed just now
-    prepared = ((str(path), protocol.prepare(read_image(path, 3))) for path in batch)
+    prepared = _prepared_files(batch, protocol, value_range)
     statistics = _statistics(prepared, protocol, extractor, len(batch), None, is_set=False)
     write_statistics(file, statistics)
     return statistics
 
 
-def statistics_key(paths: Sequence[Path], protocol: Protocol) -> str:
-    """Hash of the images (names below their common folder, and contents), protocol and extractor.
+def statistics_key(
+    paths: Sequence[Path], protocol: Protocol, value_range: ValueRange | None = None
+) -> str:
+    """Hash of the images (names below their common folder, and contents), protocol and extractor,
+    and of a value range where there is one.
 
     Raises:
         DataError: if a file cannot be read.
@@ -375,6 +419,8 @@ def statistics_key(paths: Sequence[Path], protocol: Protocol) -> str:
             raise DataError(f"Cannot read `{path}`: {error.strerror or error}.") from error
         name = path.absolute().relative_to(common).as_posix()
         digest.update(f"\0{name}\0{content}".encode())
+    if value_range is not None:
+        digest.update(json.dumps(["value range", *map(float, value_range)]).encode())
     return digest.hexdigest()
 
 

@@ -5,7 +5,7 @@ Shape suffixes: B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from patchkin.networks.cpu.kept_inputs import Operation, convolved
 from patchkin.networks.cpu.layout import layout_of
 from patchkin.networks.resampling import BlurDownsample, BlurUpsample, ReflectionPad2d
 
-_Operation = Callable[[Tensor], Tensor]
 _REPEATABLE = (nn.ReLU, nn.LeakyReLU, ReflectionPad2d, BlurDownsample, BlurUpsample)
 """Layers behind a norm that are cheap beside a convolution and give the same again."""
 
@@ -186,23 +186,22 @@ def apply_layers(layers: Iterable[nn.Module], x_BCHW: Tensor) -> Tensor:
     """The layers in order, as `nn.Sequential`, with less to keep for the backward pass.
 
     An instance norm and its ReLU are one operation. In 16 bit on a CPU, what a convolution reads
-    behind a norm, a ReLU, padding or enlargement is not kept but made again from the norm's input,
-    which is kept anyway, unless it is smaller than that (in float32 this would cost 2 % of the
-    time). Results and gradients are the same, bit for bit.
+    behind a norm, a ReLU, padding or enlargement is made again from the norm's input, unless it is
+    smaller than that (see `cpu.kept_inputs`). Results and gradients are the same, bit for bit.
     """
     rest = list(layers)
     source_BCHW = x_BCHW  # the last norm's input
-    since: list[_Operation] = []  # and what followed
+    since: list[Operation] = []  # and what followed
     while rest:
         layer, *rest = rest
-        operation: _Operation = layer
+        operation: Operation = layer
         if isinstance(layer, InstanceNorm2d) and _records(x_BCHW):
             slope = _slope_of(rest[0]) if rest else None
             operation = partial(_normalized, slope=slope)
             rest = rest[slope is not None :]
             source_BCHW, since = x_BCHW, [operation]
         elif since and isinstance(layer, nn.Conv2d):
-            operation = partial(_convolved, layer, source_BCHW=source_BCHW, operations=since)
+            operation = partial(convolved, layer, source_BCHW=source_BCHW, operations=since)
             since = []
         elif since and isinstance(layer, _REPEATABLE):
             since = [*since, operation]
@@ -225,42 +224,6 @@ def _slope_of(layer: nn.Module) -> float | None:
 def _normalized(x_BCHW: Tensor, slope: float | None) -> Tensor:
     y_BCHW: Tensor = _Normalized.apply(x_BCHW, slope)
     return y_BCHW
-
-
-def _convolved(
-    convolution: nn.Conv2d,
-    x_BCHW: Tensor,
-    *,
-    source_BCHW: Tensor,
-    operations: Sequence[_Operation],
-) -> Tensor:
-    """`convolution(x)`, whose backward pass makes x again from its source."""
-    if not (convolution.weight.requires_grad and _is_spared(x_BCHW, source_BCHW)):
-        y_BCHW: Tensor = convolution(x_BCHW)
-        return y_BCHW
-    place = x_BCHW.data_ptr()
-
-    def keep(tensor: Tensor) -> Tensor | None:
-        return None if tensor.data_ptr() == place else tensor
-
-    @torch.no_grad()
-    def restore(kept: Tensor | None) -> Tensor:
-        if kept is not None:
-            return kept
-        made_BCHW = source_BCHW.detach()
-        for operation in operations:
-            made_BCHW = operation(made_BCHW)
-        return made_BCHW
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, restore):
-        y_BCHW = convolution(x_BCHW)
-    return y_BCHW
-
-
-def _is_spared(x_BCHW: Tensor, source_BCHW: Tensor) -> bool:
-    """Whether to make x again in the backward pass."""
-    narrow = x_BCHW.dtype in (torch.bfloat16, torch.float16)
-    return narrow and x_BCHW.device.type == "cpu" and x_BCHW.numel() >= source_BCHW.numel()
 
 
 def _records(x: Tensor) -> bool:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from patchkin.errors import ShapeError
+from patchkin.errors import ConfigError, ShapeError
+from patchkin.numerics import widened
+from patchkin.randomness import Draws
 
 
 def gather_each(feature_BCHW: Tensor, places_BK: Tensor) -> Tensor:
@@ -68,3 +70,95 @@ def select_each(rows_BNC: Tensor, places: Tensor) -> Tensor:
     """
     images = torch.arange(len(rows_BNC), device=rows_BNC.device)
     return rows_BNC[images.view(-1, *[1] * (places.ndim - 1)), places.to(rows_BNC.device)]
+
+
+def guided_places(
+    logits_B1hw: Tensor,
+    size: tuple[int, int],
+    num_patches: int,
+    draws: Draws,
+    *,
+    oversampling: int = 4,
+    random_share: float = 0.5,
+) -> Tensor:
+    """Places that look fake to a discriminator, and some at random (EnCo's DAG; Cai et al. 2024).
+
+    Of K = min(num_patches, H * W) places, floor(K * random_share) are random. The others are those
+    of lowest logit among min(K * oversampling, H * W) random candidates; ties: earlier candidate
+    first. Random places may repeat guided ones, which then count twice.
+
+    Args:
+        logits_B1hw: what the discriminator says of each translation; constant.
+        size: height and width of the map on which places are wanted.
+        num_patches: places per image.
+        draws: of the step; two draws, each with its own numbers for each image.
+        oversampling: candidates per place, at least 1.
+        random_share: 1 takes random places alone.
+
+    Returns:
+        int64 positions y * W + x, [B, K]: the guided ones by rising logit, then the random ones.
+
+    Raises:
+        ShapeError: if the logits are no map.
+        ConfigError: if the share is not within 0 and 1, or there are fewer candidates than places.
+
+    >>> from patchkin.randomness import SeededDraws
+    >>> logits_B1hw = torch.tensor([[[[0.0, 9.0]]]])
+    >>> guided_places(logits_B1hw, (1, 4), 2, SeededDraws(0, 0), random_share=0.0)
+    tensor([[0, 1]])
+    """
+    if not 0 <= random_share <= 1:
+        raise ConfigError(f"`random_share` must be in [0, 1]; got {random_share}.")
+    if oversampling < 1:
+        raise ConfigError(f"`oversampling` must be at least 1; got {oversampling}.")
+    num_places = size[0] * size[1]
+    num_chosen = min(num_patches, num_places)
+    num_random = int(num_chosen * random_share)
+    parts = []
+    if num_random < num_chosen:
+        order_BN = _permutations(draws, len(logits_B1hw), num_places, logits_B1hw.device)
+        candidates_BM = order_BN[:, : num_chosen * oversampling]
+        values_BM = enlarged(logits_B1hw, size).gather(1, candidates_BM)
+        rising_BM = values_BM.sort(dim=1, stable=True).indices
+        parts.append(candidates_BM.gather(1, rising_BM[:, : num_chosen - num_random]))
+    if num_random:
+        order_BN = _permutations(draws, len(logits_B1hw), num_places, logits_B1hw.device)
+        parts.append(order_BN[:, num_places - num_random :])
+    return torch.cat(parts, dim=1)
+
+
+def enlarged(logits_B1hw: Tensor, size: tuple[int, int]) -> Tensor:
+    """The logit at each place of a map, bilinear and without graph: [B, H * W], float32 or float64.
+
+    As `interpolate` without aligned corners, but the border's values are repeated to the bit, so
+    that ties there are ties whatever the rounding of the logits.
+
+    >>> enlarged(torch.tensor([[[[0.0, 4.0]]]]), (1, 4))
+    tensor([[0., 1., 3., 4.]])
+    """
+    if logits_B1hw.ndim != 4 or logits_B1hw.shape[1] != 1:
+        raise ShapeError(
+            "A discriminator that guides must give a map [B, 1, h, w]; "
+            f"got {tuple(logits_B1hw.shape)}."
+        )
+    map_BHW = widened(logits_B1hw.detach())[:, 0]
+    for dim, length in zip((1, 2), size, strict=True):
+        before, behind, share = _neighbours(map_BHW.shape[dim], length, map_BHW)
+        share = share.view(-1, *[1] * (2 - dim))
+        map_BHW = map_BHW.index_select(dim, before).lerp(map_BHW.index_select(dim, behind), share)
+    return map_BHW.flatten(1)
+
+
+def _neighbours(length: int, enlarged: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each enlarged position the two next to it on the axis, and the share of the second."""
+    positions = torch.arange(enlarged, dtype=torch.float64)
+    positions = ((positions + 0.5) * (length / enlarged) - 0.5).clamp(0, length - 1)
+    before = positions.long()
+    behind = (before + 1).clamp(max=length - 1)
+    share = (positions - before).to(like.dtype)
+    return before.to(like.device), behind.to(like.device), share.to(like.device)
+
+
+def _permutations(draws: Draws, num_images: int, num_places: int, device: torch.device) -> Tensor:
+    """A random order of all places for each image, [B, N]."""
+    return draws.uniform_rows(num_images, num_places).to(device).argsort(dim=1, stable=True)

@@ -10,7 +10,6 @@ By the first of these that the set and the options allow, or by the score that w
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -37,15 +36,14 @@ from patchkin.networks.drn import DRNName, read_drn
 from patchkin.networks.separable import Channels
 from patchkin.runs.config import RunConfig, config_from_plain, preset_config
 from patchkin.runs.sources import PairedSource, UnpairedSource
-from patchkin.scoring.results import HIGHER_IS_BETTER
+from patchkin.scoring.scores import Scores, declared, find_score
+from patchkin.scoring.validation import PairValidation, as_scorer, translations
 from patchkin.storage.checkpoint import ModelHeader
 from patchkin.training import Scorer, TrainingConfig
 from patchkin.translation.translator import Translator
 
 logger = logging.getLogger(__name__)
 
-TRUTH_DISTANCE = "truth_distance"
-"""Mean absolute difference from the truth, 0 to 255: how paired data is scored."""
 SEGMENTATION = "segmentation-correct"
 """What the scores of a segmentation network are called, as by `patchkin evaluate --judge`."""
 
@@ -130,12 +128,12 @@ class RunFitness:
             raise ConfigError(f"There is no score `{self.name}`. {nearest(self.name, scores)}")
         return scores[self.name]
 
-    def scores(self, channels: Channels) -> dict[str, float]:
+    def scores(self, channels: Channels) -> Scores:
         """All scores."""
         supernet, scorer = _opened(self.config)
         small = compressed(supernet, channels)
         with translating_mode(small):
-            return scorer.score(small)
+            return declared(scorer.score(small))
 
     @property
     def name(self) -> str:
@@ -156,8 +154,18 @@ class RunFitness:
 
     @property
     def higher_is_better(self) -> bool:
-        """Of that score."""
-        return self.name.rsplit("/", 1)[-1] in HIGHER_IS_BETTER
+        """Of that score.
+
+        Raises:
+            ConfigError: neither less nor more of it is better.
+        """
+        score = find_score(self.name)
+        if score.better is None:
+            raise ConfigError(
+                f"`{self.name}` cannot decide, because neither less nor more of it is better: "
+                f"{score.meaning}"
+            )
+        return score.better == "higher"
 
 
 @lru_cache(maxsize=1)
@@ -166,7 +174,7 @@ def _opened(config: ScoringConfig) -> tuple[Distillation, Scorer]:
     run_config = _run_config(config, supernet, header)
     if supernet.config.paired:
         pairs = _validation_pairs(run_config, supernet.channels)
-        scorer, inputs_BCHW = _truth_scorer(pairs), pairs.a_BCHW
+        scorer, inputs_BCHW = as_scorer(PairValidation(pairs=pairs)), pairs.a_BCHW
     else:
         source = UnpairedSource(run_config, channels=supernet.channels)
         found = source.scorer()
@@ -239,17 +247,6 @@ def _were_trained_on(config: ScoringConfig) -> bool:
     return not find_domains(from_plain(DataConfig, plain["data"])).val_a
 
 
-def _truth_scorer(pairs: PairedBatch) -> Scorer:
-    def score(method: Method) -> dict[str, float]:
-        distances = [
-            (y_CHW - b_CHW).abs().mean()
-            for y_CHW, b_CHW in zip(_translated(method, pairs.a_BCHW), pairs.b_BCHW, strict=True)
-        ]
-        return {TRUTH_DISTANCE: 127.5 * float(torch.stack(distances).mean())}
-
-    return Scorer(score=score, primary=TRUTH_DISTANCE, higher_is_better=False)
-
-
 def _judged(scorer: Scorer, labels_BCHW: Tensor, config: ScoringConfig) -> Scorer:
     """With what a segmentation network, if there is one, sees in translated label maps."""
     if config.judge is None:
@@ -258,21 +255,15 @@ def _judged(scorer: Scorer, labels_BCHW: Tensor, config: ScoringConfig) -> Score
     network = read_drn(path, config.judge).to(choose_device(config.device))
     labels = [_picture(label_CHW) for label_CHW in labels_BCHW]
 
-    def score(method: Method) -> dict[str, float]:
+    def score(method: Method) -> Scores:
         counted = CityscapesScorer()
-        photos = map(_picture, _translated(method, labels_BCHW))
+        photos = map(_picture, translations(method, labels_BCHW))
         counted.add_photos(network, zip(labels, photos, strict=True))
         correct = counted.scores()["correct"]
         seen = {name: correct[name] for name in ("mIoU", "pixAcc", "classAcc")}
         return scorer.score(method) | {f"{SEGMENTATION}/{n}": v for n, v in seen.items()}
 
     return Scorer(score=score, primary=f"{SEGMENTATION}/mIoU")
-
-
-def _translated(method: Method, inputs_BCHW: Tensor) -> Sequence[Tensor]:
-    """One at a time, [C, H, W] on the CPU."""
-    device = next(method.parameters()).device
-    return [method.translate(x_CHW[None].to(device))[0].float().cpu() for x_CHW in inputs_BCHW]
 
 
 def _picture(image_CHW: Tensor) -> Image.Image:

@@ -2,7 +2,8 @@
 
 "Best" never stands alone. The best test score over checkpoints is what papers of this field tend to
 report and what nobody else can reproduce, because the test set chose it; it is shown beside the
-other two so that its advantage can be seen.
+other two so that its advantage can be seen. Scores of which neither less nor more is better
+throughout have no best.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from typing import Any
 
 from patchkin.config import read_yaml
 from patchkin.errors import ConfigError
+from patchkin.scoring.pages import embedded, render
 from patchkin.scoring.report import read_log
-from patchkin.scoring.results import HIGHER_IS_BETTER, SCORES_FILE, read_results
+from patchkin.scoring.results import SCORES_FILE, read_results
+from patchkin.scoring.scores import best_of
+from patchkin.storage.atomic import write_text
 
 COLUMNS = ("last", "best on validation", "best on test")
 
@@ -40,7 +44,7 @@ class Run:
     test: dict[int, dict[str, float]]
 
     def row(self, score: str) -> dict[str, float | None]:
-        """A score in the three columns; None where nothing was evaluated."""
+        """A score in the three columns; None where nothing was evaluated, or none is the best."""
         source = self.test if any(score in scores for scores in self.test.values()) else None
         scores = source if source is not None else self.validation
         values = {step: found[score] for step, found in scores.items() if score in found}
@@ -48,7 +52,7 @@ class Run:
         return {
             "last": values.get(self.last_step),
             "best on validation": None if best_step is None else values.get(best_step),
-            "best on test": _best(score, values.values()) if source is not None else None,
+            "best on test": best_of(score, values.values()) if source is not None else None,
         }
 
     def scores(self) -> list[str]:
@@ -135,14 +139,43 @@ def to_plain_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
     ]
 
 
+def write_page(groups: Sequence[Group], path: Path, *, command: str) -> None:
+    """Write the tables and the last preview of each run as an HTML page.
+
+    Args:
+        groups: of `group_by_settings`.
+        path: of the page.
+        command: that makes it again.
+
+    Raises:
+        StorageError: the page cannot be written.
+    """
+    page = render(
+        "compare.html",
+        columns=COLUMNS,
+        groups=[
+            {"title": group.title, "rows": group.table(), "previews": _previews(group)}
+            for group in groups
+        ],
+        command=command,
+    )
+    write_text(path, page)
+
+
+def _previews(group: Group) -> list[tuple[str, str]]:
+    """The last preview of each run."""
+    found = []
+    for member in group.runs:
+        files = sorted((member.folder / "previews").glob("step_*.png"))
+        if files:
+            caption = f"{member.folder}, {files[-1].stem.replace('_', ' ')}"
+            found.append((caption, embedded(files[-1].read_bytes())))
+    return found
+
+
 def _settings(config: dict[str, Any]) -> str:
     parts = {part: config[part] for part in ("method", "data", "schedule")}
     return json.dumps(parts, sort_keys=True)
-
-
-def _best(score: str, values: Any) -> float | None:
-    choose = max if score.rsplit("/", 1)[-1] in HIGHER_IS_BETTER else min
-    return choose(values, default=None)
 
 
 def _text(values: Sequence[float | None]) -> str:

@@ -16,6 +16,7 @@ from patchkin.config import to_plain
 from patchkin.data.config import DataConfig
 from patchkin.data.layouts import Domains, find_domains, image_files
 from patchkin.errors import ConfigError, DataError
+from patchkin.images import ValueRange
 from patchkin.metrics.content import (
     class_rate,
 )
@@ -45,6 +46,7 @@ from patchkin.scoring.pairs import (
     warnings_of,
 )
 from patchkin.scoring.results import Result
+from patchkin.scoring.scores import Scores
 from patchkin.translation.translator import Translator
 
 STATISTICS_FOLDER = "statistics"
@@ -91,7 +93,7 @@ def evaluate(
     Args:
         subject: a translator, or a folder of images. Those with the stem of an input are compared
             with it.
-        data: the set; only `root`, `source`, `target` and `direction` matter.
+        data: the set; only `root`, `source`, `target`, `direction` and `value_range` matter.
         config: what to score.
         model: where the translator came from, for the result.
         keep: folder where translations and features are looked for and kept, so that what was
@@ -106,22 +108,80 @@ def evaluate(
     domains, inputs = _held_out(data, config)
     source: Translations = subject
     if isinstance(subject, Translator) and keep is not None:
-        source = KeptTranslations(subject, keep)
-    scores: dict[str, float] = {}
+        source = KeptTranslations(subject, keep, value_range=data.value_range)
+    found = _distances(source, inputs, domains, config, keep=keep, value_range=data.value_range)
+    size = _common_size(map(find_protocol, config.protocols))
+    pairs = list(pairs_of(source, inputs, size=size, value_range=data.value_range))
+    content, ranking = content_scores(pairs, found.extractor)
+    scores = found.scores | content | masked_scores(pairs, config.masks, size)
+    perceptual = None
+    if config.lpips is not None:
+        perceptual = PerceptualDistance(config.lpips, weights=config.lpips_weights)
+        scores |= collapse_scores(pairs, perceptual)
+    scores |= counterpart_scores(pairs, inputs, perceptual, size=size, value_range=data.value_range)
+    if config.judge is not None:
+        scores |= segmentation_scores(pairs, config.judge, config.judge_weights)
+    return Result(
+        scores=scores,
+        warnings=warnings_of(pairs),
+        protocols=found.protocols,
+        subject=_describe(subject, model),
+        data={
+            "root": data.root if data.source is None else f"{data.source} -> {data.target}",
+            "direction": data.direction,
+            "split": config.split,
+            **({} if data.value_range is None else {"value_range": list(data.value_range)}),
+            "counts": {"inputs": len(inputs)} | found.counts,
+        },
+        evaluation=to_plain(config),
+        worst_and_best=ranking,
+        gallery=gallery(pairs, ranking),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Distances:
+    """What the protocols say, and how."""
+
+    scores: Scores
+    protocols: dict[str, Any]
+    """In full, by name."""
+    counts: dict[str, int]
+    """Of images."""
+    extractor: Extractor | None
+    """Of the last protocol."""
+
+
+def _distances(
+    source: Translations,
+    inputs: Sequence[Path],
+    domains: Domains,
+    config: EvaluationConfig,
+    *,
+    keep: Path | None,
+    value_range: ValueRange | None,
+) -> _Distances:
+    """Distances to the real images, and class rates, by each protocol."""
+    scores: Scores = {}
     protocols: dict[str, Any] = {}
-    counts: dict[str, int] = {"inputs": len(inputs)}
+    counts: dict[str, int] = {}
     extractor: Extractor | None = None
-    outputs: Statistics | None = None
     for name in config.protocols:
         protocol = find_protocol(name)
         if extractor is None or extractor.name != protocol.extractor:
             extractor = make_extractor(protocol.extractor, config.weights)
-        real_files = protocol.real_files(domains)
-        real = cached_statistics(real_files, protocol, extractor, batch_size=BATCH_SIZE)
-        outputs = _output_statistics(source, inputs, protocol, extractor, keep)
+        real = cached_statistics(
+            protocol.real_files(domains),
+            protocol,
+            extractor,
+            value_range=value_range,
+            batch_size=BATCH_SIZE,
+        )
+        outputs = _output_statistics(
+            source, inputs, protocol, extractor, keep=keep, value_range=value_range
+        )
         distances = compare(real, outputs)
-        scores[f"{name}/frechet"] = distances.frechet
-        scores[f"{name}/kernel"] = distances.kernel
+        scores |= {f"{name}/frechet": distances.frechet, f"{name}/kernel": distances.kernel}
         counts |= {f"{name}/real": len(real), f"{name}/outputs": len(outputs)}
         protocols[name] = to_plain(distances.protocol)
         if config.classes and outputs.logits_NK is not None:
@@ -135,33 +195,7 @@ def evaluate(
             "`classes` needs a protocol whose extractor classifies, such as squeezenet-224; got "
             f"{', '.join(config.protocols)}."
         )
-    size = _common_size(map(find_protocol, config.protocols))
-    pairs = list(pairs_of(source, inputs, size))
-    content, ranking = content_scores(pairs, extractor)
-    scores |= content
-    scores |= masked_scores(pairs, config.masks, size)
-    perceptual = None
-    if config.lpips is not None:
-        perceptual = PerceptualDistance(config.lpips, weights=config.lpips_weights)
-        scores |= collapse_scores(pairs, perceptual)
-    scores |= counterpart_scores(pairs, inputs, size, perceptual)
-    if config.judge is not None:
-        scores |= segmentation_scores(pairs, config.judge, config.judge_weights)
-    return Result(
-        scores=scores,
-        warnings=warnings_of(pairs),
-        protocols=protocols,
-        subject=_describe(subject, model),
-        data={
-            "root": data.root if data.source is None else f"{data.source} -> {data.target}",
-            "direction": data.direction,
-            "split": config.split,
-            "counts": counts,
-        },
-        evaluation=to_plain(config),
-        worst_and_best=ranking,
-        gallery=gallery(pairs, ranking),
-    )
+    return _Distances(scores=scores, protocols=protocols, counts=counts, extractor=extractor)
 
 
 def evaluate_part(
@@ -191,7 +225,11 @@ def evaluate_part(
     """
     domains, inputs = _held_out(data, config)
     protocols = [find_protocol(name) for name in config.protocols]
-    source = subject if isinstance(subject, Path) else KeptTranslations(subject, keep)
+    source: Path | KeptTranslations
+    if isinstance(subject, Path):
+        source = subject
+    else:
+        source = KeptTranslations(subject, keep, value_range=data.value_range)
     translated = 0
     if isinstance(source, KeptTranslations):
         mine = shard.of(inputs, block=BATCH_SIZE)
@@ -200,8 +238,19 @@ def evaluate_part(
     for protocol in protocols:
         extractor = make_extractor(protocol.extractor, config.weights)
         real, outputs = protocol.real_files(domains), _output_files(source, inputs, protocol)
-        for paths, folder in ((real, None), (outputs, keep / STATISTICS_FOLDER)):
-            fill_statistics(paths, protocol, extractor, shard, folder=folder, batch_size=BATCH_SIZE)
+        for paths, folder, value_range in (
+            (real, None, data.value_range),
+            (outputs, keep / STATISTICS_FOLDER, None),
+        ):
+            fill_statistics(
+                paths,
+                protocol,
+                extractor,
+                shard,
+                value_range=value_range,
+                folder=folder,
+                batch_size=BATCH_SIZE,
+            )
     return translated
 
 
@@ -230,12 +279,13 @@ def _output_statistics(
     inputs: Sequence[Path],
     protocol: Protocol,
     extractor: Extractor,
+    *,
     keep: Path | None,
+    value_range: ValueRange | None,
 ) -> Statistics:
     if isinstance(source, Translator):
-        outputs = (
-            (pair.name, pair.levels_CHW) for pair in pairs_of(source, inputs, protocol.image_size)
-        )
+        pairs = pairs_of(source, inputs, size=protocol.image_size, value_range=value_range)
+        outputs = ((pair.name, pair.levels_CHW) for pair in pairs)
         return statistics_of_outputs(outputs, protocol, extractor, batch_size=BATCH_SIZE)
     if isinstance(source, KeptTranslations):
         source.fill(inputs, protocol.image_size)

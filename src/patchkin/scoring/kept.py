@@ -22,7 +22,7 @@ from patchkin.data.datasets import finished, transformable
 from patchkin.data.download import file_sha256
 from patchkin.data.transforms import resized
 from patchkin.errors import DataError
-from patchkin.images import Encoding, default_suffix, read_image, write_image
+from patchkin.images import Encoding, ValueRange, default_suffix, read_image, write_image
 from patchkin.translation.translator import Translator
 
 
@@ -32,11 +32,15 @@ class KeptTranslations:
     Args:
         translator: does what is not there.
         folder: where it is kept; several processes and several models may share it.
+        value_range: of the inputs, see `images.to_tensor`.
     """
 
-    def __init__(self, translator: Translator, folder: Path) -> None:
+    def __init__(
+        self, translator: Translator, folder: Path, *, value_range: ValueRange | None
+    ) -> None:
         self.translator = translator
-        self._folder = folder / "translations" / _model_key(translator)
+        self.value_range = value_range
+        self._folder = folder / "translations" / _model_key(translator, value_range)
         self._encoding = Encoding(8, translator.channels[1])
 
     def files(self, inputs: Sequence[Path], size: int | None) -> list[Path]:
@@ -62,37 +66,51 @@ class KeptTranslations:
             if not target.is_file()
         ]
         for path, target in missing:
-            write_image(target, translation(self.translator, path, size)[1], self._encoding)
+            _, output_CHW = translation(
+                self.translator, path, size=size, value_range=self.value_range
+            )
+            write_image(target, output_CHW, self._encoding)
         return len(missing)
 
 
-def translation(translator: Translator, path: Path, size: int | None) -> tuple[Tensor, Tensor]:
+def translation(
+    translator: Translator, path: Path, *, size: int | None, value_range: ValueRange | None
+) -> tuple[Tensor, Tensor]:
     """An image at a size and its translation, [C, H, W] on the CPU.
 
     Raises:
         DataError: the image cannot be read, or its translation holds NaN or infinity.
     """
-    input_CHW = load_at(path, translator.channels[0], size)
+    input_CHW = load_at(path, translator.channels[0], size=size, value_range=value_range)
     output_CHW = translator(input_CHW[None])[0].cpu()
     if not output_CHW.isfinite().all():
         raise DataError(f"The translation of `{path}` holds NaN or infinity.")
     return input_CHW, output_CHW
 
 
-def load_at(path: Path, channels: int, size: int | None) -> Tensor:
-    """An image brought to a square of a size (None: as it is), [C, H, W] in [-1, 1].
+def load_at(
+    path: Path, channels: int, *, size: int | None, value_range: ValueRange | None
+) -> Tensor:
+    """An image as it is scored, [C, H, W] in [-1, 1].
+
+    Args:
+        path: the file.
+        channels: of the image.
+        size: of the square that it is brought to; None: as it is.
+        value_range: what becomes -1 and 1 in 16-bit and float files, see `images.to_tensor`.
 
     Raises:
         DataError: it cannot be read.
     """
-    picture = transformable(read_image(path, channels), None)
+    picture = transformable(read_image(path, channels), value_range)
     pixels = picture.pixels if size is None else resized(picture.pixels, size, size)
     return finished(pixels)
 
 
-def _model_key(translator: Translator) -> str:
+def _model_key(translator: Translator, value_range: ValueRange | None) -> str:
     method = translator.method
     plain = [method.name, to_plain(method.config), translator.direction, str(translator.dtype)]
+    plain += [] if value_range is None else [list(map(float, value_range))]
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode())
     networks = {name: method.get_submodule(name) for name in method.translating}
     for name, network in sorted(networks.items()):

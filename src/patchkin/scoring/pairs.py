@@ -20,7 +20,7 @@ from patchkin.data.folders import cache_folder
 from patchkin.data.layouts import image_files
 from patchkin.data.toy import mask_file, truth_file
 from patchkin.errors import DataError
-from patchkin.images import image_grid, safe_levels, to_uint8
+from patchkin.images import ValueRange, image_grid, safe_levels, to_uint8
 from patchkin.metrics import diversity
 from patchkin.metrics.cityscapes import fetch_judge
 from patchkin.metrics.content import (
@@ -35,6 +35,7 @@ from patchkin.metrics.perceptual import PerceptualDistance
 from patchkin.metrics.segmentation import CityscapesScorer
 from patchkin.networks.drn import DRNName, read_drn
 from patchkin.scoring.kept import KeptTranslations, load_at, translation
+from patchkin.scoring.scores import Scores
 from patchkin.translation.translator import Translator
 
 
@@ -56,13 +57,20 @@ Translations: TypeAlias = Translator | KeptTranslations | Path
 """Where translations come from: a model, one that keeps what it has done, or a folder."""
 
 
-def pairs_of(source: Translations, inputs: Sequence[Path], size: int | None) -> Iterator[Pair]:
+def pairs_of(
+    source: Translations,
+    inputs: Sequence[Path],
+    *,
+    size: int | None,
+    value_range: ValueRange | None,
+) -> Iterator[Pair]:
     """Inputs at a size and their translations; of a folder, the images that are there.
 
     Args:
         source: of the translations.
         inputs: files; those of a folder's images have the same stems.
         size: height and width that images are brought to; None: as they are.
+        value_range: of inputs of 16 bits and of floats, see `images.to_tensor`.
 
     Raises:
         DataError: an image cannot be read, a translation holds NaN or infinity, or one in a folder
@@ -70,21 +78,24 @@ def pairs_of(source: Translations, inputs: Sequence[Path], size: int | None) -> 
     """
     if isinstance(source, Translator):
         for path in inputs:
-            input_CHW, output_CHW = translation(source, path, size)
+            input_CHW, output_CHW = translation(source, path, size=size, value_range=value_range)
             yield Pair(path.stem, input_CHW, _as_saved(output_CHW))
         return
     if isinstance(source, KeptTranslations):
         source.fill(inputs, size)
         of_input, of_output = source.translator.channels
         for path, target in zip(inputs, source.files(inputs, size), strict=True):
-            output_CHW = load_at(target, of_output, None)
-            yield Pair(path.stem, load_at(path, of_input, size), _as_saved(output_CHW))
+            input_CHW = load_at(path, of_input, size=size, value_range=value_range)
+            output_CHW = load_at(target, of_output, size=None, value_range=None)
+            yield Pair(path.stem, input_CHW, _as_saved(output_CHW))
         return
     by_stem = {path.stem: path for path in inputs}
     for path in image_files(source):
         input_path = by_stem.get(path.stem)
-        output_CHW = load_at(path, 3, size)
-        given_CHW = None if input_path is None else load_at(input_path, 3, size)
+        output_CHW = load_at(path, 3, size=size, value_range=None)
+        given_CHW = None
+        if input_path is not None:
+            given_CHW = load_at(input_path, 3, size=size, value_range=value_range)
         if given_CHW is not None and given_CHW.shape != output_CHW.shape:
             raise DataError(
                 f"`{path}` and `{input_path}` differ in size; choose a protocol that resizes."
@@ -102,7 +113,7 @@ def _in_colour(image_CHW: Tensor) -> Tensor:
 
 def content_scores(
     pairs: Sequence[Pair], extractor: Extractor | None
-) -> tuple[dict[str, float], dict[str, list[str]]]:
+) -> tuple[Scores, dict[str, list[str]]]:
     """Change, and relation consistency where the extractor has feature maps.
 
     Returns:
@@ -146,7 +157,7 @@ def gallery(pairs: Sequence[Pair], ranking: dict[str, list[str]]) -> Image.Image
     return image_grid(list(zip(*columns.values(), strict=True)), captions=list(columns))
 
 
-def masked_scores(pairs: Sequence[Pair], folder: Path | None, size: int | None) -> dict[str, float]:
+def masked_scores(pairs: Sequence[Pair], folder: Path | None, size: int | None) -> Scores:
     """Change inside and outside masks that have the stems of the inputs; nothing without a folder.
 
     Raises:
@@ -161,7 +172,7 @@ def masked_scores(pairs: Sequence[Pair], folder: Path | None, size: int | None) 
             continue
         if pair.name not in files:
             raise DataError(f"`{folder}` has no mask with the stem `{pair.name}`.")
-        mask_BHW = load_at(files[pair.name], 1, size) > 0
+        mask_BHW = load_at(files[pair.name], 1, size=size, value_range=None) > 0
         change = masked_change(pair.output_CHW[None], pair.input_CHW[None], mask_BHW)
         inside.append(change.inside_B)
         outside.append(change.outside_B)
@@ -176,18 +187,22 @@ def masked_scores(pairs: Sequence[Pair], folder: Path | None, size: int | None) 
 def counterpart_scores(
     pairs: Sequence[Pair],
     inputs: Sequence[Path],
-    size: int | None,
     perceptual: PerceptualDistance | None,
-) -> dict[str, float]:
-    """Against the hidden truth, where the set has one."""
+    *,
+    size: int | None,
+    value_range: ValueRange | None,
+) -> Scores:
+    """Against the hidden truth, where the set has one; `size` and `value_range` as `pairs_of`."""
     by_stem = {path.stem: path for path in inputs}
     rows, distances = [], []
     for pair in pairs:
         source = by_stem.get(pair.name)
         if pair.input_CHW is None or source is None or not truth_file(source).is_file():
             return {}
-        truth_CHW = load_at(truth_file(source), pair.output_CHW.shape[0], size)
-        mask_HW = load_at(mask_file(source), 1, size)[0] > 0
+        truth_CHW = load_at(
+            truth_file(source), pair.output_CHW.shape[0], size=size, value_range=value_range
+        )
+        mask_HW = load_at(mask_file(source), 1, size=size, value_range=None)[0] > 0
         rows.append(score_against_counterpart(pair.output_CHW, pair.input_CHW, truth_CHW, mask_HW))
         if perceptual is not None:
             images = (_in_colour(pair.output_CHW)[None], _in_colour(truth_CHW)[None])
@@ -198,9 +213,7 @@ def counterpart_scores(
     return {f"counterpart/{name}": value for name, value in scores.items()}
 
 
-def segmentation_scores(
-    pairs: Sequence[Pair], judge: DRNName, weights: Path | None
-) -> dict[str, float]:
+def segmentation_scores(pairs: Sequence[Pair], judge: DRNName, weights: Path | None) -> Scores:
     """Both forms of the label-map scores; the inputs are label maps in Cityscapes' colours."""
     path = weights or fetch_judge(judge, cache_folder() / "weights")[0]
     network = read_drn(path, judge)
@@ -221,7 +234,7 @@ def segmentation_scores(
     }
 
 
-def collapse_scores(pairs: Sequence[Pair], distance: PerceptualDistance) -> dict[str, float]:
+def collapse_scores(pairs: Sequence[Pair], distance: PerceptualDistance) -> Scores:
     """Whether outputs are as different from each other as their inputs are."""
     known = [pair for pair in pairs if pair.input_CHW is not None]
     collapse = diversity.collapse_scores(

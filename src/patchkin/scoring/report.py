@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from pathlib import Path
 from typing import Any
 
 from patchkin.config import read_yaml
+from patchkin.scoring.pages import embedded, render
 from patchkin.storage.atomic import write_text
 
 
@@ -19,15 +19,11 @@ def write_report(run_dir: Path) -> Path:
         ConfigError: the folder holds no run.
         StorageError: the page cannot be written.
     """
-    import jinja2
-
     config = read_yaml(run_dir / "config.yaml")
     records = read_log(run_dir)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("patchkin.scoring"), autoescape=True, trim_blocks=True
-    )
     last_step = records[-1]["step"] if records else 0
-    page = environment.get_template("report.html").render(
+    page = render(
+        "report.html",
         title=f"{config['name']} on {_data_name(config)}",
         subtitle=f"{run_dir.name}, {last_step} steps",
         scores=_score_table(records),
@@ -118,14 +114,14 @@ def _number(value: float | None) -> str:
 
 
 def _pictures(folder: Path) -> list[tuple[str, str]]:
-    return [(file.stem, _base64(file.read_bytes())) for file in sorted(folder.glob("*.png"))]
+    return [(file.stem, embedded(file.read_bytes())) for file in sorted(folder.glob("*.png"))]
 
 
 def _previews(folder: Path) -> list[tuple[str, str]]:
     files = sorted(folder.glob("step_*.png"))
     chosen = files if len(files) <= 2 else [files[0], files[-1]]
     return [
-        (f"step {int(file.stem.removeprefix('step_'))}", _base64(file.read_bytes()))
+        (f"step {int(file.stem.removeprefix('step_'))}", embedded(file.read_bytes()))
         for file in reversed(chosen)
     ]
 
@@ -153,8 +149,4 @@ def _curves(records: list[dict[str, Any]], kind: str) -> str | None:
         axes.grid(alpha=0.3)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110)
-    return _base64(buffer.getvalue())
-
-
-def _base64(content: bytes) -> str:
-    return base64.b64encode(content).decode()
+    return embedded(buffer.getvalue())

@@ -11,26 +11,22 @@ from PIL import Image
 
 from patchkin._version import __version__
 from patchkin.errors import DataError
+from patchkin.scoring.scores import Scores, declared
 from patchkin.storage.atomic import write_json
 from patchkin.storage.locks import alone_at
 
 SCORES_FILE = "scores.json"
-HIGHER_IS_BETTER = frozenset(
-    {
-        *("class_top1", "class_top5", "collapse_ratio", "change_inside"),
-        *("psnr", "psnr_inside", "stripe_iou"),
-        *("lpips_diversity", "lpips_diversity_per_image", "style_spread"),
-        *("mAP", "pixAcc", "classAcc", "mIoU"),
-    }
-)
-"""Last part of the names of scores; all others are the better the lower."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Scores with all they depend on."""
+    """Scores with all they depend on.
 
-    scores: dict[str, float]
+    Raises:
+        ConfigError: a score that is not declared in `scores`.
+    """
+
+    scores: Scores
     warnings: tuple[str, ...]
     protocols: dict[str, Any]
     subject: dict[str, Any]
@@ -38,7 +34,7 @@ class Result:
     data: dict[str, Any]
     """Root, direction, split, counts."""
     evaluation: dict[str, Any]
-    tasks: dict[str, dict[str, float]] = field(default_factory=dict)
+    tasks: dict[str, Scores] = field(default_factory=dict)
     """Scores of each pair of domains, where there are several: `scores` holds their means."""
     patchkin: str = __version__
     worst_and_best: dict[str, list[str]] = field(default_factory=dict)
@@ -46,6 +42,10 @@ class Result:
     extractor has feature maps, else by the change."""
     gallery: Image.Image | None = None
     """Those inputs and their translations, as a picture."""
+
+    def __post_init__(self) -> None:
+        for scores in (self.scores, *self.tasks.values()):
+            declared(scores)
 
 
 def as_plain(result: Result) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from patchkin.data.config import DataConfig
 from patchkin.data.domains import DomainBatch, DomainFiles, domain_images, find_domain_files
 from patchkin.data.layouts import Domains, find_domains
 from patchkin.errors import ConfigError, DataError, nearest
-from patchkin.images import image_grid, safe_levels
+from patchkin.images import ValueRange, image_grid, safe_levels
 from patchkin.method import Method, StyledMethod
 from patchkin.metrics.content import relation_change
 from patchkin.metrics.extractors import Extractor, SqueezeNetExtractor, make_extractor
@@ -37,11 +37,11 @@ from patchkin.metrics.statistics import Statistics, cached_statistics, compare
 from patchkin.metrics.statistics import output_statistics as statistics_of_outputs
 from patchkin.scoring.evaluate import EvaluationConfig, evaluate
 from patchkin.scoring.results import Result
+from patchkin.scoring.scores import Scores
 from patchkin.scoring.tasks import (
     MODES,
     LatentStyles,
     Mode,
-    Scores,
     Task,
     as_images,
     counterpart_scores,
@@ -73,8 +73,8 @@ def evaluate_styles(
 
     Args:
         translator: the model.
-        data: the set; of several domains only `root` matters. Images are brought to the size that
-            the model was trained at.
+        data: the set; of several domains only `root` and `value_range` matter. Images are brought
+            to the size that the model was trained at.
         config: what to score. With the protocol `stargan-v2`, LPIPS is that of AlexNet unless
             another is named; with other protocols it is scored if it is named.
         model: where the translator came from, for the result.
@@ -97,7 +97,12 @@ def evaluate_styles(
     perceptual = PerceptualDistance(config.lpips, weights=config.lpips_weights)
     domains = find_domains(data)
     held_out = domains.test_a if config.split == "test" else domains.val_a
-    inputs_NCHW = domain_images(held_out, size=_size(translator), channels=translator.channels[0])
+    inputs_NCHW = domain_images(
+        held_out,
+        size=_size(translator),
+        channels=translator.channels[0],
+        value_range=data.value_range,
+    )
     styles = LatentStyles(translator, seed=0)
     task = score_outputs(
         outputs_of(translator, inputs_NCHW, styles, 0, samples), inputs_NCHW, perceptual=perceptual
@@ -121,13 +126,16 @@ def _evaluate_domains(
         raise DataError(f"`{data.root}` has no {config.split} images.")
     size = _size(translator)
     images = [
-        domain_images(paths, size=size, channels=translator.channels[0]) for paths in held_out
+        domain_images(
+            paths, size=size, channels=translator.channels[0], value_range=data.value_range
+        )
+        for paths in held_out
     ]
     protocols = [find_protocol(name) for name in config.protocols]
     num_outputs = samples or max([2, *(protocol.outputs_per_input for protocol in protocols)])
     extractors = _extractors(protocols, config.weights)
     bound = [protocol.with_extractor(extractors[protocol.extractor]) for protocol in protocols]
-    real = _RealStatistics(files, held_out, bound, extractors)
+    real = _RealStatistics(files, held_out, bound, extractors, data.value_range)
     net = config.lpips or ("alex" if _DIVERSE_PROTOCOL in config.protocols else None)
     perceptual = PerceptualDistance(net, weights=config.lpips_weights) if net else None
     styles = styles_by_mode(translator, images, seed=protocols[0].seed if protocols else 0)
@@ -143,7 +151,11 @@ def _evaluate_domains(
             for protocol in bound:
                 scores |= real.distances(protocol, target, task, held_out[source])
             scores |= counterpart_scores(
-                task.levels_NKCHW, images[source], held_out[source], files.names[target]
+                task.levels_NKCHW,
+                images[source],
+                held_out[source],
+                files.names[target],
+                value_range=data.value_range,
             )
             tasks[f"{mode}/{name}"] = scores
             shown[mode, source, target] = task.levels_NKCHW[:_GALLERY_IMAGES, 0]
@@ -169,6 +181,7 @@ def _evaluate_domains(
             "root": data.root,
             "direction": "all pairs",
             "split": config.split,
+            **({} if data.value_range is None else {"value_range": list(data.value_range)}),
             "domains": list(files.names),
             "size": size,
             "counts": {
@@ -238,6 +251,7 @@ class _RealStatistics:
         held_out: Sequence[tuple[Path, ...]],
         protocols: Sequence[Protocol],
         extractors: dict[str, Extractor],
+        value_range: ValueRange | None,
     ) -> None:
         self._extractors = extractors
         self._names = files.names
@@ -248,7 +262,7 @@ class _RealStatistics:
                     Domains(train_a=(), train_b=files.train[domain], test_b=held_out[domain])
                 )
                 self._known[protocol.name, domain] = cached_statistics(
-                    real, protocol, extractors[protocol.extractor]
+                    real, protocol, extractors[protocol.extractor], value_range=value_range
                 )
 
     def distances(

@@ -24,16 +24,16 @@ from torch import Tensor
 from patchkin.data.domains import domain_images
 from patchkin.data.toy import domain_mask_file, domain_truth_file
 from patchkin.errors import DataError
-from patchkin.images import to_uint8
+from patchkin.images import ValueRange, to_uint8
 from patchkin.metrics.content import mean_change, translation_warnings
 from patchkin.metrics.counterpart import score_against_counterpart
 from patchkin.metrics.diversity import diversity_scores, output_distances
 from patchkin.metrics.perceptual import PerceptualDistance
 from patchkin.randomness import SeededDraws, derive_seed
+from patchkin.scoring.scores import Scores
 from patchkin.translation.translator import Translator
 
 Mode: TypeAlias = Literal["latent", "reference"]
-Scores: TypeAlias = dict[str, float]
 Styles: TypeAlias = Callable[[int, int], Tensor]
 """Target domain, number of images -> their styles [B, S]; others at every call."""
 
@@ -185,9 +185,14 @@ def score_outputs(
 
 
 def counterpart_scores(
-    levels_NKCHW: Tensor, inputs_NCHW: Tensor, paths: Sequence[Path], target: str
+    levels_NKCHW: Tensor,
+    inputs_NCHW: Tensor,
+    paths: Sequence[Path],
+    target: str,
+    *,
+    value_range: ValueRange | None,
 ) -> Scores:
-    """Against the hidden truths of the toy set; nothing for other sets.
+    """Against the hidden truths of the toy set, read with this value range; nothing for other sets.
 
     Means over all outputs of `CounterpartScores`' `tone_inside` and `change_outside`; of
     `detail_distance`, how many times the detail inside must be doubled or halved to be the truth's
@@ -200,7 +205,7 @@ def counterpart_scores(
     if not all(path.is_file() for path in (*truths, *masks)):
         return {}
     channels, size = inputs_NCHW.shape[1], inputs_NCHW.shape[-1]
-    truths_NCHW = domain_images(truths, size=size, channels=channels)
+    truths_NCHW = domain_images(truths, size=size, channels=channels, value_range=value_range)
     masks_NHW = domain_images(masks, size=size, channels=1)[:, 0] > 0
     rows = [
         score_against_counterpart(output_CHW, input_CHW, truth_CHW, mask_HW)

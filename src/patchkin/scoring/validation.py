@@ -1,67 +1,126 @@
 """Scores of a method while it trains, on the same validation images each time.
 
-Shape suffixes: C channels, H and W pixels.
+    ProtocolValidation      two domains: distance to real images, and content
+    CounterpartValidation   two domains whose images have hidden counterparts (the toy set)
+    PairValidation          pairs: distance from the truth
+    DomainValidation        several domains
+
+All read images with the value range of the run, so that a network is shown what it was trained on.
+
+Shape suffixes: B images of a batch, N images, K outputs per image, C channels, H and W pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import permutations
 from pathlib import Path
+from typing import Protocol as Interface
 
 import torch
 from torch import Tensor
 
 from patchkin.data.domains import domain_images
-from patchkin.data.toy import domain_truth_file
+from patchkin.data.loading import evaluation_images
+from patchkin.data.paired import PairedBatch
+from patchkin.data.toy import domain_truth_file, mask_file, truth_file
 from patchkin.images import ValueRange, safe_levels
 from patchkin.method import Method
 from patchkin.metrics.content import class_rate
+from patchkin.metrics.counterpart import PIXEL_LEVELS, mean_scores, score_against_counterpart
 from patchkin.metrics.extractors import Extractor
 from patchkin.metrics.protocols import Protocol
 from patchkin.metrics.statistics import cached_statistics, compare, output_statistics
 from patchkin.scoring.pairs import content_scores, pairs_of
+from patchkin.scoring.scores import Scores, declared, find_score
 from patchkin.scoring.tasks import (
     MODES,
     Mode,
-    Scores,
     counterpart_scores,
     mean_over,
     outputs_of,
     score_outputs,
     styles_by_mode,
 )
+from patchkin.training import Scorer
 from patchkin.translation.translator import Translator
 
-_COUNTERPART = ("tone_inside", "detail_distance", "change_outside")
+TRUTH_DISTANCE = "truth_distance"
+"""How pairs are scored."""
+_TOLD_BY_TARGET = ("tone_inside", "detail_distance", "change_outside")
 """Scores of several domains that are also told for each target domain."""
 
 
-@dataclass(frozen=True)
-class ValidationScores:
-    """Scores of a method while it trains, on the same images each time."""
+class Validation(Interface):
+    """What the training loop is given to score with, through `as_scorer`."""
+
+    @property
+    def primary(self) -> str | None:
+        """The score that decides which checkpoint is the best; None if none can."""
+        ...
+
+    def __call__(self, method: Method) -> Scores:
+        """Score the method as it stands."""
+        ...
+
+    def baseline(self) -> Scores | None:
+        """The scores of leaving every image as it is; None where they are not told."""
+        ...
+
+
+def as_scorer(validation: Validation) -> Scorer:
+    """For the training loop, which knows no scores.
+
+    The scorer raises `ConfigError` for a score that is not declared in `scores`.
+    """
+    primary = validation.primary
+    return Scorer(
+        score=lambda method: declared(validation(method)),
+        primary=primary,
+        higher_is_better=primary is not None and find_score(primary).better == "higher",
+        baseline=validation.baseline(),
+    )
+
+
+def translations(method: Method, inputs_NCHW: Tensor) -> list[Tensor]:
+    """Of images one at a time, [C, H, W] on the CPU."""
+    device = next(method.parameters()).device
+    return [method.translate(x_CHW[None].to(device))[0].float().cpu() for x_CHW in inputs_NCHW]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolValidation:
+    """Distance of the translations to real images, where there is an extractor, and content."""
 
     inputs: tuple[Path, ...]
     real: tuple[Path, ...]
     size: int
     """Of the images, in pixels."""
+    value_range: ValueRange | None
+    """Of 16-bit and float files, see `images.to_tensor`."""
     extractor: Extractor | None = None
     protocol: Protocol | None = None
     classes: tuple[int, ...] = ()
+    """Of ImageNet, that outputs should be taken for."""
 
     @property
     def primary(self) -> str | None:
-        """The score that decides, if there is a distance to the real images."""
+        """The Frechet distance, if there is one."""
         return None if self.protocol is None else f"{self.protocol.name}/frechet"
 
-    def __call__(self, method: Method) -> dict[str, float]:
+    def __call__(self, method: Method) -> Scores:
         """Score the method as it stands."""
-        device = next(method.parameters()).device
-        pairs = list(pairs_of(Translator(method, device=device), self.inputs, self.size))
-        scores = {}
+        translator = Translator(method, device=next(method.parameters()).device)
+        pairs = list(
+            pairs_of(translator, self.inputs, size=self.size, value_range=self.value_range)
+        )
+        scores: Scores = {}
         if self.protocol is not None and self.extractor is not None:
-            real = cached_statistics(self.real, self.protocol, self.extractor)
+            real = cached_statistics(
+                self.real, self.protocol, self.extractor, value_range=self.value_range
+            )
             outputs = output_statistics(
                 ((pair.name, pair.levels_CHW) for pair in pairs), self.protocol, self.extractor
             )
@@ -73,10 +132,84 @@ class ValidationScores:
                 scores[f"{self.protocol.name}/class_top1"] = rate.top1_percent
         return scores | content_scores(pairs, self.extractor)[0]
 
+    def baseline(self) -> Scores | None:
+        """Not told."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CounterpartValidation:
+    """Translations against the hidden counterparts of their inputs."""
+
+    inputs: tuple[Path, ...]
+    size: int
+    """Of the images, in pixels."""
+    channels: tuple[int, int]
+    """Of inputs and of translations."""
+    value_range: ValueRange | None
+    """Of 16-bit and float files, see `images.to_tensor`."""
+    primary: str = "tone_inside"
+
+    @staticmethod
+    def fits(inputs: Sequence[Path]) -> bool:
+        """Whether every image has its hidden counterpart."""
+        return bool(inputs) and all(truth_file(path).is_file() for path in inputs)
+
+    def __call__(self, method: Method) -> Scores:
+        """Score the method as it stands."""
+        return self._scores(translations(method, self._inputs_NCHW))
+
+    def baseline(self) -> Scores:
+        """The scores of leaving every image as it is."""
+        return self._scores(self._inputs_NCHW)
+
+    def _scores(self, outputs: Iterable[Tensor]) -> Scores:
+        rows = zip(outputs, self._inputs_NCHW, self._truths_NCHW, self._masks_NHW, strict=True)
+        return mean_scores([score_against_counterpart(*row) for row in rows])
+
+    @cached_property
+    def _inputs_NCHW(self) -> Tensor:
+        return self._read(self.inputs, self.channels[0])
+
+    @cached_property
+    def _truths_NCHW(self) -> Tensor:
+        return self._read([truth_file(path) for path in self.inputs], self.channels[1])
+
+    @cached_property
+    def _masks_NHW(self) -> Tensor:
+        return self._read([mask_file(path) for path in self.inputs], 1)[:, 0] > 0
+
+    def _read(self, files: Sequence[Path], channels: int) -> Tensor:
+        batches = evaluation_images(
+            files, size=self.size, channels=channels, value_range=self.value_range
+        )
+        return torch.cat([batch.images_BCHW for batch in batches])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PairValidation:
+    """Translations against the other halves of their pairs."""
+
+    pairs: PairedBatch
+    primary: str = TRUTH_DISTANCE
+
+    def __call__(self, method: Method) -> Scores:
+        """Score the method as it stands."""
+        outputs = translations(method, self.pairs.a_BCHW)
+        distances = [
+            (y_CHW - b_CHW).abs().mean()
+            for y_CHW, b_CHW in zip(outputs, self.pairs.b_BCHW, strict=True)
+        ]
+        return {TRUTH_DISTANCE: PIXEL_LEVELS * float(torch.stack(distances).mean())}
+
+    def baseline(self) -> Scores | None:
+        """Not told."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class DomainValidation:
-    """Scores of a method of several domains while it trains, on the same images each time.
+    """Translations between several domains, in latent styles and in those of references.
 
     For both kinds of styles, means over the target domains: change and spread of the styles; the
     counterpart scores where the set has hidden truths, for latent styles also for each target; the
@@ -88,8 +221,10 @@ class DomainValidation:
     paths: tuple[tuple[Path, ...], ...]
     """Validation images of each domain."""
     size: int
+    """Of the images, in pixels."""
+    value_range: ValueRange | None
+    """Of 16-bit and float files, see `images.to_tensor`."""
     channels: int = 3
-    value_range: ValueRange | None = None
     extractor: Extractor | None = None
     protocol: Protocol | None = None
     num_outputs: int = 2
@@ -106,7 +241,7 @@ class DomainValidation:
 
     @property
     def primary(self) -> str | None:
-        """The score that decides, lower is better; None without truths and extractor."""
+        """The distance to the truths, else that to real images, if there is one."""
         if self.has_truth:
             return "latent/distance"
         return None if self.protocol is None else f"latent/{self.protocol.name}/frechet"
@@ -123,8 +258,10 @@ class DomainValidation:
             ),
         )
 
-    def baseline(self) -> Scores:
-        """The scores of leaving every image as it is."""
+    def baseline(self) -> Scores | None:
+        """The scores of leaving every image as it is, where there are hidden truths."""
+        if not self.has_truth:
+            return None
         images = self._images()
         copies = (self.num_outputs, -1, -1, -1)
         return self._scores(
@@ -153,7 +290,11 @@ class DomainValidation:
                     task = score_outputs(outputs(mode, source, target), images[source])
                     levels.append(task.levels_NKCHW.flatten(0, 1))
                     truth = counterpart_scores(
-                        task.levels_NKCHW, images[source], self.paths[source], name
+                        task.levels_NKCHW,
+                        images[source],
+                        self.paths[source],
+                        name,
+                        value_range=self.value_range,
                     )
                     rows.append(task.scores | truth)
                 by_target[name] = mean_over(rows) | self._distances(levels, target)
@@ -161,7 +302,7 @@ class DomainValidation:
             scores |= {
                 f"{mode}/{name}/{score}": found[score]
                 for name, found in by_target.items()
-                for score in _COUNTERPART
+                for score in _TOLD_BY_TARGET
                 if score in found and mode == "latent"
             }
         return scores
@@ -169,7 +310,9 @@ class DomainValidation:
     def _distances(self, levels: Sequence[Tensor], target: int) -> Scores:
         if self.protocol is None or self.extractor is None:
             return {}
-        real = cached_statistics(self.paths[target], self.protocol, self.extractor)
+        real = cached_statistics(
+            self.paths[target], self.protocol, self.extractor, value_range=self.value_range
+        )
         outputs = ((str(i), safe_levels(image)) for i, image in enumerate(torch.cat(list(levels))))
         found = output_statistics(outputs, self.protocol, self.extractor)
         return {f"{self.protocol.name}/frechet": compare(real, found).frechet}

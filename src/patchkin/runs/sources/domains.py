@@ -17,10 +17,8 @@ from patchkin.data.domains import (
     open_domain_data,
 )
 from patchkin.data.verify import Broken
-from patchkin.metrics.extractors import make_extractor
-from patchkin.metrics.protocols import find_protocol
-from patchkin.runs.sources.source import Source
-from patchkin.scoring.validation import DomainValidation
+from patchkin.runs.sources.source import PREVIEW_IMAGES, Source
+from patchkin.scoring.validation import DomainValidation, as_scorer
 from patchkin.training import Scorer
 
 
@@ -50,7 +48,7 @@ class DomainSource(Source[DomainData]):
         number = len(files.names)
         rows = [
             (row % number, (row + 1 + index % (number - 1)) % number, index)
-            for row in range(max(6, number))
+            for row in range(max(PREVIEW_IMAGES, number))
             for index in (row // number,)
         ]
 
@@ -79,30 +77,19 @@ class DomainSource(Source[DomainData]):
         """Scores of the validation images: against their hidden counterparts where they have any,
         else by protocol and change if scores were asked for.
         """
-        training, files = self._config.training, self.opened.files
+        files, data = self.opened.files, self._config.data
         if not files.val:
             return None
-        limit = self._config.data.validation_images
         validation = DomainValidation(
             names=files.names,
-            paths=tuple(paths[:limit] for paths in files.val),
-            size=self._config.data.size,
+            paths=tuple(paths[: data.validation_images] for paths in files.val),
+            size=data.size,
+            value_range=data.value_range,
             channels=self._channels[0],
-            value_range=self._config.data.value_range,
         )
-        if validation.has_truth:
-            baseline = validation.baseline()
-        elif not training.score_every:
-            return None
-        else:
-            baseline = None
-            if training.score_weights is not None:
-                protocol = find_protocol(training.score_protocol)
-                extractor = make_extractor(protocol.extractor, training.score_weights)
-                validation = replace(validation, protocol=protocol, extractor=extractor)
-        return Scorer(
-            score=validation,
-            primary=validation.primary,
-            higher_is_better=False,
-            baseline=baseline,
-        )
+        if not validation.has_truth:
+            if not self._config.training.score_every:
+                return None
+            protocol, extractor = self._protocol()
+            validation = replace(validation, protocol=protocol, extractor=extractor)
+        return as_scorer(validation)

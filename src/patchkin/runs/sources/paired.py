@@ -13,7 +13,7 @@ from patchkin.data.paired import (
     paired_loader,
 )
 from patchkin.data.verify import Broken
-from patchkin.runs.sources.source import Source
+from patchkin.runs.sources.source import PREVIEW_IMAGES, Source
 from patchkin.training import Scorer
 
 
@@ -40,7 +40,7 @@ class PairedSource(Source[PairedData]):
     def preview_batch(self) -> PairedBatch | None:
         """The first held-out pairs; training pairs if nothing is held out."""
         pairs = self.opened.pairs
-        files = (pairs.val or pairs.test or pairs.train)[:6]
+        files = (pairs.val or pairs.test or pairs.train)[:PREVIEW_IMAGES]
         return evaluation_pairs(files, self._config.data, self._channels)
 
     def scorer(self) -> Scorer | None:

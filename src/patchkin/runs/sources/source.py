@@ -5,15 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypedDict, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
+from typing import Protocol as Interface
 
 from patchkin.data.steps import steps_per_epoch
 from patchkin.data.verify import Broken
+from patchkin.metrics.extractors import Extractor, make_extractor
+from patchkin.metrics.protocols import Protocol, find_protocol
 from patchkin.runs.config import RunConfig
 from patchkin.training import Scorer
 
 
-class Opened(Protocol):
+class Opened(Interface):
     """Training data of any kind, as the `open_...` functions of `patchkin.data` return it."""
 
     @property
@@ -42,6 +45,7 @@ class Process:
 
 
 ALONE = Process()
+PREVIEW_IMAGES = 6
 
 
 class LoaderSettings(TypedDict):
@@ -112,6 +116,14 @@ class Source(ABC, Generic[OpenedData]):
             world_size=self._process.world_size,
             pin_memory=self._process.pin_memory,
         )
+
+    def _protocol(self) -> tuple[Protocol | None, Extractor | None]:
+        """How scores during training become distances, if there are weights for it."""
+        training = self._config.training
+        if training.score_weights is None:
+            return None, None
+        protocol = find_protocol(training.score_protocol)
+        return protocol, make_extractor(protocol.extractor, training.score_weights)
 
     @property
     def _jitter_steps(self) -> int:

@@ -17,14 +17,9 @@ from patchkin.data.loading import (
     training_loader,
 )
 from patchkin.data.single import SingleImageDataset
-from patchkin.data.toy import mask_file, truth_file
 from patchkin.data.verify import Broken
-from patchkin.method import Method
-from patchkin.metrics import mean_scores, score_against_counterpart
-from patchkin.metrics.extractors import make_extractor
-from patchkin.metrics.protocols import find_protocol
-from patchkin.runs.sources.source import Source
-from patchkin.scoring.validation import ValidationScores
+from patchkin.runs.sources.source import PREVIEW_IMAGES, Source
+from patchkin.scoring.validation import CounterpartValidation, ProtocolValidation, as_scorer
 from patchkin.training import Scorer
 
 
@@ -61,9 +56,9 @@ class UnpairedSource(Source[TrainingData]):
         num_images = min(len(a), len(b))
         return UnpairedBatch(a[:num_images], b[:num_images])
 
-    def _images(self, files: Sequence[Path], channels: int, limit: int = 6) -> Tensor:
+    def _images(self, files: Sequence[Path], channels: int) -> Tensor:
         batches = evaluation_images(
-            files[:limit],
+            files[:PREVIEW_IMAGES],
             size=self._config.data.size,
             channels=channels,
             value_range=self._config.data.value_range,
@@ -74,46 +69,25 @@ class UnpairedSource(Source[TrainingData]):
         """Scores of the validation images: against their hidden counterparts where they have any,
         else by protocol and content if scores were asked for.
         """
-        files = self.opened.domains.val_a
-        if files and all(truth_file(path).is_file() for path in files):
-            return self._counterpart_scorer(files)
-        return self._protocol_scorer() if self._config.training.score_every else None
-
-    def _protocol_scorer(self) -> Scorer:
-        training, domains = self._config.training, self.opened.domains
-        extractor, protocol = None, None
-        if training.score_weights is not None:
-            protocol = find_protocol(training.score_protocol)
-            extractor = make_extractor(protocol.extractor, training.score_weights)
-        scores = ValidationScores(
-            inputs=domains.val_a,
-            real=domains.val_b,
-            size=self._config.data.size,
+        files, data = self.opened.domains.val_a, self._config.data
+        if CounterpartValidation.fits(files):
+            counterparts = CounterpartValidation(
+                inputs=files,
+                size=data.size,
+                channels=self._channels,
+                value_range=data.value_range,
+            )
+            return as_scorer(counterparts)
+        if not self._config.training.score_every:
+            return None
+        protocol, extractor = self._protocol()
+        by_protocol = ProtocolValidation(
+            inputs=files,
+            real=self.opened.domains.val_b,
+            size=data.size,
+            value_range=data.value_range,
             extractor=extractor,
             protocol=protocol,
-            classes=training.score_classes,
+            classes=self._config.training.score_classes,
         )
-        return Scorer(score=scores, primary=scores.primary, higher_is_better=False)
-
-    def _counterpart_scorer(self, files: Sequence[Path]) -> Scorer:
-        inputs = self._images(files, self._channels[0], limit=len(files))
-        truths = self._images(
-            [truth_file(path) for path in files], self._channels[1], limit=len(files)
-        )
-        masks = self._images([mask_file(path) for path in files], 1, limit=len(files))[:, 0] > 0
-
-        def score(method: Method) -> dict[str, float]:
-            device = next(method.parameters()).device
-            outputs = [method.translate(x[None].to(device))[0].float().cpu() for x in inputs]
-            return scores_of(outputs)
-
-        def scores_of(outputs: Iterable[Tensor]) -> dict[str, float]:
-            rows = zip(outputs, inputs, truths, masks, strict=True)
-            return mean_scores([score_against_counterpart(*row) for row in rows])
-
-        return Scorer(
-            score=score,
-            primary="tone_inside",
-            higher_is_better=False,
-            baseline=scores_of(inputs),
-        )
+        return as_scorer(by_protocol)

@@ -1,0 +1,114 @@
+"""Every choice of contrast against its formula, patch by patch."""
+
+import math
+
+import pytest
+import torch
+
+from patchkin.errors import ConfigError, ShapeError
+from patchkin.losses import Contrast, as_info_nce, info_nce, mean_over_taps, patch_contrast
+from patchkin.losses.contrastive import decoupled
+from patchkin.numerics import unit_rows
+
+TAU, DIVISOR = 0.3, 0.8
+
+
+def rows(*shape, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return unit_rows(torch.randn(*shape, generator=generator, dtype=torch.float64))
+
+
+def naive(query_BKC, key_BKC, contrast, external=()):
+    """The table of `losses/contrast.py`, with plain exponentials."""
+    batch, num_patches = query_BKC.shape[:2]
+    everything = [(b, k) for b in range(batch) for k in range(num_patches)]
+    losses = []
+    for b, i in everything:
+        others = [(c, j) for c, j in everything if (c, j) != (b, i)]
+        if not contrast.all_negatives:
+            others = [(c, j) for c, j in others if c == b]
+        query, own = query_BKC[b, i], key_BKC[b, i]
+        alike = torch.stack([own @ key_BKC[place] for place in others])
+        inside, outside = torch.ones_like(alike), torch.ones_like(alike)
+        if contrast.negatives == "released":
+            inside = ((alike - alike.max()) / DIVISOR).exp()
+        elif contrast.negatives == "paper":
+            outside = (alike / DIVISOR).exp()
+            outside = outside / outside.mean()
+        scores = torch.stack([query @ key_BKC[place] for place in others])
+        terms = outside * (inside * scores / TAU).exp()
+        total = terms.sum() + sum((query @ key / TAU).exp() for key in external)
+        positive = (query @ own / TAU).exp()
+        if contrast.form == "nce":
+            total = total + positive
+        losses.append((total / positive).log())
+    return torch.stack(losses).view(batch, num_patches)
+
+
+@pytest.mark.parametrize("form", ["nce", "dce"])
+@pytest.mark.parametrize("negatives", ["uniform", "released", "paper"])
+@pytest.mark.parametrize("all_negatives", [False, True])
+@pytest.mark.parametrize("external", [0, 5])
+def test_value_and_gradient_are_those_of_the_formula(form, negatives, all_negatives, external):
+    query = rows(2, 5, 4, seed=1).requires_grad_()
+    key = rows(2, 5, 4, seed=2).requires_grad_()
+    bank = rows(external, 4, seed=3) if external else None
+    contrast = Contrast(
+        form=form, negatives=negatives, temperature=TAU, all_negatives=all_negatives
+    )
+    actual = patch_contrast(query, key, contrast, gamma_divisor=DIVISOR, external_MC=bank)
+    expected = naive(query, key.detach(), contrast, () if bank is None else bank)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-9)
+    cotangent = torch.randn_like(expected)
+    actual.backward(cotangent)
+    (gradient,) = torch.autograd.grad(expected, query, cotangent)
+    torch.testing.assert_close(query.grad, gradient, rtol=1e-6, atol=1e-9)
+    assert key.grad is None
+
+
+def test_only_external_negatives():
+    query, key, bank = rows(1, 3, 4, seed=1), rows(1, 3, 4, seed=2), rows(6, 4, seed=3)
+    actual = patch_contrast(query, key, Contrast(temperature=TAU), external_MC=bank, internal=False)
+    for i in range(3):
+        logits = torch.cat([(query[0, i] @ key[0, i])[None], bank @ query[0, i]]) / TAU
+        torch.testing.assert_close(actual[0, i], logits.logsumexp(0) - logits[0])
+
+
+def test_cosines_do_not_depend_on_the_length_of_the_rows():
+    query, key = rows(2, 4, 3, seed=1), rows(2, 4, 3, seed=2)
+    cosine, plain = Contrast(cosine=True), Contrast()
+    torch.testing.assert_close(
+        patch_contrast(0.2 * query, 3 * key, cosine), patch_contrast(query, key, plain), rtol=1e-5,
+        atol=1e-8,
+    )  # fmt: skip
+    assert not torch.allclose(
+        patch_contrast(0.2 * query, 3 * key, plain), patch_contrast(query, key, plain)
+    )
+
+
+def test_infonce_is_the_softplus_of_the_decoupled_loss():
+    query, key = rows(1, 6, 4, seed=1), rows(1, 6, 4, seed=2)
+    from_decoupled = as_info_nce(decoupled(query, key, temperature=0.07))
+    assert torch.equal(from_decoupled, info_nce(query, key, temperature=0.07))
+    far = torch.tensor([-60.0, 0.0, 60.0], dtype=torch.float64)
+    assert as_info_nce(far).tolist() == pytest.approx([math.exp(-60), math.log(2), 60.0], rel=1e-15)
+
+
+def test_taps_count_alike_whatever_their_number_of_patches():
+    taps = [torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[10.0], [20.0]])]
+    assert mean_over_taps(taps).item() == pytest.approx((2 + 15) / 2)
+
+
+def test_wording_of_errors():
+    with pytest.raises(ConfigError, match=r"`temperature` must be positive; got -1\.0"):
+        Contrast(temperature=-1.0)
+    pair = rows(1, 3, 4, seed=1), rows(1, 3, 4, seed=2)
+    with pytest.raises(ConfigError, match=r"Negatives `paper` are weighed .* `gamma_divisor`"):
+        patch_contrast(*pair, Contrast(negatives="paper"))
+    with pytest.raises(ConfigError, match="`internal` is False"):
+        patch_contrast(
+            *pair, Contrast(negatives="released"), gamma_divisor=1.0, internal=False,
+            external_MC=rows(2, 4, seed=3),
+        )  # fmt: skip
+    with pytest.raises(ShapeError, match="A single patch per image has no negatives"):
+        patch_contrast(pair[0][:, :1], pair[1][:, :1], Contrast())
