@@ -28,7 +28,7 @@ from torch import Tensor
 
 from patchkin.config import from_plain, to_plain
 from patchkin.data.download import file_sha256
-from patchkin.data.folders import cache_folder
+from patchkin.data.folders import ADVICE, cache_folder
 from patchkin.errors import ConfigError, DataError, PatchkinError
 from patchkin.images import ValueRange, read_image
 from patchkin.metrics.checks import check_count, check_finite
@@ -44,7 +44,6 @@ Progress: TypeAlias = Callable[[int], None]
 """Called with the number of images done so far."""
 
 _METADATA = "patchkin-statistics"
-_ADVICE = "Set PATCHKIN_CACHE to another folder."
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)
@@ -271,7 +270,7 @@ def cached_statistics(
     names = tuple(map(str, paths))  # not those of the file: the set may have been copied
     if target.is_file():
         return replace(read_statistics(target, protocol), names=names)
-    with storage_errors(folder, advice=_ADVICE):
+    with storage_errors(folder, advice=ADVICE):
         folder.mkdir(parents=True, exist_ok=True)  # before minutes of work, not after
     with alone_at(target, f"computes the same features, into `{folder}`"):
         if target.is_file():
@@ -434,7 +433,7 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
     tensors = {"features": statistics.features_ND.contiguous()}
     if statistics.logits_NK is not None:
         tensors["logits"] = statistics.logits_NK.contiguous()
-    write_bytes(path, save(tensors, {_METADATA: json.dumps(header)}), advice=_ADVICE)
+    write_bytes(path, save(tensors, {_METADATA: json.dumps(header)}), advice=ADVICE)
 
 
 def read_statistics(path: Path, protocol: Protocol | None = None) -> Statistics:

@@ -37,7 +37,19 @@ _MANY_FILES = 64
 """More of them are synced by one call for the whole machine: file by file a set takes minutes."""
 _CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF})
 """What file systems answer that know no sync of a folder."""
+_DISK_TROUBLE = frozenset(
+    getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS", "EIO") if hasattr(errno, name)
+)
 _TEMPORARY = re.compile(r"\.patchkin-([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part")
+
+
+def is_disk_trouble(error: BaseException) -> bool:
+    """Whether a write failed for a reason that will stop the next ones too.
+
+    >>> is_disk_trouble(OSError(28, "No space left on device"))
+    True
+    """
+    return isinstance(error, OSError) and error.errno in _DISK_TROUBLE
 
 
 @contextlib.contextmanager
@@ -198,14 +210,20 @@ def new_folder(path: Path, *, replace: bool = False, advice: str = UNTOUCHED) ->
         advice: as `storage_errors`.
 
     Raises:
-        StorageError: an `OSError` in the block or outside; or the name is taken.
+        StorageError: an `OSError` in the block or outside; or the name is taken. What cannot be
+            written inside is told of the folder, whose other name nobody knows.
     """
     with storage_errors(path, advice=advice):
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(_temporary_name())
         unfinished.mkdir()
         try:
-            yield unfinished
+            try:
+                yield unfinished
+            except StorageError as error:
+                if isinstance(error.__cause__, OSError):
+                    raise error.__cause__ from None
+                raise
             sync_tree(unfinished)
             if replace and path.exists():
                 _exchange(unfinished, path)

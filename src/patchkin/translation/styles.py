@@ -27,7 +27,7 @@ from patchkin.data.layouts import image_files
 from patchkin.errors import ConfigError, DataError, PatchkinError, nearest
 from patchkin.images import image_grid, read_image, to_tensor, to_uint8, write_pillow
 from patchkin.randomness import SeededDraws
-from patchkin.storage.atomic import new_file
+from patchkin.storage.atomic import is_disk_trouble, new_file
 from patchkin.translation.files import Job, Outcome
 from patchkin.translation.translator import Translator
 
@@ -267,6 +267,8 @@ def write_paths(
                 _write_animation(animation, images)
                 outcome.written += [strip, animation]
             except (PatchkinError, OSError) as error:
+                if is_disk_trouble(error):
+                    raise
                 outcome.failed.append((job.source, str(error)))
         on_file(job.source)
     return outcome
