@@ -17,6 +17,7 @@ from torch import Tensor
 from patchkin.errors import DataError, PatchkinError
 from patchkin.images import Encoding, is_image_file, write_image
 from patchkin.parallel.overlap import ahead, behind
+from patchkin.storage.atomic import is_disk_trouble
 from patchkin.translation.translator import Translator
 
 
@@ -99,7 +100,8 @@ def translate_files(
     batch_size: int = 1,
     on_file: Callable[[Path], None] = lambda _: None,
 ) -> Outcome:
-    """Translate files; one that cannot be read or written does not stop the others.
+    """Translate files; one that cannot be read or written does not stop the others, unless the
+    disk is full or fails.
 
     Files are read ahead and written behind by other threads.
 
@@ -110,6 +112,9 @@ def translate_files(
         overwrite: also those whose target is there.
         batch_size: images of one size translated at once.
         on_file: called with the source of each job that is done.
+
+    Raises:
+        StorageError: the disk is full, fails, or cannot be written at all.
     """
     outcome = Outcome()
     todo = []
@@ -170,9 +175,10 @@ def _write(
     on_file: Callable[[Path], None],
 ) -> None:
     try:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
         write_image(job.target, y_CHW, encoding)
         outcome.written.append(job.target)
     except (PatchkinError, OSError) as error:
+        if is_disk_trouble(error):
+            raise
         outcome.failed.append((job.source, str(error)))
     on_file(job.source)

@@ -27,6 +27,7 @@ from patchkin.data.layouts import image_files
 from patchkin.errors import ConfigError, DataError, PatchkinError, nearest
 from patchkin.images import image_grid, read_image, to_tensor, to_uint8, write_pillow
 from patchkin.randomness import SeededDraws
+from patchkin.storage.atomic import is_disk_trouble, new_file
 from patchkin.translation.files import Job, Outcome
 from patchkin.translation.translator import Translator
 
@@ -266,6 +267,8 @@ def write_paths(
                 _write_animation(animation, images)
                 outcome.written += [strip, animation]
             except (PatchkinError, OSError) as error:
+                if is_disk_trouble(error):
+                    raise
                 outcome.failed.append((job.source, str(error)))
         on_file(job.source)
     return outcome
@@ -274,8 +277,7 @@ def write_paths(
 def _write_animation(path: Path, images: Sequence[Tensor]) -> None:
     frames = [image_grid([[image]]) for image in images]
     frames += frames[-2:0:-1]  # and back
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with new_file(path) as part:
         frames[0].save(
             part,
             format="GIF",
@@ -284,6 +286,3 @@ def _write_animation(path: Path, images: Sequence[Tensor]) -> None:
             duration=_FRAME_MILLISECONDS,
             loop=0,
         )
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
