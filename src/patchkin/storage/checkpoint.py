@@ -112,8 +112,8 @@ class CheckpointStore:
         matches = (_FOLDER.fullmatch(entry.name) for entry in self.folder.iterdir())
         return sorted(int(match[1]) for match in matches if match)
 
-    def save(self, snapshot: Snapshot) -> Path:
-        """Write a checkpoint, point `last` at it, and remove those beyond `keep`.
+    def save(self, snapshot: Snapshot, *, best: bool = False) -> Path:
+        """Write a checkpoint, point `last` (and `best`) at it, and remove those beyond `keep`.
 
         Raises:
             StorageError: full disk or no permission. Everything saved before is untouched.
@@ -123,7 +123,9 @@ class CheckpointStore:
         with new_folder(target, replace=True) as unfinished:
             self._write_files(unfinished, snapshot)
         self.point("last", snapshot.step)
-        self._remove_old()
+        if best:
+            self.point("best", snapshot.step)
+        self.remove_old()
         return target
 
     def point(self, name: str, step: int) -> None:
@@ -193,7 +195,8 @@ class CheckpointStore:
         }
         write_bytes(folder / STATE_FILE, json.dumps(state, indent=1).encode(), synced=False)
 
-    def _remove_old(self) -> None:
+    def remove_old(self) -> None:
+        """Remove checkpoints beyond `keep`, but those that a pointer names."""
         if self._keep == 0:
             return
         pinned = {self.pointed("best"), self.pointed("last")}

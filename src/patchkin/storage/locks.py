@@ -71,7 +71,9 @@ class FolderLock:
                 f"end it, or {self._remedy}."
             )
         self._lock = lock
-        remove_remains(self._folder)
+        with contextlib.suppress(OSError):
+            for place in (self._folder, *filter(Path.is_dir, self._folder.iterdir())):
+                remove_remains(place)
 
     def acquire_if_there(self) -> None:
         """`acquire`, unless the folder has still to be made.

@@ -286,12 +286,8 @@ class _Run:
         self.window = Window()
 
     def _save(self) -> None:
-        by_first_process(self.fabric, self._write_checkpoint)
-
-    def _write_checkpoint(self) -> None:
-        self.store.save(self._snapshot())
-        if self.best.step == self.step:
-            self.store.point("best", self.step)
+        is_best = self.best.step == self.step
+        by_first_process(self.fabric, lambda: self.store.save(self._snapshot(), best=is_best))
 
     def _snapshot(self) -> Snapshot:
         model = dict(self.method.state_dict())
@@ -338,6 +334,7 @@ class _Run:
         self.store.point("last", self.step)
         if self.best.step is not None and self.store.path(self.best.step).is_dir():
             self.store.point("best", self.best.step)
+        self.store.remove_old()
 
     def _trained(self) -> dict[str, torch.nn.Module]:
         return {name: self.method.get_submodule(name) for name in self.updater.optimizers}
