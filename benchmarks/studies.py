@@ -7,7 +7,6 @@ checkpoint starts over.
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shlex
 import shutil
@@ -20,7 +19,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import IO
 
 from torch import Tensor
 
@@ -182,16 +180,9 @@ class _Training:
         self.began, self.before = time.monotonic(), member.done_steps
         member.folder.mkdir(parents=True, exist_ok=True)
         self.log = member.folder / "train.log"
-        with (
-            self.log.open("a", encoding="utf-8") as log,
-            (member.folder / "lock").open("w", encoding="utf-8") as lock,
-        ):
-            claim(lock, member.folder)
+        with self.log.open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "patchkin", *member.arguments()],
-                stdout=log,
-                stderr=log,
-                pass_fds=[lock.fileno()],
+                [sys.executable, "-m", "patchkin", *member.arguments()], stdout=log, stderr=log
             )
 
     def interrupt(self) -> None:
@@ -216,14 +207,6 @@ class _Training:
             return []
         lines = self.log.read_text(encoding="utf-8").splitlines()
         return [f"{member.folder}: exit code {code}", *lines[-5:]]
-
-
-def claim(lock: IO[str], folder: Path) -> None:
-    """Take the lock of a run, which its process then keeps for as long as it lives."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        sys.exit(f"A process of another call still trains `{folder}`. Wait for it, or end it.")
 
 
 def stop_on_termination() -> None:

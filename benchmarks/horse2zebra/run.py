@@ -63,6 +63,7 @@ from patchkin.data.layouts import image_files
 from patchkin.data.transforms import resized
 from patchkin.images import image_grid, read_image, to_tensor
 from patchkin.scoring.report import read_log
+from patchkin.storage.atomic import write_json
 from patchkin.storage.checkpoint import CheckpointStore
 from patchkin.translation.translator import Translator
 
@@ -329,7 +330,7 @@ def read_or_make_plan(
         seconds_per_step=seconds,
         hours=options.hours,
     )
-    path.write_text(json.dumps(asdict(plan), indent=1), encoding="utf-8")
+    write_json(path, asdict(plan))
     print(f"{plan.steps} steps for every run", flush=True)
     return plan
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import shutil
 import statistics
 import subprocess
@@ -21,6 +21,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from patchkin.storage.atomic import write_json
 
 VARIANTS = {
     "with": [],
@@ -61,7 +63,7 @@ class Study:
                 "clock": time.perf_counter() - start,
                 "processor": _processor_seconds() - used,
             }
-            self.times_file.write_text(json.dumps(self.seconds, indent=1))
+            write_json(self.times_file, self.seconds)
         return log.read_text()
 
     def scores(self, name: str, subject: Path, data: object = "toy") -> dict[str, float]:
@@ -174,8 +176,8 @@ def minutes(study: Study, name: str) -> str:
 
 def _processor_seconds() -> float:
     """Of all commands so far; with one thread what they would take on a machine of their own."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 def show_speed(study: Study, teacher: Path, model: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import time
 from dataclasses import replace
@@ -82,7 +81,7 @@ def main() -> None:
     result = {
         "median_s": round(statistics.median(times[2:]), 3),
         "least_s": round(min(times[2:]), 3),
-        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
+        "peak_gb": round((devices.peak_memory_bytes(torch.device("cpu")) or 0) / 1e9, 2),
     }
     print(json.dumps({**vars(options), **result}))
     if options.profile:

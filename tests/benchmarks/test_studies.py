@@ -160,13 +160,6 @@ def test_runs_begin_resume_and_refuse_other_steps(studies, tmp_path):
         studies.check_same_steps([member(studies, tmp_path / "a", steps=50)])
 
 
-def test_one_process_at_a_time_trains_a_run(studies, tmp_path):
-    with (tmp_path / "lock").open("w") as first, (tmp_path / "lock").open("w") as second:
-        studies.claim(first, tmp_path)
-        with pytest.raises(SystemExit, match="still trains"):
-            studies.claim(second, tmp_path)
-
-
 def test_table_3_has_the_rows_of_the_paper(studies):
     """InfoNCE and DCE, each alone, with SRC, and with SRC and hard negatives; DCE with mining."""
     from patchkin.cli.train import default_options

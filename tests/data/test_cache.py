@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
 import os
 import pickle
-import resource
 import shutil
 import subprocess
 import sys
@@ -30,6 +30,7 @@ from patchkin.data.folders import cache_folder
 from patchkin.data.loading import open_training_data, training_loader
 from patchkin.data.paired import open_paired_data, paired_loader
 from patchkin.errors import ConfigError, DataError, StorageError
+from patchkin.storage import atomic
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX limits and locks")
 
@@ -404,6 +405,8 @@ def test_a_full_disk_is_one_error_and_leaves_what_there_was(root, tmp_path, exis
         views(cached, steps=1)
         noise(99, 139, 97).save(root / "trainB" / "1.png")
     before = files_in(tmp_path / "cache") if exists else []
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
@@ -461,7 +464,7 @@ def test_a_cache_on_a_read_only_disk_can_be_read_and_not_made(root, tmp_path):
 
 def _open_and_count(config: DataConfig, start, queue, locks: bool) -> None:
     if not locks:
-        store_module._lock = lambda file: False
+        store_module.alone_at = lambda *_: contextlib.nullcontext(False)
     count = 0
     read_image = decoded_module.read_image
 
@@ -503,12 +506,17 @@ def test_processes_that_start_at_once_make_one_cache(root, tmp_path, locks):
     assert_equal(views(config), views(replace(config, cache=None)))
 
 
-def test_remains_of_a_killed_process_are_removed(root, tmp_path):
+def test_remains_of_a_killed_process_are_removed(root, tmp_path, monkeypatch):
     cached = config_for(root, cache=str(tmp_path / "cache"))
     views(cached, steps=1)
     index, _ = files_in(tmp_path / "cache")
     stem = index.removesuffix(".json")
-    for name in (f".{stem}.0abc.part", f"{stem}.0abc.pixels", "another-set.0abc.pixels"):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: ended.pid)
+        part = atomic._temporary_name()
+    for name in (part, f"{stem}.0abc.pixels", "another-set.0abc.pixels"):
         (tmp_path / "cache" / name).write_bytes(b"half")
     noise(99, 139, 97).save(root / "trainB" / "1.png")
     views(cached, steps=1)

@@ -52,19 +52,31 @@ def main(
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(arguments, methods, default_method)
+        code = _run(arguments, methods, default_method)
+        sys.stdout.flush()  # now, where what goes wrong can be told
+        return code
     except PatchkinError as error:
         return _complain(str(error))
     except KeyboardInterrupt:
         print("patchkin: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return DONE
     except OSError as error:
-        if error.filename is None:
+        if error.filename is not None:
+            return _complain(f"`{error.filename}`: {error.strerror}.")
+        from patchkin.storage.atomic import is_disk_trouble
+
+        if not is_disk_trouble(error):
             raise
-        return _complain(f"`{error.filename}`: {error.strerror}.")
+        _forget_output()
+        return _complain(f"Cannot write to standard output: {error.strerror}.")
+
+
+def _forget_output() -> None:
+    """Let what is left go nowhere, or Python would try and fail again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(

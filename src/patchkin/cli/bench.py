@@ -22,7 +22,7 @@ from patchkin.cli.parsing import parse
 from patchkin.config import read_yaml
 from patchkin.data.config import DataConfig
 from patchkin.devices import Device, Precision, keep_freed_memory
-from patchkin.errors import ConfigError, StorageError, nearest
+from patchkin.errors import ConfigError, nearest
 from patchkin.method import Method
 from patchkin.methods import METHODS
 from patchkin.runs.benchmark import (
@@ -32,6 +32,7 @@ from patchkin.runs.benchmark import (
     loading_rates,
     measure_apart,
 )
+from patchkin.storage.atomic import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,11 +174,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, results: Mapping[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"Cannot write `{path}`: {error.strerror}.") from error
+    write_text(path, json.dumps(results, indent=1) + "\n")
 
 
 COLUMNS = (

@@ -30,9 +30,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from patchkin.compression.cost import Convention, Cost, configuration_cost
 from patchkin.compression.space import SearchSpace
 from patchkin.config import flag, to_plain
-from patchkin.errors import CheckpointError, ConfigError, StorageError
+from patchkin.errors import CheckpointError, ConfigError
 from patchkin.networks.separable import Channels, format_channels, parse_channels
 from patchkin.randomness import derive_seed
+from patchkin.storage.atomic import write_json
 
 T = TypeVar("T")
 
@@ -381,13 +382,7 @@ class EvolutionSearch:
                 for name, score in self.state.scores.items()
             },
         }
-        temporary = path.with_suffix(".tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(plain, indent=1), encoding="utf-8")
-            temporary.replace(path)
-        except OSError as error:
-            raise StorageError(f"Cannot write `{path}`: {error.strerror}.") from error
+        write_json(path, plain)
 
     def _read(self, path: Path) -> SearchState:
         try:

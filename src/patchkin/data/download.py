@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import hashlib
 import http.client
+import secrets
 import shutil
 import stat
 import tarfile
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from patchkin.data.catalogue import CATALOGUE, PublicSet
-from patchkin.errors import ConfigError, DownloadError, StorageError, nearest
+from patchkin.errors import ConfigError, DownloadError, nearest
+from patchkin.storage.atomic import new_folder, put_in_place, storage_errors, write_text
+from patchkin.storage.locks import alone_at
 
 ProgressBar: TypeAlias = Callable[[int, "int | None"], None]
 """Called with bytes so far and in total (None if the server does not say)."""
@@ -78,24 +83,30 @@ def download(
         StorageError: if the file cannot be written.
     """
     if target.exists():
-        found = file_sha256(target)
-        if sha256 not in (None, found):
-            raise DownloadError(
-                f"`{target}` has sha256 {found}, expected {sha256}; remove it to fetch it again."
-            )
-        return found
-    reasons = []
-    for url in urls:
-        try:
-            return _from_one(url, target, sha256, progress)
-        except _FetchError as failure:
-            reasons.append(str(failure))
-        except OSError as error:
-            raise StorageError(f"Cannot write `{target}`: {error.strerror or error}.") from error
+        return _checked(target, sha256)
+    with alone_at(target, f"downloads `{target}`"):
+        if target.exists():
+            return _checked(target, sha256)
+        reasons = []
+        for url in urls:
+            try:
+                with storage_errors(target, advice="What has come is kept."):
+                    return _from_one(url, target, sha256, progress)
+            except _FetchError as failure:
+                reasons.append(str(failure))
     raise DownloadError(
         f"Cannot download `{target.name}`: {'; '.join(reasons)}. "
         f"Put the file at `{target}`, or use --mirror URL."
     )
+
+
+def _checked(target: Path, sha256: str | None) -> str:
+    found = file_sha256(target)
+    if sha256 not in (None, found):
+        raise DownloadError(
+            f"`{target}` has sha256 {found}, expected {sha256}; remove it to fetch it again."
+        )
+    return found
 
 
 def file_sha256(path: Path) -> str:
@@ -122,7 +133,7 @@ def _from_one(url: str, target: Path, sha256: str | None, progress: ProgressBar 
             if not failure.again or attempt == _ATTEMPTS_PER_URL:
                 raise
             continue
-        part.replace(target)
+        put_in_place(part, target)
         _forget_part(target)
         return found
     raise AssertionError("unreachable")
@@ -163,7 +174,7 @@ def _fetch(url: str, target: Path, *, trust_part: bool, progress: ProgressBar | 
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT or not _starts_at(response, done):
             done = 0  # the server sends the file from its beginning
-        version_file.write_text(_version(response), "utf-8")
+        write_text(version_file, _version(response))
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None
         with part.open("r+b" if done else "wb") as file:
@@ -228,9 +239,10 @@ def fetch_dataset(
 ) -> Fetched:
     """Download and unpack a public data set into `folder/name`.
 
-    The hash of the archive is kept in `folder/<archive>.sha256` (as `sha256sum` writes it), also
-    when the archive itself is removed after unpacking. If the catalogue has no hash, the first
-    download is trusted and other content is refused from then on.
+    One process fetches a set while others wait for it. The hash of the archive is kept in
+    `folder/<archive>.sha256` (as `sha256sum` writes it), also when the archive itself is removed
+    after unpacking. If the catalogue has no hash, the first download is trusted and other content
+    is refused from then on.
 
     Args:
         name: of the catalogue.
@@ -255,10 +267,20 @@ def fetch_dataset(
             f"{folders} (and val/... for those held out), or give an archive with --mirror URL."
         )
     archive = folder / Path(urllib.parse.urlsplit((entry.urls or urls)[0]).path).name
+    with alone_at(folder / name, f"fetches `{folder / name}`"):
+        return _fetched(folder / name, archive, urls, entry, progress)
+
+
+def _fetched(
+    root: Path,
+    archive: Path,
+    urls: Sequence[str],
+    entry: PublicSet,
+    progress: ProgressBar | None,
+) -> Fetched:
     record = _beside(archive, ".sha256")
     recorded = record.read_text("utf-8").split()[0] if record.exists() else None
     expected = entry.sha256 or recorded
-    root = folder / name
     if root.exists() and recorded:
         return Fetched(root, recorded, was_known=True)
     if root.exists():
@@ -272,17 +294,24 @@ def fetch_dataset(
                 "remove it to accept changed content."
             ) from error
         raise
-    extract_archive(archive, root)
-    record.write_text(f"{found}  {archive.name}\n", "utf-8")
-    archive.unlink()
+    extract_archive(archive, root, before=lambda: write_text(record, f"{found}  {archive.name}\n"))
+    with contextlib.suppress(OSError):  # it is of no more use, and in nobody's way
+        archive.unlink()
     return Fetched(root, found, was_known=expected is not None)
 
 
-def extract_archive(archive: Path, root: Path) -> None:
+def extract_archive(
+    archive: Path, root: Path, *, before: Callable[[], None] = lambda: None
+) -> None:
     """Unpack a .zip or .tar into `root`, which appears whole or not at all.
 
     If everything is in one folder, `root` becomes that folder. Entries that would land outside,
     links and devices are refused.
+
+    Args:
+        archive: the file.
+        root: the folder.
+        before: called when all is unpacked, just before `root` appears.
 
     Raises:
         DownloadError: if the archive is damaged, of an unknown kind, or unsafe.
@@ -290,36 +319,31 @@ def extract_archive(archive: Path, root: Path) -> None:
     """
     if not archive.name.lower().endswith(_ARCHIVE_SUFFIXES):
         raise DownloadError(f"`{archive}` is no archive ({', '.join(_ARCHIVE_SUFFIXES)}).")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as temporary:
+    with new_folder(root) as unfinished:
         try:
             if archive.name.lower().endswith(".zip"):
-                _extract_zip(archive, Path(temporary))
+                _extract_zip(archive, unfinished)
             else:
-                _extract_tar(archive, Path(temporary))
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, ValueError) as error:
+                _extract_tar(archive, unfinished)
+        except (*_DAMAGED, ValueError) as error:
             raise DownloadError(f"`{archive}` cannot be unpacked: {error}.") from error
-        except DownloadError:
-            raise
-        except OSError as error:  # gzip reports damage as OSError as well
-            reason = error.strerror or error
-            raise StorageError(f"Cannot unpack `{archive}` to `{root}`: {reason}.") from error
-        shutil.rmtree(Path(temporary, "__MACOSX"), ignore_errors=True)
-        entries = list(Path(temporary).iterdir())
-        only_folder = len(entries) == 1 and entries[0].is_dir() and entries[0].name not in _SPLITS
-        (entries[0] if only_folder else _moved_together(Path(temporary), entries)).rename(root)
+        shutil.rmtree(unfinished / "__MACOSX", ignore_errors=True)
+        entries = list(unfinished.iterdir())
+        if len(entries) == 1 and entries[0].is_dir() and entries[0].name not in _SPLITS:
+            _dissolve(entries[0])
+        before()
 
 
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)
 _SPLITS = ("train", "test", "val", "trainA", "trainB")
 
 
-def _moved_together(temporary: Path, entries: Sequence[Path]) -> Path:
-    """The entries in a folder of their own: the temporary one itself must stay for its manager."""
-    together = Path(tempfile.mkdtemp(dir=temporary))
-    together.chmod(0o755)
-    for entry in entries:
-        entry.rename(together / entry.name)
-    return together
+def _dissolve(folder: Path) -> None:
+    """Put what is in a folder, alone in another, into that other."""
+    unnamed = folder.rename(folder.with_name(f".{secrets.token_hex(8)}"))
+    for entry in list(unnamed.iterdir()):
+        entry.rename(unnamed.parent / entry.name)
+    unnamed.rmdir()
 
 
 def _check_inside(name: str, folder: Path, archive: Path) -> None:

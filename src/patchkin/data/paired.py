@@ -10,8 +10,6 @@ Shape suffixes: B images, C channels, H and W pixels.
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,15 +24,16 @@ from torch.utils.data import Dataset
 from patchkin.data.cache import ReadImage, from_file, open_cache
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, finished, transformable
-from patchkin.data.folders import cache_folder
+from patchkin.data.folders import made_once
 from patchkin.data.layouts import SPLITS, TOY, PairedImages, detect_layout, images_in, notes_on
 from patchkin.data.steps import StepBatches, StepLoader
 from patchkin.data.toy import MAX_SIZE, MIN_SIZE, TOY_VERSION, Scene
 from patchkin.data.transforms import SeededViewDraws, resized, size_of, view
 from patchkin.data.verify import Broken, verify_images, without_broken
-from patchkin.errors import DataError, StorageError
+from patchkin.errors import DataError
 from patchkin.images import Picture, Pixels, read_image, write_pillow
 from patchkin.randomness import derive_seed
+from patchkin.storage.atomic import storage_errors, sync_tree
 
 logger = logging.getLogger(__name__)
 _TOY_COUNTS = {"train": 300, "val": 24, "test": 24}
@@ -350,27 +349,9 @@ def cached_paired_toy(size: int = 64) -> Path:
         StorageError: if the cache cannot be written.
     """
     size = min(max(size, MIN_SIZE), MAX_SIZE)
-    cache = cache_folder()
-    root = cache / f"toy-paired-{size}-{TOY_VERSION}"
-    if root.is_dir():
-        return root
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=cache, prefix=f".{root.name}-"))
-    except OSError as error:
-        raise StorageError(
-            f"Cannot write `{cache}`: {error.strerror}. Set PATCHKIN_CACHE to another folder."
-        ) from error
-    try:
-        write_paired_toy(unfinished, size=size)
-        unfinished.chmod(0o755)
-        unfinished.rename(root)
-    except OSError as error:
-        if not root.is_dir():  # else another process was faster, with the same pictures
-            raise StorageError(f"Cannot write `{root}`: {error}.") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return root
+    return made_once(
+        f"toy-paired-{size}-{TOY_VERSION}", lambda root: write_paired_toy(root, size=size)
+    )
 
 
 def write_paired_toy(
@@ -394,4 +375,6 @@ def write_paired_toy(
             pair = Image.new("RGB", (2 * size, size))
             pair.paste(scene.plain(), (0, 0))
             pair.paste(scene.striped(), (size, 0))
-            write_pillow(root / split / f"{index:04d}.png", pair)
+            write_pillow(root / split / f"{index:04d}.png", pair, synced=False)
+    with storage_errors(root):
+        sync_tree(root)

@@ -26,9 +26,7 @@ C rows and columns of the grid; a last C is colour channels.
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -37,10 +35,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
-from patchkin.data.folders import cache_folder
-from patchkin.errors import ConfigError, StorageError
+from patchkin.data.folders import made_once
+from patchkin.errors import ConfigError
 from patchkin.images import write_pillow
 from patchkin.randomness import derive_seed
+from patchkin.storage.atomic import storage_errors, sync_tree
 
 Array: TypeAlias = npt.NDArray[Any]
 Colour: TypeAlias = tuple[float, float, float]
@@ -668,10 +667,12 @@ def write_toy(
                 scene = Scene(size, derive_seed(seed, "toy", split + domain, index))
                 path = root / f"{split}{domain}" / f"{index:04d}.png"
                 shown = scene.plain() if domain == "A" else scene.striped()
-                write_pillow(path, shown)
+                write_pillow(path, shown, synced=False)
                 if domain == "A" and split != "train":
-                    write_pillow(mask_file(path), scene.mask())
-                    write_pillow(truth_file(path), scene.striped())
+                    write_pillow(mask_file(path), scene.mask(), synced=False)
+                    write_pillow(truth_file(path), scene.striped(), synced=False)
+    with storage_errors(root):
+        sync_tree(root)
 
 
 def write_domain_toy(
@@ -706,13 +707,16 @@ def write_domain_toy(
             for index in range(number):
                 scene = Scene(size, derive_seed(seed, "toy domains", split, coat, index))
                 path = root / split / coat / f"{index:04d}.png"
-                write_pillow(path, scene.with_coat(coat))
+                write_pillow(path, scene.with_coat(coat), synced=False)
                 if split == "train":
                     continue
-                write_pillow(domain_mask_file(path), scene.mask())
+                write_pillow(domain_mask_file(path), scene.mask(), synced=False)
                 for other in COATS:
                     if other != coat:
-                        write_pillow(domain_truth_file(path, other), scene.with_coat(other))
+                        truth = domain_truth_file(path, other)
+                        write_pillow(truth, scene.with_coat(other), synced=False)
+    with storage_errors(root):
+        sync_tree(root)
 
 
 def domain_mask_file(path: Path) -> Path:
@@ -744,7 +748,7 @@ def cached_toy(size: int = 64) -> Path:
         StorageError: if the cache cannot be written.
     """
     size = min(max(size, MIN_SIZE), MAX_SIZE)
-    return _rendered_once(f"toy-{size}-{TOY_VERSION}", lambda root: write_toy(root, size=size))
+    return made_once(f"toy-{size}-{TOY_VERSION}", lambda root: write_toy(root, size=size))
 
 
 def cached_domain_toy(size: int = 64) -> Path:
@@ -754,31 +758,6 @@ def cached_domain_toy(size: int = 64) -> Path:
         StorageError: if the cache cannot be written.
     """
     size = min(max(size, MIN_SIZE), MAX_SIZE)
-    return _rendered_once(
+    return made_once(
         f"toy-domains-{size}-{TOY_VERSION}", lambda root: write_domain_toy(root, size=size)
     )
-
-
-def _rendered_once(name: str, write: Callable[[Path], None]) -> Path:
-    """A folder of the cache; written whole or not at all."""
-    cache = cache_folder()
-    root = cache / name
-    if root.is_dir():
-        return root
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(dir=cache, prefix=f".{root.name}-"))
-    except OSError as error:
-        raise StorageError(
-            f"Cannot write `{cache}`: {error.strerror}. Set PATCHKIN_CACHE to another folder."
-        ) from error
-    try:
-        write(unfinished)
-        unfinished.chmod(0o755)
-        unfinished.rename(root)
-    except OSError as error:
-        if not root.is_dir():  # else another process was faster, with the same pictures
-            raise StorageError(f"Cannot write `{root}`: {error}.") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return root

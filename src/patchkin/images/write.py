@@ -5,7 +5,6 @@ Shape suffixes: C channels, H and W pixels.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from patchkin.errors import ConfigError, StorageError
-from patchkin.images.faults import reason
+from patchkin.errors import ConfigError
 from patchkin.images.picture import Encoding, Rounding, ValueRange, image_with_channels
 from patchkin.images.png16 import save_16bit_png
 from patchkin.images.tensors import quantised
 from patchkin.images.tiff import save_tiff
+from patchkin.storage.atomic import new_file
 
 _JPEG_QUALITY = 95
 
@@ -64,13 +63,27 @@ def write_image(
     array_HWC = quantised(image_CHW, encoding.bits, value_range, rounding).permute(1, 2, 0).numpy()
     if encoding.channels == 1:
         array_HWC = array_HWC[:, :, 0]
-    _write_atomically(path, _writer(path.suffix.lower(), array_HWC, encoding))
+    write = _writer(path.suffix.lower(), array_HWC, encoding)
+    with new_file(path) as part:
+        write(part)
 
 
-def write_pillow(path: str | Path, image: Image.Image) -> None:
-    """Write a Pillow image (a preview, a grid) atomically, in the format of the suffix."""
+def write_pillow(path: str | Path, image: Image.Image, *, synced: bool = True) -> None:
+    """Write a Pillow image (a preview, a grid) in the format of the suffix, whole or not at all.
+
+    Args:
+        path: of the file.
+        image: what to write.
+        synced: as `storage.atomic.write_bytes`.
+
+    Raises:
+        ConfigError: if the suffix is that of no format.
+        StorageError: if the file cannot be written.
+    """
     path = Path(path)
-    _write_atomically(path, lambda part: image.save(part, format=_pillow_format(path.suffix)))
+    form = _pillow_format(path.suffix)
+    with new_file(path, synced=synced) as part:
+        image.save(part, format=form)
 
 
 def _pillow_format(suffix: str) -> str:
@@ -104,16 +117,3 @@ def _writer(suffix: str, array: npt.NDArray[Any], encoding: Encoding) -> Callabl
 def _save_npy(path: Path, array: npt.NDArray[Any]) -> None:
     with path.open("wb") as file:  # numpy would add .npy to a temporary name
         np.save(file, array, allow_pickle=False)
-
-
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        part.replace(path)
-    except OSError as error:
-        raise StorageError(f"Cannot write `{path}`: {reason(error)}.") from error
-    finally:
-        if part.exists():
-            part.unlink()

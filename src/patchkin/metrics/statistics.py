@@ -23,13 +23,13 @@ from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from patchkin.config import from_plain, to_plain
 from patchkin.data.download import file_sha256
-from patchkin.data.folders import cache_folder
-from patchkin.errors import ConfigError, DataError, PatchkinError, StorageError
+from patchkin.data.folders import ADVICE, cache_folder
+from patchkin.errors import ConfigError, DataError, PatchkinError
 from patchkin.images import ValueRange, read_image
 from patchkin.metrics.checks import check_count, check_finite
 from patchkin.metrics.extractors import Extractor, Features
@@ -37,6 +37,8 @@ from patchkin.metrics.frechet import frechet_distance
 from patchkin.metrics.kernel import kernel_distance, kernel_distance_subsets
 from patchkin.metrics.protocols import Protocol
 from patchkin.parallel.shards import Shard
+from patchkin.storage.atomic import storage_errors, write_bytes
+from patchkin.storage.locks import alone_at
 
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of images done so far."""
@@ -265,10 +267,36 @@ def cached_statistics(
     protocol = protocol.with_extractor(extractor)
     folder = folder or cache_folder() / "statistics"
     target = _cached_file(folder, paths, protocol, value_range)
+    names = tuple(map(str, paths))  # not those of the file: the set may have been copied
     if target.is_file():
-        known = read_statistics(target, protocol)
-        return replace(known, names=tuple(map(str, paths)))  # the set may have been copied
-    _make_folder(folder)  # before minutes of work, not after
+        return replace(read_statistics(target, protocol), names=names)
+    with storage_errors(folder, advice=ADVICE):
+        folder.mkdir(parents=True, exist_ok=True)  # before minutes of work, not after
+    with alone_at(target, f"computes the same features, into `{folder}`"):
+        if target.is_file():
+            return replace(read_statistics(target, protocol), names=names)
+        return _computed(
+            target,
+            paths,
+            protocol,
+            extractor,
+            value_range=value_range,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+
+def _computed(
+    target: Path,
+    paths: Sequence[Path],
+    protocol: Protocol,
+    extractor: Extractor,
+    *,
+    value_range: ValueRange | None,
+    batch_size: int,
+    progress: Progress | None,
+) -> Statistics:
+    """`cached_statistics` of a set that is not known; batches that are there are used."""
     if not _in_batches(protocol):
         statistics = file_statistics(
             paths,
@@ -283,7 +311,7 @@ def cached_statistics(
     parts, files = [], []
     for start in range(0, len(paths), batch_size):
         batch = paths[start : start + batch_size]
-        files.append(_cached_file(folder, batch, protocol, value_range))
+        files.append(_cached_file(target.parent, batch, protocol, value_range))
         parts.append(_cached_batch(files[-1], batch, protocol, extractor, value_range))
         if progress is not None:
             progress(start + len(batch))
@@ -338,7 +366,8 @@ def fill_statistics(
     for start in range(0, len(mine), batch_size):
         batch = mine[start : start + batch_size]
         file = _cached_file(folder, batch, protocol, value_range)
-        _cached_batch(file, batch, protocol, extractor, value_range)
+        if not file.is_file():
+            _cached_batch(file, batch, protocol, extractor, value_range)
 
 
 def _in_batches(protocol: Protocol) -> bool:
@@ -360,8 +389,11 @@ def _cached_batch(
     extractor: Extractor,
     value_range: ValueRange | None,
 ) -> Statistics:
-    if file.is_file():
+    try:
         return read_statistics(file, protocol)
+    except DataError:
+        if file.is_file():
+            raise  # it is damaged; else it is missing, or was joined and removed just now
     prepared = _prepared_files(batch, protocol, value_range)
     statistics = _statistics(prepared, protocol, extractor, len(batch), None, is_set=False)
     write_statistics(file, statistics)
@@ -401,28 +433,7 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
     tensors = {"features": statistics.features_ND.contiguous()}
     if statistics.logits_NK is not None:
         tensors["logits"] = statistics.logits_NK.contiguous()
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    _make_folder(path.parent)
-    try:
-        save_file(tensors, part, {_METADATA: json.dumps(header)})
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise _storage_error(path, error) from error
-    finally:
-        if part.exists():
-            part.unlink()
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _storage_error(folder, error) from error
-
-
-def _storage_error(path: Path, error: Exception) -> StorageError:
-    reason = getattr(error, "strerror", None) or error
-    return StorageError(f"Cannot write `{path}`: {reason}. Set PATCHKIN_CACHE to another folder.")
+    write_bytes(path, save(tensors, {_METADATA: json.dumps(header)}), advice=ADVICE)
 
 
 def read_statistics(path: Path, protocol: Protocol | None = None) -> Statistics:

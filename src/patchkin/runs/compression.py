@@ -43,13 +43,14 @@ from patchkin.compression.search import (
 )
 from patchkin.config import to_plain
 from patchkin.devices import Device
-from patchkin.errors import CheckpointError, ConfigError, StorageError
+from patchkin.errors import CheckpointError, ConfigError
 from patchkin.method import Direction, Method
 from patchkin.networks import ResNetGenerator
 from patchkin.networks.separable import Channels, format_channels, parse_channels
 from patchkin.runs.config import RunConfig
 from patchkin.runs.fitness import RunFitness, ScoringConfig, compressed, open_supernet
 from patchkin.runs.train import train
+from patchkin.storage.atomic import new_file, storage_errors
 from patchkin.storage.checkpoint import (
     ModelHeader,
     find_model,
@@ -57,6 +58,7 @@ from patchkin.storage.checkpoint import (
     read_model,
     write_tensors,
 )
+from patchkin.storage.locks import FolderLock
 from patchkin.translation.translator import Translator
 
 PLOT_FILE = "pareto.png"
@@ -199,13 +201,8 @@ def export(
         size=header.size,
         encoding=header.encoding,
     ).to_metadata()
-    temporary = output.with_name(f".{output.name}.unfinished")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(temporary, small.state_dict(), metadata)
-        temporary.replace(output)
-    except OSError as error:
-        raise StorageError(f"Cannot write `{output}`: {error.strerror or error}.") from error
+    with new_file(output) as part:
+        write_tensors(part, small.state_dict(), metadata)
     _check_equal(supernet, output, small.config.channels)
     in_channels, out_channels = small.channels
     cost = configuration_cost(
@@ -260,6 +257,7 @@ def search(
     Raises:
         ConfigError: the budget is below the cheapest configuration (found before anything is
             scored), the space is wider than the supernet, or nothing can be scored.
+        InUseError: another process searches into `output`.
         PatchkinError: the run or the data does not allow it.
     """
     supernet, header = open_supernet(scoring.run, which=scoring.which)
@@ -294,16 +292,20 @@ def search(
     }
     evolution = planned(described, higher_is_better=fitness.higher_is_better)
     state_file = output / STATE_FILE
-    if overwrite:
-        state_file.unlink(missing_ok=True)
-    best = evolution.run(
-        fitness,
-        state_file=state_file,
-        workers=workers,
-        on_generation=on_generation,
-        on_scored=on_scored,
-    )
-    write_plot(evolution, best, fitness.name, output / PLOT_FILE)
+    with storage_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+    with FolderLock(output, remedy="choose another --output"):
+        if overwrite:
+            with storage_errors(state_file):
+                state_file.unlink(missing_ok=True)
+        best = evolution.run(
+            fitness,
+            state_file=state_file,
+            workers=workers,
+            on_generation=on_generation,
+            on_scored=on_scored,
+        )
+        write_plot(evolution, best, fitness.name, output / PLOT_FILE)
     return evolution, best
 
 
@@ -333,11 +335,8 @@ def write_plot(evolution: EvolutionSearch, best: Candidate, score: str, path: Pa
     axes.set_ylabel(f"{score} ({better} is better)")
     axes.grid(alpha=0.3)
     axes.legend()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise StorageError(f"Cannot write `{path}`: {error.strerror}.") from error
+    with new_file(path) as part:
+        figure.savefig(part, dpi=120, format="png")
 
 
 def found_best(folder: Path) -> Channels:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,18 @@ from patchkin.config import to_plain, to_yaml
 from patchkin.data.config import DataConfig
 from patchkin.data.domains import DomainBatch, find_domain_files
 from patchkin.data.verify import Broken
-from patchkin.errors import CheckpointError, ConfigError, DataError, StorageError
+from patchkin.errors import CheckpointError, ConfigError, DataError
 from patchkin.method import Method
 from patchkin.randomness import derive_seed
 from patchkin.runs.config import RunConfig, config_to_plain, with_domains
 from patchkin.runs.sources import Process, source_of
 from patchkin.scoring.report import write_report
+from patchkin.storage.atomic import remove_folder, storage_errors, write_json, write_text
 from patchkin.storage.checkpoint import CheckpointStore, ModelHeader
+from patchkin.storage.locks import FolderLock
 from patchkin.training import fit
+from patchkin.training.collectives import by_first_process
+from patchkin.training.fabric import Fabric
 from patchkin.training.launch import launch
 
 logger = logging.getLogger(__name__)
@@ -49,11 +52,36 @@ def train(
             random weights; called in every process.
 
     Raises:
+        InUseError: another process trains in the folder.
         PatchkinError: the data, the folder or the machine does not allow it, or the run failed
             for a reason that the user can mend.
     """
     fabric = launch(config.training)
-    if not (resume or overwrite):
+    lock = FolderLock(run_dir, remedy="choose another --run-dir")
+    try:
+        by_first_process(fabric, lock.acquire_if_there)
+        return _train(
+            kind, config, run_dir, resume=resume, overwrite=overwrite, begin=begin,
+            fabric=fabric, lock=lock,
+        )  # fmt: skip
+    finally:
+        lock.release()
+
+
+def _train(
+    kind: type[Method],
+    config: RunConfig[Any],
+    run_dir: Path,
+    *,
+    resume: bool,
+    overwrite: bool,
+    begin: Callable[[Method], None],
+    fabric: Fabric,
+    lock: FolderLock,
+) -> Path | None:
+    if resume:
+        _require_a_run(run_dir)
+    elif not overwrite:
         _refuse_a_run(run_dir)
     domains: tuple[str, ...] = ()
     if kind.batch_type is DomainBatch:
@@ -81,12 +109,14 @@ def train(
     if not resume and fabric.is_global_zero:
         for broken in data.opened.broken:
             logger.warning("left out: %s", broken.reason)
-    if fabric.is_global_zero:
-        if not resume:
-            _make_folder(run_dir)  # not before the data is there, and may replace another run
-        _write_text(run_dir / "config.yaml", to_yaml(config_to_plain(kind, config)))
+
+    def write_settings() -> None:
+        if not resume:  # not before the data is there, and may replace another run
+            _make_folder(run_dir, lock, overwrite=overwrite)
+        write_text(run_dir / "config.yaml", to_yaml(config_to_plain(kind, config)))
         _write_manifest(run_dir, data.opened.broken, domains)
-    fabric.barrier()
+
+    by_first_process(fabric, write_settings)
     header = ModelHeader(
         method=kind.name,
         config=to_plain(config.method),
@@ -148,6 +178,12 @@ def _check_fit(method: Method, data: DataConfig) -> None:
         )
 
 
+def _require_a_run(run_dir: Path) -> None:
+    store = CheckpointStore(run_dir)
+    if not store.steps():
+        raise CheckpointError(f"There is no checkpoint in `{store.folder}` to resume from.")
+
+
 def _refuse_a_run(run_dir: Path) -> None:
     if CheckpointStore(run_dir).steps():
         raise CheckpointError(
@@ -156,29 +192,23 @@ def _refuse_a_run(run_dir: Path) -> None:
         )
 
 
-def _make_folder(run_dir: Path) -> None:
+def _make_folder(run_dir: Path, lock: FolderLock, *, overwrite: bool) -> None:
     """The folder of a fresh run, without what an earlier one left there."""
-    for name in ("checkpoints", "previews"):
-        shutil.rmtree(run_dir / name, ignore_errors=True)
-    try:
+    with storage_errors(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "log.jsonl").write_text("", encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"Cannot write into `{run_dir}`: {error.strerror}.") from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"Cannot write `{path}`: {error.strerror}.") from error
+    lock.acquire()
+    if not overwrite:  # another process may have begun and ended while the data was read
+        _refuse_a_run(run_dir)
+    for name in ("checkpoints", "previews"):
+        remove_folder(run_dir / name)
+    write_text(run_dir / "log.jsonl", "")
 
 
 def _write_manifest(run_dir: Path, broken: Sequence[Broken], domains: Sequence[str]) -> None:
     """What a resumed run must find again: the files that were left out, and the domains."""
     listed = [{"path": str(entry.path), "reason": entry.reason} for entry in broken]
     manifest = {"broken": listed, **({"domains": list(domains)} if domains else {})}
-    _write_text(run_dir / "data.json", json.dumps(manifest, indent=1))
+    write_json(run_dir / "data.json", manifest)
 
 
 def _manifest(run_dir: Path) -> dict[str, Any]:

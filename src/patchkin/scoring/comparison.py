@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from patchkin.config import read_yaml
-from patchkin.errors import ConfigError, StorageError
+from patchkin.errors import ConfigError
 from patchkin.scoring.pages import embedded, render
 from patchkin.scoring.report import read_log
 from patchkin.scoring.results import SCORES_FILE, read_results
 from patchkin.scoring.scores import best_of
+from patchkin.storage.atomic import write_text
 
 COLUMNS = ("last", "best on validation", "best on test")
 
@@ -158,10 +159,7 @@ def write_page(groups: Sequence[Group], path: Path, *, command: str) -> None:
         ],
         command=command,
     )
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"Cannot write `{path}`: {error.strerror}.") from error
+    write_text(path, page)
 
 
 def _previews(group: Group) -> list[tuple[str, str]]:

@@ -234,7 +234,7 @@ def evaluate_part(
     if isinstance(source, KeptTranslations):
         mine = shard.of(inputs, block=BATCH_SIZE)
         sizes = dict.fromkeys([p.image_size for p in protocols] + [_common_size(protocols)])
-        translated = sum(source.fill(mine, size) for size in sizes)
+        translated = sum(source.fill(mine, size, shared=True) for size in sizes)
     for protocol in protocols:
         extractor = make_extractor(protocol.extractor, config.weights)
         real, outputs = protocol.real_files(domains), _output_files(source, inputs, protocol)

@@ -23,6 +23,7 @@ from patchkin.data.download import file_sha256
 from patchkin.data.transforms import resized
 from patchkin.errors import DataError
 from patchkin.images import Encoding, ValueRange, default_suffix, read_image, write_image
+from patchkin.storage.locks import alone_at
 from patchkin.translation.translator import Translator
 
 
@@ -53,18 +54,27 @@ class KeptTranslations:
         suffix = default_suffix(self._encoding)
         return [folder / f"{path.stem}-{_content_key(path)}{suffix}" for path in inputs]
 
-    def fill(self, inputs: Sequence[Path], size: int | None) -> int:
+    def fill(self, inputs: Sequence[Path], size: int | None, *, shared: bool = False) -> int:
         """Translate what is not there; returns how many that were.
+
+        Args:
+            inputs: the images.
+            size: as `files`.
+            shared: whether other processes translate other images now. If not, one that is at the
+                same work is waited for.
 
         Raises:
             DataError: an input cannot be read, or its translation holds NaN or infinity.
             StorageError: a file cannot be written.
         """
-        missing = [
-            (path, target)
-            for path, target in zip(inputs, self.files(inputs, size), strict=True)
-            if not target.is_file()
-        ]
+        jobs = list(zip(inputs, self.files(inputs, size), strict=True))
+        if shared or all(target.is_file() for _, target in jobs):
+            return self._translate(jobs, size)
+        with alone_at(self._folder, f"translates into `{self._folder}`"):
+            return self._translate(jobs, size)
+
+    def _translate(self, jobs: Sequence[tuple[Path, Path]], size: int | None) -> int:
+        missing = [(path, target) for path, target in jobs if not target.is_file()]
         for path, target in missing:
             _, output_CHW = translation(
                 self.translator, path, size=size, value_range=self.value_range

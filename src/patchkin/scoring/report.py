@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from patchkin.config import read_yaml
-from patchkin.errors import StorageError
 from patchkin.scoring.pages import embedded, render
+from patchkin.storage.atomic import write_text
 
 
 def write_report(run_dir: Path) -> Path:
@@ -38,10 +38,7 @@ def write_report(run_dir: Path) -> Path:
         configuration=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )
     target = run_dir / "report.html"
-    try:
-        target.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"Cannot write `{target}`: {error.strerror}.") from error
+    write_text(target, page)
     return target
 
 

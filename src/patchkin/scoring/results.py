@@ -10,8 +10,10 @@ from typing import Any
 from PIL import Image
 
 from patchkin._version import __version__
-from patchkin.errors import DataError, StorageError
+from patchkin.errors import DataError
 from patchkin.scoring.scores import Scores, declared
+from patchkin.storage.atomic import write_json
+from patchkin.storage.locks import alone_at
 
 SCORES_FILE = "scores.json"
 
@@ -63,13 +65,9 @@ def write_result(result: Result, path: Path) -> None:
         return (entry["subject"], entry["data"]["split"], sorted(entry["protocols"]))
 
     entry = as_plain(result)
-    kept = [other for other in read_results(path) if key(other) != key(entry)]
-    temporary = path.with_suffix(".tmp")
-    try:
-        temporary.write_text(json.dumps([*kept, entry], indent=1), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(f"Cannot write `{path}`: {error.strerror}.") from error
+    with alone_at(path, f"adds to `{path}`"):
+        kept = [other for other in read_results(path) if key(other) != key(entry)]
+        write_json(path, [*kept, entry])
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from patchkin.images import IMAGE_SUFFIXES, Encoding, is_image_file, write_image
 from patchkin.images.faults import reason
 from patchkin.images.folders import find_images, ignored_kinds, is_left_out
 from patchkin.parallel.overlap import ahead, behind
+from patchkin.storage.atomic import is_disk_trouble
 from patchkin.translation.record import Recorder
 from patchkin.translation.translator import Translator
 
@@ -220,9 +221,11 @@ def check_output(output: Path) -> None:
         with tempfile.TemporaryFile(dir=folder, prefix=".patchkin-"):
             pass
     except OSError as error:
-        raise StorageError(
+        raised = StorageError(
             f"Cannot write into `{folder}`: {reason(error)}. Choose another --output."
-        ) from error
+        )
+        raised.errno = error.errno
+        raise raised from error
 
 
 # Translating
@@ -236,7 +239,8 @@ def translate_files(
     batch_size: int = 1,
     on_file: Callable[[Path], None] = lambda _: None,
 ) -> Outcome:
-    """Translate files; one that cannot be read or written does not stop the others.
+    """Translate files; one that cannot be read or written does not stop the others, unless the
+    disk is full or fails.
 
     Files are read ahead and written behind by other threads. Targets that are there are replaced;
     `patchkin.translation.stale` says which jobs need not be done.
@@ -248,6 +252,9 @@ def translate_files(
         recorder: of what made each file.
         batch_size: images of one size translated at once.
         on_file: called with the source of each job that is done.
+
+    Raises:
+        StorageError: the disk is full, fails, or cannot be written at all.
     """
     outcome = Outcome()
     with behind() as later:
@@ -307,7 +314,6 @@ def _write(
     on_file: Callable[[Path], None],
 ) -> None:
     try:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
         if recorder is not None:
             recorder.begins([job.target])
         write_image(job.target, y_CHW, encoding)
@@ -315,5 +321,7 @@ def _write(
             recorder.made([job.target], job.source, style=job.style)
         outcome.written.append(job.target)
     except (PatchkinError, OSError) as error:
+        if is_disk_trouble(error):
+            raise
         outcome.failed.append((job.source, str(error)))
     on_file(job.source)

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from patchkin._version import __version__
-from patchkin.errors import StorageError
+from patchkin.storage.atomic import append_line, storage_errors
 
 RECORD_FOLDER = ".patchkin"
 _FORMAT = 1
@@ -222,11 +222,9 @@ class Recorder:
         Raises:
             StorageError: the record cannot be written, or a file cannot be read.
         """
-        try:
+        with storage_errors(source):
             origin = asdict(Content.of(source))
             contents = {target: asdict(Content.of(target)) for target in targets}
-        except OSError as error:
-            raise StorageError(f"Cannot read what was translated: {error}.") from error
         for target, content in contents.items():
             del content["path"]
             entry = {"made": target.name, "file": content, "source": origin, "style": style}
@@ -234,34 +232,17 @@ class Recorder:
 
     def _add(self, target: Path, entry: Mapping[str, Any]) -> None:
         journal = target.parent / RECORD_FOLDER / self._name
-        try:
+        with storage_errors(journal, advice="What was translated before is untouched."):
             if journal not in self._opened:
                 journal.parent.mkdir(parents=True, exist_ok=True)
-                _append(journal, {"patchkin": _FORMAT, "maker": _plain(self.maker)})
+                header = {"patchkin": _FORMAT, "maker": _plain(self.maker)}
+                append_line(journal, json.dumps(header), synced=False)
                 self._opened.add(journal)
-            _append(journal, entry)
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise StorageError(f"Cannot write `{journal}`: {why}.") from error
+            append_line(journal, json.dumps(entry), synced=False)
 
 
 def _plain(maker: Maker) -> dict[str, Any]:
     return {**asdict(maker), "options": dict(maker.options)}
-
-
-def _append(journal: Path, entry: Mapping[str, Any]) -> None:
-    """One line by one call, which the system keeps apart from those of others."""
-    line = json.dumps(entry, ensure_ascii=True) + "\n"
-    with journal.open("ab+", buffering=0) as file:
-        length = file.seek(0, os.SEEK_END)
-        if length and _last_byte(file.fileno(), length) != b"\n":  # a process was killed there
-            line = "\n" + line
-        file.write(line.encode())
-
-
-def _last_byte(descriptor: int, length: int) -> bytes:
-    os.lseek(descriptor, length - 1, os.SEEK_SET)
-    return os.read(descriptor, 1)
 
 
 def sha256_of(path: Path) -> str:

@@ -27,6 +27,7 @@ from patchkin.data.layouts import image_files
 from patchkin.errors import ConfigError, DataError, PatchkinError, nearest
 from patchkin.images import image_grid, read_image, to_tensor, to_uint8, write_pillow
 from patchkin.randomness import SeededDraws
+from patchkin.storage.atomic import is_disk_trouble, new_file
 from patchkin.translation.files import Job, Outcome, renamed
 from patchkin.translation.record import Recorder, sha256_of
 from patchkin.translation.translator import Translator
@@ -324,7 +325,6 @@ def write_paths(
         try:
             image_CHW, _ = translator.read(job.source)
             images = [translator(image_CHW[None], style_S[None])[0] for style_S in styles_BS]
-            strip.parent.mkdir(parents=True, exist_ok=True)
             if recorder is not None:
                 recorder.begins([strip, animation])
             write_pillow(strip, image_grid([[image_CHW, *images]]))
@@ -333,6 +333,8 @@ def write_paths(
                 recorder.made([strip, animation], job.source, style=job.style)
             outcome.written += [strip, animation]
         except (PatchkinError, OSError) as error:
+            if is_disk_trouble(error):
+                raise
             outcome.failed.append((job.source, str(error)))
         on_file(job.source)
     return outcome
@@ -341,8 +343,7 @@ def write_paths(
 def _write_animation(path: Path, images: Sequence[Tensor]) -> None:
     frames = [image_grid([[image]]) for image in images]
     frames += frames[-2:0:-1]  # and back
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with new_file(path) as part:
         frames[0].save(
             part,
             format="GIF",
@@ -351,6 +352,3 @@ def _write_animation(path: Path, images: Sequence[Tensor]) -> None:
             duration=_FRAME_MILLISECONDS,
             loop=0,
         )
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from patchkin.config import from_plain, to_plain
-from patchkin.errors import CheckpointError, ConfigError, StorageError, nearest
+from patchkin.errors import CheckpointError, ConfigError, nearest
+from patchkin.storage.atomic import new_file
 from patchkin.storage.checkpoint import ModelHeader, write_tensors
 from patchkin.upstream.families import FAMILIES, Family
 from patchkin.upstream.files import WeightFile, read_weight_file
@@ -94,16 +95,8 @@ class ImportedModel:
             StorageError: full disk or no permission.
         """
         check_target(path, overwrite=overwrite)
-        unfinished = path.with_name(f".unfinished-{path.name}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_tensors(unfinished, self.tensors(), self.header.to_metadata())
-            unfinished.replace(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
-            reason = error.strerror or str(error)
-            raise StorageError(f"Cannot write `{path}`: {reason}. Nothing was changed.") from error
+        with new_file(path, advice="Nothing was changed.") as part:
+            write_tensors(part, self.tensors(), self.header.to_metadata())
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import secrets
 import sys
 import time
@@ -39,8 +38,11 @@ from patchkin.data.cache.index import (
 )
 from patchkin.errors import DataError, StorageError
 from patchkin.images import Pixels
+from patchkin.storage.atomic import new_file, remove_remains, write_text
+from patchkin.storage.locks import alone_at
 
 _CHUNK = 64  # images in flight while a cache is made
+_ADVICE = "Choose another folder for decoded images with `--cache DIR`, or train without."
 _ATTEMPTS = 3  # another process may replace index and pixels between two readings
 
 logger = logging.getLogger(__name__)
@@ -73,7 +75,7 @@ class Store:
         known, _ = self._valid(files)
         if known is not None and known.keys.issuperset(files):
             return known.images({})
-        with self._locked() as alone:
+        with alone_at(self.index, f"decodes images into `{self.folder}`") as alone:
             known, complaint = self._valid(files)  # what another process made in the meantime
             held = known.keys if known is not None else set()
             missing = {key: path for key, path in files.items() if key not in held}
@@ -107,7 +109,8 @@ class Store:
             except FileNotFoundError:
                 return None
             except OSError as error:
-                raise self._storage_error("read", self.index, error) from error
+                reason = error.strerror or error
+                raise StorageError(f"Cannot read `{self.index}`: {reason}. {_ADVICE}") from error
             pixels = self.folder / str(body["pixels"])
             try:
                 mapped = np.memmap(pixels, np.uint8, mode="r")
@@ -135,22 +138,17 @@ class Store:
             return old.images(failures)
         token = secrets.token_hex(4)
         pixels = self.folder / f"{self.stem}.{token}.pixels"
-        part = self.folder / f".{self.stem}.{token}.part"
+        with new_file(pixels, advice=_ADVICE) as part, part.open("wb") as file:
+            kept = filter(old.is_whole, old.entries)
+            entries = [_copied(entry, old.map, file) for entry in kept]
+            entries.append(_written(first, file))
+            entries += [_written(image, file) for image in decoded]
+            length = file.tell()
         try:
-            with part.open("wb") as file:
-                kept = filter(old.is_whole, old.entries)
-                entries = [_copied(entry, old.map, file) for entry in kept]
-                entries.append(_written(first, file))
-                entries += [_written(image, file) for image in decoded]
-                length = file.tell()
-                _synced(file)
-            part.replace(pixels)
             self._write_index(pixels, entries)
-        except OSError as error:
+        except StorageError:
             _remove(pixels)
-            raise self._storage_error("write", pixels, error) from error
-        finally:
-            _remove(part)
+            raise
         self._remove_others(pixels, known, alone=alone)
         seconds = time.perf_counter() - began
         logger.warning("decoded: %.2f GB in `%s`, %.0f s", length / 1e9, pixels, seconds)
@@ -195,15 +193,8 @@ class Store:
             "entries": entries,
         }
         text = json.dumps(body, separators=(",", ":"))
-        part = self.folder / f".{self.stem}.{secrets.token_hex(4)}.part"
-        try:
-            with part.open("wb") as file:
-                digest = hashlib.sha256(text.encode()).hexdigest()
-                file.write(f'{{"sha256":"{digest}",\n"body":{text}}}\n'.encode())
-                _synced(file)
-            part.replace(self.index)
-        finally:
-            _remove(part)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        write_text(self.index, f'{{"sha256":"{digest}",\n"body":{text}}}\n', advice=_ADVICE)
 
     def _remove_others(self, pixels: Path, known: _Known | None, *, alone: bool) -> None:
         """The pixels that the index named before; if no other process is at it, also the remains of
@@ -212,28 +203,10 @@ class Store:
         others = [known.pixels] if known is not None else []
         if alone:
             others += self.folder.glob(f"{self.stem}.*.pixels")
-            others += self.folder.glob(f".{self.stem}.*.part")
         for other in others:
             if other != pixels:
                 _remove(other)
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[bool]:
-        """Waits for other processes of this machine; whether it is certain that there is none."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / f"{self.stem}.lock").open("wb")
-        except OSError:
-            yield False  # the attempt to write says what is wrong
-            return
-        with file:
-            yield _lock(file)  # given back when the file is closed, or the process dies
-
-    def _storage_error(self, verb: str, path: Path, error: OSError) -> StorageError:
-        return StorageError(
-            f"Cannot {verb} `{path}`: {error.strerror or error}. Choose another folder for decoded "
-            "images with `--cache DIR`, or train without."
-        )
+        remove_remains(self.folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,24 +263,6 @@ def _copied(entry: Entry, source: npt.NDArray[np.uint8], file: BinaryIO) -> Entr
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):  # gone already, or on a disk that cannot be written
         path.unlink()
-
-
-def _synced(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _lock(file: BinaryIO) -> bool:
-    """Whether the file could be locked; waits for whoever has it."""
-    if sys.platform == "win32":
-        return False
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError:  # some network file systems cannot
-        return False
-    return True
 
 
 @contextlib.contextmanager
