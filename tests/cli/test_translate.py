@@ -226,3 +226,32 @@ def test_a_size_that_is_too_small_to_translate(command, finished_run, photos, tm
     code, _, err = command("translate", finished_run, photos, "-o", tmp_path, "--resize", "4")
     assert code == 2
     assert "`--resize` must be at least 8 pixels; got 4." in err
+
+
+# What an evaluation says of a folder
+
+
+def test_evaluate_says_who_made_a_folder(command, finished_run, other_model, toy_root, tmp_path):
+    out, photos = tmp_path / "out", toy_root / "testA"
+    assert command("translate", finished_run, photos, "-o", out)[0] == 0
+    arguments = ("evaluate", out, "--data", toy_root, "--protocol")
+    code, text, err = command(*arguments)
+    assert code == 0, err
+    assert f"made by: {finished_run} (cut, step 3, live), 3 files" in text
+    assert "warning: translations of several makers" not in err
+    (first, *_) = sorted(out.glob("*.png"))
+    code, _, err = command(
+        "translate", other_model, photos / first.name, "-o", out / first.name, "--overwrite"
+    )
+    assert code == 0, err
+    code, text, err = command(*arguments, "--json")
+    (result,) = json.loads(text)["results"]
+    makers = [(maker["model"], maker["files"]) for maker in result["subject"]["made_by"]]
+    assert makers == [(str(finished_run), 2), (str(other_model), 1)]
+    assert result["subject"]["unknown_files"] == 0
+    (warning,) = [line for line in result["warnings"] if "several makers" in line]
+    assert warning == (
+        "translations of several makers are scored together: 2 by "
+        f"`{finished_run}` (cut, step 3, live weights), 1 by `{other_model}` (cut, step 3, live "
+        "weights)"
+    )

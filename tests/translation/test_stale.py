@@ -34,6 +34,7 @@ def jobs(tmp_path) -> list[Job]:
 
 def _make(job: Job, recorder: Recorder, content: bytes = b"translation") -> None:
     job.target.parent.mkdir(parents=True, exist_ok=True)
+    recorder.reads(job.source)
     recorder.begins([job.target])
     job.target.write_bytes(content)
     recorder.made([job.target], job.source, style=job.style)

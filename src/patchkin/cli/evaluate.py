@@ -262,6 +262,9 @@ def _tell(result: Result) -> None:
     subject = result.subject.get("folder") or result.subject["model"]
     step = result.subject.get("step")
     print(f"{subject}{'' if step is None else f', step {step}'}")
+    for maker in result.subject.get("made_by", ()):
+        made = f"{maker['model']} ({maker['method']}, step {maker['step']}, {maker['weights']})"
+        print(f"  made by: {made}, {maker['files']} files")
     counts = result.data["counts"]
     print(f"  data: {result.data['root']}, {result.data['split']}, {counts['inputs']} inputs")
     for name, value in result.scores.items():

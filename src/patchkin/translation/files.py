@@ -258,7 +258,9 @@ def translate_files(
     """
     outcome = Outcome()
     with behind() as later:
-        for batch in ahead(_batches(translator, jobs, batch_size, outcome, on_file)):
+        for batch in ahead(
+            _batches(translator, jobs, batch_size, outcome, recorder=recorder, on_file=on_file)
+        ):
             styles = [job.style_S for job, _, _ in batch if job.style_S is not None]
             y_BCHW = translator(
                 torch.stack([image for _, image, _ in batch]),
@@ -278,6 +280,8 @@ def _batches(
     jobs: Iterable[Job],
     batch_size: int,
     outcome: Outcome,
+    *,
+    recorder: Recorder | None,
     on_file: Callable[[Path], None],
 ) -> Iterator[list[tuple[Job, Tensor, Encoding]]]:
     """Neighbouring images of one size, up to `batch_size` at once."""
@@ -288,6 +292,8 @@ def _batches(
         if job.source != source:
             source = job.source
             try:
+                if recorder is not None:
+                    recorder.reads(source)
                 content = translator.read(source)
             except (DataError, OSError) as error:
                 outcome.failed.append((source, str(error)))

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from patchkin._version import __version__
+from patchkin.errors import DataError
 from patchkin.storage.atomic import append_line, storage_errors
 
 RECORD_FOLDER = ".patchkin"
@@ -206,6 +207,18 @@ class Recorder:
         machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
         self._name = f"{maker.key[:12]}-{machine}-{part}.jsonl"
         self._opened: set[Path] = set()
+        self._sources: dict[Path, Content] = {}
+
+    def reads(self, source: Path) -> None:
+        """To be said before a source is read: what it holds then is recorded.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        try:
+            self._sources[source] = Content.of(source)
+        except OSError as error:
+            raise DataError(f"`{source}` cannot be read: {error.strerror or error}.") from error
 
     def begins(self, targets: Iterable[Path]) -> None:
         """To be said before files are written.
@@ -219,14 +232,19 @@ class Recorder:
     def made(self, targets: Iterable[Path], source: Path, *, style: str = "") -> None:
         """To be said when they are there.
 
+        Args:
+            targets: translations.
+            source: of which `reads` was said.
+            style: that they are in, where there is a choice.
+
         Raises:
-            StorageError: the record cannot be written, or a file cannot be read.
+            StorageError: the record cannot be written, or a file cannot be read again.
         """
-        with storage_errors(source):
-            origin = asdict(Content.of(source))
-            contents = {target: asdict(Content.of(target)) for target in targets}
-        for target, content in contents.items():
+        for target in targets:
+            with storage_errors(target):
+                content = asdict(Content.of(target))
             del content["path"]
+            origin = asdict(self._sources[source])
             entry = {"made": target.name, "file": content, "source": origin, "style": style}
             self._add(target, entry)
 
@@ -269,6 +287,22 @@ class Makers:
     """Most files first."""
     unknown: int
     """Files that no record knows as they are."""
+
+    def plain(self) -> dict[str, Any]:
+        """For a result of an evaluation; empty where nothing is recorded."""
+        if not self.counts:
+            return {}
+        made_by = [{**_plain(maker), "files": number} for maker, number in self.counts]
+        return {"made_by": made_by, "unknown_files": self.unknown}
+
+    @property
+    def warning(self) -> str:
+        """That the files are not of one model; empty if they are, or if nothing is recorded."""
+        if not self.counts or (len(self.counts) == 1 and not self.unknown):
+            return ""
+        parts = [f"{number} by {maker}" for maker, number in self.counts]
+        parts += [f"{self.unknown} that no record knows"] if self.unknown else []
+        return f"translations of several makers are scored together: {', '.join(parts)}"
 
 
 def makers_of(files: Sequence[Path]) -> Makers:

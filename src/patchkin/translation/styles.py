@@ -323,6 +323,8 @@ def write_paths(
     for job in jobs:
         strip, animation = path_files(job)
         try:
+            if recorder is not None:
+                recorder.reads(job.source)
             image_CHW, _ = translator.read(job.source)
             images = [translator(image_CHW[None], style_S[None])[0] for style_S in styles_BS]
             if recorder is not None:
