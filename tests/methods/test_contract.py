@@ -23,6 +23,7 @@ from patchkin.methods.gcgan import GcGanConfig
 from patchkin.methods.lsesim import LSeSimConfig
 from patchkin.methods.munit import MunitConfig
 from patchkin.methods.negcut import NegCutConfig
+from patchkin.methods.patchgcl import PatchGclConfig
 from patchkin.methods.pix2pix import Pix2PixConfig
 from patchkin.methods.semantic_relation import SemanticRelationConfig
 from patchkin.methods.simdcl import SimDclConfig
@@ -74,6 +75,16 @@ CYCLEGAN = CycleGanConfig(**{**PLAIN, "pool": ImagePoolConfig(capacity=0)})
 DCLGAN = DclGanConfig(**SMALL)
 SIMDCL = SimDclConfig(**SMALL)
 ENCO = EnCoConfig(**SMALL, head_norm="layer")
+PATCHGCL = PatchGclConfig(
+    generator=ResNetConfig(ngf=4, blocks=5),
+    discriminator=PatchGANConfig(ndf=4),
+    initialization=InitConfig(gain=1.0),
+    features="random",
+    feature_width=2,
+    node_width=8,
+    num_patches=12,
+    threshold=0.6,
+)
 SINCUT = SinCutConfig(
     generator=StyleGan2GeneratorConfig(ngf=1, working_size=32),
     discriminator=StyleGan2DiscriminatorConfig(ndf=1, working_size=32),
@@ -237,6 +248,16 @@ VARIANTS: dict[str, tuple[str, object]] = {
     "fsesim-all-places": ("lsesim", replace(LSESIM, num_patches=0, unit_features=True)),
     "lsesim": ("lsesim", replace(LSESIM, learned=True)),
     "lsesim-plain": ("lsesim", replace(LSESIM, learned=True, augment=False)),
+    "patchgcl": ("patchgcl", PATCHGCL),
+    "patchgcl-encoder": ("patchgcl", replace(PATCHGCL, features="encoder", taps=(0, 8, 13))),
+    "patchgcl-no-identity": ("patchgcl", replace(PATCHGCL, identity=False, hops=1)),
+    "patchgcl-no-pooling": ("patchgcl", replace(PATCHGCL, poolings=0)),
+    "patchgcl-two-poolings": (
+        "patchgcl",
+        replace(PATCHGCL, poolings=2, pooling_weights=(0.5, 0.25), down_scale=2),
+    ),
+    "patchgcl-few-places": ("patchgcl", replace(PATCHGCL, num_patches=500)),
+    "patchgcl-gray-to-colour": ("patchgcl", replace(PATCHGCL, generator=GRAY_TO_COLOUR)),
     "cyclegan": ("cyclegan", CYCLEGAN),
     "cyclegan-no-identity": ("cyclegan", replace(CYCLEGAN, identity_weight=0.0)),
     "cyclegan-pool": ("cyclegan", replace(CYCLEGAN, pool=SMALL_POOL)),

@@ -11,6 +11,7 @@ from patchkin.methods.gcgan import GcGan
 from patchkin.methods.lsesim import LSeSim
 from patchkin.methods.munit import Munit
 from patchkin.methods.negcut import NegCut
+from patchkin.methods.patchgcl import PatchGcl
 from patchkin.methods.pix2pix import Pix2Pix
 from patchkin.methods.semantic_relation import SemanticRelation
 from patchkin.methods.simdcl import SimDcl
@@ -24,6 +25,7 @@ METHODS: dict[str, type[Method]] = {
     CycleGan.name: CycleGan,
     DclGan.name: DclGan,
     EnCo.name: EnCo,
+    PatchGcl.name: PatchGcl,
     GcGan.name: GcGan,
     NegCut.name: NegCut,
     Pix2Pix.name: Pix2Pix,
@@ -52,6 +54,7 @@ __all__ = [
     "LSeSim",
     "Munit",
     "NegCut",
+    "PatchGcl",
     "Pix2Pix",
     "SemanticRelation",
     "SimDcl",

@@ -81,6 +81,8 @@ class VGGFeatures(nn.Module):
         ]
         self.channels = [widths[layer] for layer in self.layers]
         """Of the map at each layer."""
+        self.fields = [_field_of(layer) for layer in self.layers]
+        """Side of the square of the image that a place of each map depends on, in pixels."""
         before = _PLAN[: _index_in_plan(max(self.layers))]
         self.min_size = 2 ** before.count(_POOLED)
         """Shortest side that leaves a pixel after the poolings."""
@@ -181,6 +183,22 @@ class FeatureSelector(nn.Module):
 def _index_in_plan(layer: int) -> int:
     """Where in the plan a convolution stands."""
     return [index for index, step in enumerate(_PLAN) if step != _POOLED][layer]
+
+
+def _field_of(layer: int) -> int:
+    """The receptive field behind a rectifier, in pixels.
+
+    >>> [_field_of(layer) for layer in (0, 1, 2, 4, 7)]
+    [3, 5, 10, 24, 60]
+    """
+    field, step = 1, 1  # `step`: pixels between neighbouring places
+    for part in _PLAN[: _index_in_plan(layer) + 1]:
+        if part == _POOLED:
+            field += step
+            step *= 2
+        else:
+            field += 2 * step
+    return field
 
 
 def _random_weights(shapes: Sequence[tuple[int, ...]]) -> list[tuple[Tensor, Tensor]]:
