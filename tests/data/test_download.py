@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
+import os
 import stat
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -27,6 +31,8 @@ class _Server(ThreadingHTTPServer):
     ranges = True
     break_after: int | None = None
     """Bytes of the first answer before the connection drops."""
+    go_on: threading.Event | None = None
+    """What an answer waits for after half of it."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -65,7 +71,12 @@ class _Handler(BaseHTTPRequestHandler):
         end = len(content)
         if server.break_after is not None:
             end, server.break_after = start + server.break_after, None
-        self.wfile.write(content[start:end])
+        half = (start + end) // 2
+        self.wfile.write(content[start:half])
+        if server.go_on is not None:
+            self.wfile.flush()
+            server.go_on.wait(60)
+        self.wfile.write(content[half:end])
 
     def log_message(self, *_: object) -> None:
         pass
@@ -322,6 +333,119 @@ def test_first_use_is_trusted_and_recorded(server, catalogue, tmp_path):
     again = fetch_dataset("tiny", tmp_path, catalogue=catalogue)
     assert (again.sha256, again.was_known) == (fetched.sha256, True)
     assert len(server.requests) == 1
+
+
+def _with_both(act, server, caplog) -> list[object]:
+    """What two threads get that act at once: the second once the first has half of an answer."""
+    server.go_on = threading.Event()
+    found: list[object] = []
+
+    def work() -> None:
+        try:
+            found.append(act())
+        except Exception as error:  # noqa: BLE001 (told)
+            found.append(error)
+
+    threads = [threading.Thread(target=work) for _ in "12"]
+    deadline = time.monotonic() + 60
+    with caplog.at_level(logging.WARNING):
+        threads[0].start()
+        while not server.requests and time.monotonic() < deadline:
+            time.sleep(0.01)
+        threads[1].start()
+        while not caplog.messages and time.monotonic() < deadline:
+            time.sleep(0.01)
+        server.go_on.set()
+        for thread in threads:
+            thread.join()
+    return found
+
+
+def test_the_second_download_of_a_set_waits_for_the_first(server, catalogue, tmp_path, caplog):
+    found = _with_both(lambda: fetch_dataset("tiny", tmp_path, catalogue=catalogue), server, caplog)
+    assert [fetched.root for fetched in found] == [tmp_path / "tiny"] * 2
+    assert len(server.requests) == 1
+    (message,) = caplog.messages
+    assert message.startswith(f"waiting for process {os.getpid()} on ")
+    assert message.endswith(f", which fetches `{tmp_path / 'tiny'}`")
+    assert _left(tmp_path) == ["set.zip.sha256", "tiny"]
+    assert (tmp_path / "tiny" / "trainA" / "a.png").read_bytes() == b"1"
+
+
+def test_the_second_download_of_a_file_waits_for_the_first(server, tmp_path, caplog):
+    target = tmp_path / "weights" / "set.zip"
+    found = _with_both(lambda: download([server.url], target), server, caplog)
+    assert found == [SHA256] * 2
+    assert len(server.requests) == 1
+    assert caplog.messages[0].endswith(f", which downloads `{target}`")
+    assert _left(target.parent) == ["set.zip"]
+
+
+def test_where_the_first_download_fails_the_second_goes_on(server, tmp_path, caplog):
+    answers = iter([404])
+
+    class MissingAtFirst(_Handler):
+        def do_GET(self) -> None:
+            if next(answers, None) is None:
+                super().do_GET()
+                return
+            self.server.requests.append({})
+            self.server.go_on.wait(60)
+            self.send_error(404)
+
+    server.RequestHandlerClass = MissingAtFirst
+    target = tmp_path / "set.zip"
+    found = _with_both(lambda: download([server.url], target), server, caplog)
+    failed, fetched = found
+    assert isinstance(failed, DownloadError)
+    assert fetched == SHA256
+    assert _left(tmp_path) == ["set.zip"]
+
+
+@pytest.mark.parametrize(("on", "number"), [("fsync", 3), ("replace", 2)])
+def test_a_disk_that_fails_in_the_end_keeps_what_has_come(
+    server, tmp_path, monkeypatch, on, number
+):
+    """What comes first is done to the version, beside the part: file, rename, folder."""
+    owner = os if on == "fsync" else Path
+    original, calls = getattr(owner, on), []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        if len(calls) >= number:
+            raise OSError(28, "No space left on device")
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, on, fail)
+        with pytest.raises(StorageError) as caught:
+            download([server.url], tmp_path / "set.zip")
+    assert str(caught.value) == (
+        f"Cannot write `{tmp_path / 'set.zip'}`: No space left on device. What has come is kept."
+    )
+    assert not (tmp_path / "set.zip").exists()
+    assert download([server.url], tmp_path / "set.zip") == SHA256
+    assert _left(tmp_path) == ["set.zip"]
+
+
+def test_a_set_is_recorded_just_before_it_appears(server, catalogue, tmp_path, monkeypatch):
+    """So that a process that dies in between leaves what the next one takes up."""
+    original = Path.rename
+
+    def die(path, target):
+        if Path(target) == tmp_path / "tiny":
+            raise KeyboardInterrupt
+        return original(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", die)
+        with pytest.raises(KeyboardInterrupt):
+            fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+    assert _left(tmp_path) == ["set.zip", "set.zip.sha256"]
+    fetched = fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+    assert (fetched.root, fetched.was_known) == (tmp_path / "tiny", True)
+    assert len(server.requests) == 1
+    assert _left(tmp_path) == ["set.zip.sha256", "tiny"]
 
 
 def test_changed_content_is_refused_from_then_on(server, catalogue, tmp_path):
