@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+# The address of a package index with other builds of torch, such as those for processors only.
+TORCH_INDEX ?=
+OTHER_TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .PHONY: install demo test slow check format clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make install   .venv with everything the other targets need"
+	@echo "make install   .venv with everything the other targets need; TORCH_INDEX=ADDRESS: see README"
 	@echo "make demo      train on the built-in toy set, translate held-out images, write a report"
 	@echo "make test      the tests"
 	@echo "make slow      the tests that take minutes"
@@ -20,8 +23,7 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch torchvision
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check $(OTHER_TORCH) -c constraints.txt -e '.[dev]'
 	touch $@
 
 demo: install
