@@ -16,6 +16,9 @@ norm (`head_norm`). Differs from the released code: its flips of whole batches a
 they add nothing to the loader's; the first batch trains; with `adversarial_weight` 0 places are
 random. Its arXiv version 1 was another, contrastive method.
 
+Counted at 256 pixels and batch 1, a step takes 0.87 TFLOP with the identity term and 0.49 without
+(CUT: 1.29), a published run on as many images a quarter of CUT's.
+
 Shape suffixes: B images, C channels, H and W pixels, h and w patches of D, K places.
 """
 

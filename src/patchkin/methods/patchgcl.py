@@ -147,6 +147,7 @@ PRESETS: Mapping[str, Preset] = {
             initialization=InitConfig(gain=0.7),
             generator_adam=AdamConfig(learning_rate=5e-4),
             discriminator_adam=AdamConfig(learning_rate=2.5e-4),
+            graph_weight=1.0,  # with the published 0.1 the discriminator wins within 400 steps
             features="encoder",
             taps=(8, 12, 14),
             node_width=64,

@@ -151,12 +151,10 @@ def enlarged(logits_B1hw: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _neighbours(length: int, enlarged: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """For each enlarged position the two next to it on the axis, and the share of the second."""
-    positions = torch.arange(enlarged, dtype=torch.float64)
+    positions = torch.arange(enlarged, dtype=like.dtype, device=like.device)
     positions = ((positions + 0.5) * (length / enlarged) - 0.5).clamp(0, length - 1)
     before = positions.long()
-    behind = (before + 1).clamp(max=length - 1)
-    share = (positions - before).to(like.dtype)
-    return before.to(like.device), behind.to(like.device), share.to(like.device)
+    return before, (before + 1).clamp(max=length - 1), positions - before
 
 
 def _permutations(draws: Draws, num_images: int, num_places: int, device: torch.device) -> Tensor:
