@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 
 import pytest
 import torch
@@ -210,6 +212,39 @@ def test_a_part_that_is_missing_is_made_in_the_end(evaluated, tmp_path):
     evaluated(*keep, "--shard", "2/2")
     (found,) = evaluated(*keep)["results"]
     assert found["scores"] == expected["scores"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+def test_two_evaluations_with_one_folder(evaluated, run_copy, tmp_path):
+    """At once: one waits for the other, each image is translated once, and both say the same."""
+    (expected,) = evaluated()["results"]
+    context = multiprocessing.get_context("fork")
+    start, counted = context.Event(), tmp_path / "counted"
+    translate = Translator.__call__
+
+    def counting(self, *arguments):
+        with counted.open("a") as file:
+            file.write("x")
+        return translate(self, *arguments)
+
+    def work(name: str) -> None:
+        Translator.__call__ = counting
+        start.wait(60)
+        evaluated("--keep", tmp_path / "kept", "--output", tmp_path / name)
+
+    processes = [context.Process(target=work, args=(name,)) for name in ("a.json", "b.json")]
+    for process in processes:
+        process.start()
+    start.set()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    for name in ("a.json", "b.json"):
+        (found,) = json.loads((tmp_path / name).read_text())
+        assert found["scores"] == expected["scores"]
+    assert counted.read_text() == "x" * 6  # three images in two sizes
+    left = [path.name for path in (tmp_path / "kept").rglob("*") if path.name.startswith(".")]
+    assert left == []
 
 
 def test_another_model_in_the_same_folder(evaluated, run_copy, tmp_path):
