@@ -20,6 +20,7 @@ from cattrs.errors import (
 )
 
 from patchkin.errors import ConfigError, nearest
+from patchkin.sides import Sides
 
 T = TypeVar("T")
 
@@ -41,6 +42,10 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(bool, lambda value, _: _truth(value))
     converter.register_structure_hook(str, lambda value, _: _text(value))
     converter.register_structure_hook_func(_is_literal, _choice)
+    converter.register_structure_hook(Sides, lambda value, _: _sides(value))
+    converter.register_structure_hook(
+        Sides | None, lambda value, _: None if value is None else _sides(value)
+    )
     return converter
 
 
@@ -53,6 +58,14 @@ def _choice(value: object, kind: Any) -> object:
     if value not in choices:
         raise ValueError(f"expected one of {', '.join(map(str, choices))}; got {value!r}")
     return value
+
+
+def _sides(value: object) -> Sides:
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        return _whole(value[0]), _whole(value[1])
+    if isinstance(value, (list, tuple)):
+        raise TypeError(f"expected one number, or height and width; got {value!r}")
+    return _whole(value)
 
 
 def _number(value: object) -> float:

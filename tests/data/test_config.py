@@ -30,6 +30,9 @@ def test_survives_yaml():
     [
         ({"size": 30}, "`size` must be a multiple of 4; got 30"),
         ({"size": 0}, "`size` must be a multiple of 4; got 0"),
+        ({"size": (32, 30)}, "`size` must be a multiple of 4; got 30"),
+        ({"size": (64, 128), "load_size": (64, 100)}, r"`load_size` \(\(64, 100\)\) must be at"),
+        ({"load_size": (0, 9), "preprocess": "crop"}, "`load_size` must be at least 1; got"),
         ({"load_size": 128}, r"`load_size` \(128\) must be at least `size` \(256\)"),
         ({"source": "a"}, "`source` and `target` go together"),
         ({"batch_size": 0}, "`batch_size` must be at least 1; got 0"),
@@ -41,6 +44,17 @@ def test_survives_yaml():
 def test_values_out_of_range_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         DataConfig(**settings)
+
+
+def test_height_and_width():
+    config = DataConfig(size=(128, 256))
+    assert (config.height_width, config.resolved_load_size) == ((128, 256), (143, 286))
+    assert to_plain(config)["size"] == [128, 256]
+    assert from_plain(DataConfig, to_plain(config)) == config
+    assert from_plain(DataConfig, {"size": [64, 64]}) == DataConfig(size=64)
+    for size, message in (([1, 2, 3], "one number, or height and width"), ("64", "whole number")):
+        with pytest.raises(ConfigError, match=message):
+            from_plain(DataConfig, {"size": size})
 
 
 def test_reading_the_settings_does_not_import_torch():

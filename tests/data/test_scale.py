@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from patchkin.data.config import DataConfig
-from patchkin.data.scale import typical_size
+from patchkin.data.scale import check_views, typical_size
+from patchkin.errors import DataError
 from patchkin.images.sizes import image_size
 
 
@@ -29,6 +31,36 @@ def test_the_size_of_whole_images_when_views_are_cut(tmp_path):
         assert typical_size(files, config) == expected, preprocess
     config = DataConfig(size=64, preprocess="crop")
     assert typical_size(files, config, side_by_side=True) == (320, 480)
+
+
+def test_images_smaller_than_the_crop_are_told_before_the_first_step(tmp_path):
+    files = _files(tmp_path, (70, 70), (63, 70), (64, 64), (200, 40))
+    config = DataConfig(size=64, preprocess="crop")
+    with pytest.raises(DataError) as caught:
+        check_views(files, config)
+    assert str(caught.value) == (
+        f"2 of 4 images are smaller than the crop of 64 pixels: `{files[1]}` has 63 x 70, ...; "
+        "choose a smaller --size, or --data.preprocess resize_and_crop."
+    )
+    check_views(files, DataConfig(size=(40, 60), preprocess="crop"))
+    with pytest.raises(DataError, match=r"1 of 4 .* the crop of 64 x 44 pixels: .*3.png"):
+        check_views([files[0], *files[2:], files[2]], DataConfig(size=(44, 64), preprocess="crop"))
+    with pytest.raises(DataError, match="3 of 4"):
+        check_views(files, DataConfig(size=40, preprocess="crop"), side_by_side=True)
+    for preprocess in ("resize_and_crop", "zoom_and_crop", "shortside_and_crop", "none"):
+        check_views(files, DataConfig(size=64, preprocess=preprocess))
+
+
+def test_a_batch_of_different_sizes_is_told_before_the_first_step(tmp_path):
+    files = _files(tmp_path, (30, 20), (30, 21), (30, 40))
+    check_views(files, DataConfig(size=16, preprocess="none"))
+    check_views(files[:2], DataConfig(size=16, preprocess="none", batch_size=2))
+    with pytest.raises(DataError) as caught:
+        check_views(files, DataConfig(size=16, preprocess="none", batch_size=2))
+    assert str(caught.value) == (
+        "--batch-size 2 needs views of one size, and --data.preprocess none gives 2 sizes "
+        f"(`{files[0]}` and `{files[2]}` differ); use --batch-size 1, or a preprocess that crops."
+    )
 
 
 def test_files_that_do_not_tell_are_left_out(tmp_path):

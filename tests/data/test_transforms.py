@@ -70,6 +70,8 @@ def test_image_smaller_than_the_crop_is_refused():
         ("scale_width", (24, 16)),  # 24 x 14.4, the sides to multiples of 4: 24 x 14 -> 16
         ("scale_shortside", (40, 24)),
         ("scale_shortside_and_crop", (8, 8)),
+        ("shortside", (40, 24)),
+        ("shortside_and_crop", (8, 8)),
         ("zoom_and_patch", (8, 8)),
         ("trim", (8, 8)),
         ("none", (20, 12)),
@@ -104,3 +106,47 @@ def test_zoom_is_between_four_fifths_and_one():
     assert zooms.max() <= 1
     assert abs(zooms.mean() - 0.9) < 0.01
     assert abs(np.corrcoef(zooms.T)[0, 1]) < 0.2, "the axes are independent"
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "load_size", "size"),
+    [
+        ("resize", (16, 28), (28, 16)),
+        ("resize_and_crop", (16, 28), (8, 4)),
+        ("crop", 1, (8, 4)),
+        ("zoom_and_crop", 1, (8, 4)),
+        ("zoom_and_patch", 1, (8, 4)),
+        ("trim", 1, (8, 4)),
+        ("scale_width", (1, 40), (40, 24)),
+        ("scale_shortside", (24, 24), (40, 24)),
+        ("scale_shortside", (12, 40), (40, 24)),  # enlarged until it covers 40 x 12
+        ("shortside", (4, 8), (8, 4)),  # 8 x 4.8 covers 8 x 4
+        ("shortside", (8, 8), (12, 8)),  # 13.3 x 8, the sides to multiples of 4
+    ],
+)
+@pytest.mark.parametrize("pixels", [IMAGE, TENSOR], ids=["image", "tensor"])
+def test_views_that_are_not_square(pixels, preprocess, load_size, size):
+    found = _view(pixels, preprocess=preprocess, load_size=load_size, crop_size=(4, 8))
+    assert size_of(found) == size
+
+
+def test_a_crop_of_height_and_width_is_cut_unchanged_from_every_place():
+    columns = np.arange(7, dtype=np.uint8)[None] + 10 * np.arange(6, dtype=np.uint8)[:, None]
+    seen = set()
+    for seed in range(300):
+        crop = np.asarray(_view(Image.fromarray(columns), seed, crop_size=(4, 4)))
+        y, x = divmod(int(crop[0, 0]), 10)
+        assert np.array_equal(crop, columns[y : y + 4, x : x + 4])
+        seen.add((y, x))
+    assert seen == {(y, x) for y in range(3) for x in range(4)}
+
+
+def test_shortside_shrinks_and_scale_shortside_does_not():
+    wide = Image.new("RGB", (1024, 512))
+    sizes = {
+        name: size_of(_view(wide, preprocess=name, load_size=256, crop_size=256))
+        for name in ("scale_shortside", "shortside")
+    }
+    assert sizes == {"scale_shortside": (1024, 512), "shortside": (512, 256)}
+    turned = _view(Image.new("RGB", (333, 1000)), preprocess="shortside", load_size=256)
+    assert size_of(turned) == (256, 768), "256 x 768.8: the longer side is cut, as torchvision does"

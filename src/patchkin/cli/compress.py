@@ -40,6 +40,7 @@ from patchkin.runs.compression import (
 from patchkin.runs.config import RunConfig, config_to_plain
 from patchkin.runs.fitness import ScoringConfig, open_supernet
 from patchkin.scoring.report import write_report
+from patchkin.sides import height_width
 
 SEARCH_FOLDER = "search"
 """Of a run, unless told otherwise."""
@@ -406,10 +407,11 @@ def _ratios(model: Mapping[str, Any], against: Mapping[str, Any]) -> dict[str, f
 
 
 def _tell_cost(told: Mapping[str, Any]) -> None:
+    height, width = height_width(told["size"])
     print(f"parameters: {told['parameters']:,}")
     print(
         f"MACs:       {told['macs']:,} as published, {told['macs_exact']:,} exactly, for one image "
-        f"of {told['size']} x {told['size']}"
+        f"of {width} x {height}"
     )
     for runtime, times in told.get("latency", {}).items():
         print(

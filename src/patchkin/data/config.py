@@ -9,6 +9,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from patchkin.config import flag
 from patchkin.errors import ConfigError
+from patchkin.sides import Sides, height_width, simplest
 
 Preprocess: TypeAlias = Literal[
     "resize_and_crop",
@@ -16,12 +17,18 @@ Preprocess: TypeAlias = Literal[
     "scale_width",
     "scale_width_and_crop",
     "scale_shortside_and_crop",
+    "shortside_and_crop",
     "zoom_and_crop",
     "zoom_and_patch",
     "none",
 ]
 SIDE_MULTIPLE = 4
 """Sides of every view are multiples of this: generators halve the size twice and double it."""
+_CROPPED_AFTER_LOADING = (
+    "resize_and_crop",
+    "scale_shortside_and_crop",
+    "shortside_and_crop",
+)
 AUTO = "auto"
 """The cache of decoded images in its default place."""
 
@@ -57,12 +64,14 @@ class DataConfig:
     """Folder of the images to resemble (or one image)."""
     direction: Annotated[Literal["AtoB", "BtoA"], flag("--direction")] = "AtoB"
     """Which domain is translated into which. A batch's `a` is always the source."""
-    size: Annotated[int, flag("--size")] = 256
-    """Side of a training view in pixels (CUT: `crop_size` 256), a multiple of 4."""
-    load_size: int | None = None
+    size: Annotated[Sides, flag("--size")] = 256
+    """Side of a training view in pixels, or its height and width (CUT: `crop_size` 256); multiples
+    of 4."""
+    load_size: Sides | None = None
     """Size before the crop; by default size * 286 / 256, CUT's ratio."""
     preprocess: Preprocess = "resize_and_crop"
     """Steps from picture to view (CUT's names). `crop` alone keeps the pixels as they are.
+    `scale_shortside` only enlarges, as CUT's does; `shortside` also shrinks, as MUNIT's does.
     `zoom_and_patch` (SinCUT) is enough for one image per domain: views are crops of it at many
     scales. Of several images it takes a patch of each."""
     max_reduction: float = 3.0
@@ -101,10 +110,16 @@ class DataConfig:
     def __post_init__(self) -> None:
         if (self.source is None) != (self.target is None):
             raise ConfigError("`source` and `target` go together; give both folders, or `root`.")
-        if self.size < SIDE_MULTIPLE or self.size % SIDE_MULTIPLE:
-            raise ConfigError(f"`size` must be a multiple of {SIDE_MULTIPLE}; got {self.size}.")
-        crops_after = self.preprocess in ("resize_and_crop", "scale_shortside_and_crop")
-        if crops_after and self.resolved_load_size < self.size:
+        for side in height_width(self.size):
+            if side < SIDE_MULTIPLE or side % SIDE_MULTIPLE:
+                raise ConfigError(f"`size` must be a multiple of {SIDE_MULTIPLE}; got {side}.")
+        for name in ("size", "load_size"):  # two equal numbers are one
+            sides = getattr(self, name)
+            if sides is not None:
+                object.__setattr__(self, name, simplest(*height_width(sides)))
+        loaded = height_width(self.resolved_load_size)
+        smaller = any(load < side for load, side in zip(loaded, self.height_width, strict=True))
+        if smaller and self.preprocess in _CROPPED_AFTER_LOADING:
             raise ConfigError(
                 f"`load_size` ({self.load_size}) must be at least `size` ({self.size}): "
                 "views are cropped from the loaded image."
@@ -118,10 +133,9 @@ class DataConfig:
         ):
             if getattr(self, name) < least:
                 raise ConfigError(f"`{name}` must be at least {least}; got {getattr(self, name)}.")
-        for name in ("load_size", "max_images"):
-            value = getattr(self, name)
+        for name, value in (("load_size", min(loaded)), ("max_images", self.max_images)):
             if value is not None and value < 1:
-                raise ConfigError(f"`{name}` must be at least 1; got {value}.")
+                raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
         if self.cache == "":
             raise ConfigError("`cache` must name a folder, or be `auto`; got an empty name.")
         if not 0 <= self.crop_probability <= 1:
@@ -132,13 +146,21 @@ class DataConfig:
             raise ConfigError(f"`value_range` must be low, then high; got {self.value_range}.")
 
     @property
-    def resolved_load_size(self) -> int:
+    def height_width(self) -> tuple[int, int]:
+        """Of a view."""
+        return height_width(self.size)
+
+    @property
+    def resolved_load_size(self) -> Sides:
         """`load_size`, or its default.
 
-        >>> DataConfig().resolved_load_size, DataConfig(size=128).resolved_load_size
-        (286, 143)
+        >>> DataConfig().resolved_load_size, DataConfig(size=(128, 256)).resolved_load_size
+        (286, (143, 286))
         """
-        return round(self.size * 286 / 256) if self.load_size is None else self.load_size
+        if self.load_size is not None:
+            return self.load_size
+        height, width = (round(side * 286 / 256) for side in self.height_width)
+        return simplest(height, width)
 
     @property
     def crops_single_images(self) -> bool:

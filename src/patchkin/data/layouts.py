@@ -314,7 +314,7 @@ def _layout(config: DataConfig) -> Layout:
     if config.root == TOY:
         from patchkin.data.toy import cached_toy
 
-        return UnpairedFolders(cached_toy(config.size))
+        return UnpairedFolders(cached_toy(max(config.height_width)))
     return detect_layout(Path(config.root))
 
 

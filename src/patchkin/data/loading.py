@@ -20,12 +20,14 @@ from patchkin.data.datasets import (
     transformable,
 )
 from patchkin.data.layouts import Domains, find_domains
+from patchkin.data.scale import check_views
 from patchkin.data.single import SingleImageDataset
 from patchkin.data.steps import StepBatches, StepLoader, held_out
 from patchkin.data.transforms import resized
 from patchkin.data.verify import Broken, verify_images, without_broken
 from patchkin.errors import DataError
 from patchkin.images import ValueRange, read_image
+from patchkin.sides import Sides, height_width
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +96,9 @@ def open_training_data(
         train_a=without_broken(domains.train_a, broken),
         train_b=without_broken(domains.train_b, broken),
     )
+    if known_broken is None:
+        for files in (usable.train_a, usable.train_b):
+            check_views(files, config)
     if validate and not usable.val_a:
         held = partial(held_out, number=config.validation_images, seed=seed)
         train_a, val_a = held(usable.train_a, domain="a", folder="valA")
@@ -174,18 +179,19 @@ def training_loader(
 def evaluation_images(
     paths: Sequence[Path],
     *,
-    size: int,
+    size: Sides,
     channels: int = 3,
     value_range: ValueRange | None = None,
     batch_size: int = 1,
 ) -> Iterator[ImageBatch]:
-    """Whole images at size x size, in order, without crop or flip: the published test view.
+    """Whole images at one size, in order, without crop or flip: the published test view.
 
     Raises:
         DataError: if a file cannot be used.
     """
+    height, width = height_width(size)
     for start in range(0, len(paths), batch_size):
         chunk = paths[start : start + batch_size]
         pictures = [transformable(read_image(path, channels), value_range) for path in chunk]
-        images = [finished(resized(picture.pixels, size, size)) for picture in pictures]
+        images = [finished(resized(picture.pixels, width, height)) for picture in pictures]
         yield ImageBatch(torch.stack(images), tuple(path.stem for path in chunk))

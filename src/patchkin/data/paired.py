@@ -26,6 +26,7 @@ from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, finished, transformable
 from patchkin.data.folders import made_once
 from patchkin.data.layouts import SPLITS, TOY, PairedImages, detect_layout, images_in, notes_on
+from patchkin.data.scale import check_views
 from patchkin.data.steps import StepBatches, StepLoader
 from patchkin.data.toy import MAX_SIZE, MIN_SIZE, TOY_VERSION, Scene
 from patchkin.data.transforms import SeededViewDraws, resized, size_of, view
@@ -179,7 +180,7 @@ def find_pairs(config: DataConfig) -> Pairs:
             "This method needs pairs; `source` and `target` are two folders without any. Give "
             "`root`, a folder with side-by-side pairs in train/."
         )
-    root = cached_paired_toy(config.size) if config.root == TOY else Path(config.root)
+    root = cached_paired_toy(max(config.height_width)) if config.root == TOY else Path(config.root)
     layout = detect_layout(root)
     if not isinstance(layout, PairedImages):
         raise DataError(
@@ -250,6 +251,8 @@ def open_paired_data(
                 read=cache.check if cache else read_image,
             )
     usable = replace(pairs, train=without_broken(pairs.train, broken))
+    if known_broken is None:
+        check_views(usable.train, config, side_by_side=True)
     dataset = PairedDataset(
         usable.train, config, seed=seed, channels=channels, read=cache or from_file
     )
@@ -331,9 +334,10 @@ def evaluation_pairs(
         DataError: if a file cannot be used.
     """
     sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+    height, width = config.height_width
     for path in paths:
         for images, half in zip(sides, read_pair(path, config, channels), strict=True):
-            images.append(finished(resized(half, config.size, config.size)))
+            images.append(finished(resized(half, width, height)))
     return PairedBatch(
         torch.stack(sides[0]), torch.stack(sides[1]), tuple(path.stem for path in paths)
     )

@@ -1,14 +1,22 @@
-"""How large training images are when views are cut from them: the scale that a model learns."""
+"""How large training images are when views are cut from them.
+
+It is the scale that a model learns, and decides which views there can be. Only the heads of files
+are read.
+"""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from patchkin.data.config import DataConfig
-from patchkin.data.transforms import loaded_size
+from patchkin.data.config import SIDE_MULTIPLE, DataConfig
+from patchkin.data.transforms import SMALLER_ADVICE, loaded_size
+from patchkin.data.verify import default_threads
+from patchkin.errors import DataError
 from patchkin.images.sizes import image_size
+from patchkin.sides import in_pixels
 
 _SAMPLE = 64
 
@@ -27,18 +35,78 @@ def typical_size(
         The medians of both; None where no file tells its size.
     """
     sample = files[:: max(1, len(files) // _SAMPLE)]
-    sizes = []
-    for size in map(image_size, sample):
-        if size is not None:
-            width, height = size
-            loaded = loaded_size(
-                (width // 2 if side_by_side else width, height),
-                preprocess=config.preprocess,
-                load_size=config.resolved_load_size,
-                crop_size=config.size,
-            )
-            sizes.append(loaded)
+    sizes = [size for _, size in _loaded(sample, config, side_by_side=side_by_side)]
     if not sizes:
         return None
     widths, heights = zip(*sizes, strict=True)
     return statistics.median_low(widths), statistics.median_low(heights)
+
+
+def check_views(files: Sequence[Path], config: DataConfig, *, side_by_side: bool = False) -> None:
+    """Find out before the first step whether every image gives a view, and a batch views of a size.
+
+    Args:
+        files: of a domain; those whose head does not tell the size are passed over.
+        config: how views are made.
+        side_by_side: whether a file is two images.
+
+    Raises:
+        DataError: images are smaller than the crop, or the views of a batch would differ in size;
+            says how many, the first, and what to do.
+    """
+    steps = config.preprocess.split("_and_")
+    crops = bool({"crop", "patch"} & set(steps))
+    if (crops and "zoom" in steps) or "resize" in steps or (not crops and config.batch_size == 1):
+        return
+    loaded = _loaded(files, config, side_by_side=side_by_side)
+    if crops:
+        _refuse_smaller(loaded, config)
+    else:
+        _refuse_different(loaded, config)
+
+
+def _refuse_smaller(loaded: Sequence[tuple[Path, tuple[int, int]]], config: DataConfig) -> None:
+    crop_height, crop_width = config.height_width
+    small = [(path, size) for path, size in loaded if size[0] < crop_width or size[1] < crop_height]
+    if small:
+        path, (width, height) = small[0]
+        raise DataError(
+            f"{len(small)} of {len(loaded)} images are smaller than the crop of "
+            f"{in_pixels(config.size)} pixels: `{path}` has {width} x {height}"
+            f"{', ...' if len(small) > 1 else ''}; {SMALLER_ADVICE}."
+        )
+
+
+def _refuse_different(loaded: Sequence[tuple[Path, tuple[int, int]]], config: DataConfig) -> None:
+    by_size: dict[tuple[int, int], Path] = {}
+    for path, (width, height) in loaded:
+        rounded = (round(width / SIDE_MULTIPLE), round(height / SIDE_MULTIPLE))
+        by_size.setdefault(rounded, path)
+    if len(by_size) > 1:
+        first, second, *_ = by_size.values()
+        raise DataError(
+            f"--batch-size {config.batch_size} needs views of one size, and --data.preprocess "
+            f"{config.preprocess} gives {len(by_size)} sizes (`{first}` and `{second}` differ); "
+            "use --batch-size 1, or a preprocess that crops."
+        )
+
+
+def _loaded(
+    files: Sequence[Path], config: DataConfig, *, side_by_side: bool
+) -> list[tuple[Path, tuple[int, int]]]:
+    """Files and the width and height after the first step of their views."""
+    with ThreadPoolExecutor(default_threads()) as pool:
+        sizes = list(pool.map(image_size, files))
+    return [
+        (
+            path,
+            loaded_size(
+                (size[0] // 2 if side_by_side else size[0], size[1]),
+                preprocess=config.preprocess,
+                load_size=config.resolved_load_size,
+                crop_size=config.size,
+            ),
+        )
+        for path, size in zip(files, sizes, strict=True)
+        if size is not None
+    ]

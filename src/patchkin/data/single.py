@@ -22,6 +22,7 @@ from patchkin.data.transforms import mirrored, resized, rounded_sides, size_of
 from patchkin.errors import DataError
 from patchkin.images import Pixels, read_image
 from patchkin.randomness import derive_seed
+from patchkin.sides import Sides, height_width, in_pixels
 
 Domain = Literal["a", "b"]
 
@@ -87,30 +88,37 @@ class SingleImageDataset(Dataset[UnpairedItem]):
 
     def crop(self, domain: Domain, place: Place) -> Crop:
         """The crop of a domain at a place of the run."""
-        config, side = self.config, self.config.size
+        config, of_view = self.config, self.config.height_width
         in_order = config.pairing == "serial"
         group, position = divmod(place.item, config.batch_size) if in_order else (place.item, 0)
         shared = self._generator("group", domain, place.epoch, group)
         factors = shared.uniform(1 / config.max_reduction, 1, size=2)
         width, height = (
-            round(max(side, length * factor))
-            for length, factor in zip(size_of(self.pixels[domain]), factors.tolist(), strict=True)
+            round(max(least, length * factor))
+            for least, length, factor in zip(
+                (of_view[1], of_view[0]),
+                size_of(self.pixels[domain]),
+                factors.tolist(),
+                strict=True,
+            )
         )
-        across, down = width // side, height // side
+        across, down = width // of_view[1], height // of_view[0]
         order = shared.permutation(across * down)
         column, row = divmod(int(order[position % len(order)]), down)
         own = self._generator("crop", domain, place.epoch, place.item)
-        left = int(own.integers(width - across * side + 1)) + column * side
-        top = int(own.integers(height - down * side + 1)) + row * side
+        left = int(own.integers(width - across * of_view[1] + 1)) + column * of_view[1]
+        top = int(own.integers(height - down * of_view[0] + 1)) + row * of_view[0]
         return Crop(width, height, left, top, mirrored=config.flip and bool(own.random() < 0.5))
 
     def overview(self) -> UnpairedBatch:
         """Both images whole, at the smallest scale that crops have: for people to look at."""
         images = []
         for pixels in self.pixels.values():
-            width, height = (
-                max(self.config.size, round(length / self.config.max_reduction))
-                for length in size_of(pixels)
+            height, width = (
+                max(side, round(length / self.config.max_reduction))
+                for side, length in zip(
+                    self.config.height_width, size_of(pixels)[::-1], strict=True
+                )
             )
             images.append(finished(rounded_sides(resized(pixels, width, height)))[None])
         return UnpairedBatch(images[0], images[1], self.names[:1], self.names[1:])
@@ -119,7 +127,7 @@ class SingleImageDataset(Dataset[UnpairedItem]):
         return np.random.default_rng(derive_seed(self.seed, *what))
 
 
-def cropped(pixels: Pixels, crop: Crop, side: int) -> Pixels:
+def cropped(pixels: Pixels, crop: Crop, sides: Sides) -> Pixels:
     """The patch of the image reduced by the bilinear filter, as `transforms.view` makes it.
 
     Of a Pillow image only the patch is reduced, which is some 20 times faster. Pillow keeps the
@@ -128,7 +136,8 @@ def cropped(pixels: Pixels, crop: Crop, side: int) -> Pixels:
     >>> cropped(Image.new("L", (30, 40)), Crop(20, 25, 4, 17, mirrored=False), 8).size
     (8, 8)
     """
-    right, bottom = crop.left + side, crop.top + side
+    height, width = height_width(sides)
+    right, bottom = crop.left + width, crop.top + height
     patch: Pixels
     if isinstance(pixels, Image.Image):
         x, y = pixels.width / crop.width, pixels.height / crop.height
@@ -136,7 +145,7 @@ def cropped(pixels: Pixels, crop: Crop, side: int) -> Pixels:
             *(crop.left * x, crop.top * y),
             *(min(right * x, pixels.width), min(bottom * y, pixels.height)),
         )
-        patch = pixels.resize((side, side), Image.Resampling.BILINEAR, box=box)
+        patch = pixels.resize((width, height), Image.Resampling.BILINEAR, box=box)
     else:
         reduced = resized(pixels, crop.width, crop.height, "bilinear")
         assert isinstance(reduced, Tensor)
@@ -147,9 +156,9 @@ def cropped(pixels: Pixels, crop: Crop, side: int) -> Pixels:
 def _decoded(path: Path, config: DataConfig, channels: int) -> Pixels:
     picture = transformable(read_image(path, channels), config.value_range)
     width, height = picture.size
-    if min(width, height) < config.size:
+    if any(have < want for have, want in zip((height, width), config.height_width, strict=True)):
         raise DataError(
             f"`{path}` has {width} x {height} pixels and is smaller than the crops of "
-            f"{config.size}; take a larger image, or a smaller --size."
+            f"{in_pixels(config.size)}; take a larger image, or a smaller --size."
         )
     return picture.pixels

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from patchkin.data.config import SIDE_MULTIPLE
 from patchkin.errors import DataError
 from patchkin.images import Pixels
+from patchkin.sides import Sides, height_width, in_pixels
 
 Filter: TypeAlias = Literal["bicubic", "bilinear"]
 
@@ -24,6 +25,7 @@ _PILLOW_FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
 }
+SMALLER_ADVICE = "choose a smaller --size, or --data.preprocess resize_and_crop"
 
 
 class ViewDraws(Protocol):
@@ -33,11 +35,11 @@ class ViewDraws(Protocol):
         """Factors on width and height."""
         ...
 
-    def corner(self, width: int, height: int, crop_size: int) -> tuple[int, int]:
+    def corner(self, width: int, height: int, crop_size: Sides) -> tuple[int, int]:
         """Left and top of a crop of an image of this width and height."""
         ...
 
-    def patch(self, width: int, height: int, patch_size: int) -> tuple[int, int, int]:
+    def patch(self, width: int, height: int, patch_size: Sides) -> tuple[int, int, int]:
         """Left and top of a grid of patches, and the index of a patch in it (any whole number)."""
         ...
 
@@ -57,24 +59,26 @@ class SeededViewDraws:
         x, y = self._generator.uniform(0.8, 1.0, size=2)
         return float(x), float(y)
 
-    def corner(self, width: int, height: int, crop_size: int) -> tuple[int, int]:
+    def corner(self, width: int, height: int, crop_size: Sides) -> tuple[int, int]:
         """Uniform over all places.
 
         Raises:
             DataError: if the image is smaller than the crop.
         """
-        if width < crop_size or height < crop_size:
+        crop_height, crop_width = height_width(crop_size)
+        if width < crop_width or height < crop_height:
             raise DataError(
-                f"{width} x {height} pixels are smaller than the crop of {crop_size}; choose a "
-                "smaller `size`, or `preprocess` resize_and_crop."
+                f"{width} x {height} pixels are smaller than the crop of {in_pixels(crop_size)}; "
+                f"{SMALLER_ADVICE}."
             )
-        return self._integer(width - crop_size), self._integer(height - crop_size)
+        return self._integer(width - crop_width), self._integer(height - crop_height)
 
-    def patch(self, width: int, height: int, patch_size: int) -> tuple[int, int, int]:
+    def patch(self, width: int, height: int, patch_size: Sides) -> tuple[int, int, int]:
         """Uniform over the free room and the patches."""
-        across, down = width // patch_size, height // patch_size
-        left = self._integer(width - across * patch_size)
-        top = self._integer(height - down * patch_size)
+        patch_height, patch_width = height_width(patch_size)
+        across, down = width // patch_width, height // patch_height
+        left = self._integer(width - across * patch_width)
+        top = self._integer(height - down * patch_height)
         return left, top, self._integer(max(across * down - 1, 0))
 
     def coin(self) -> bool:
@@ -90,8 +94,8 @@ def view(
     draws: ViewDraws,
     *,
     preprocess: str,
-    load_size: int,
-    crop_size: int,
+    load_size: Sides,
+    crop_size: Sides,
     flip: bool = True,
     resize_filter: Filter = "bicubic",
 ) -> Pixels:
@@ -100,8 +104,8 @@ def view(
     Args:
         pixels: Pillow image, or float tensor [C, H, W] in [-1, 1].
         draws: where every random choice comes from.
-        preprocess: step names joined by `_and_`: resize, scale_width or scale_shortside; zoom;
-            crop, patch or trim; or `none`.
+        preprocess: step names joined by `_and_`: resize, scale_width, scale_shortside or shortside;
+            zoom; crop, patch or trim; or `none`.
         load_size: of the first step.
         crop_size: of zoom, crop, patch and trim, and the least height of scale_width.
         flip: whether to toss a coin for a mirrored view.
@@ -128,23 +132,34 @@ def view(
 
 
 def loaded_size(
-    size: tuple[int, int], *, preprocess: str, load_size: int, crop_size: int
+    size: tuple[int, int], *, preprocess: str, load_size: Sides, crop_size: Sides
 ) -> tuple[int, int]:
-    """Width and height after the first step of `view`, which draws nothing: resize, scale_width or
-    scale_shortside. Of its own result it is the same.
+    """Width and height after the first step of `view`, which draws nothing: resize, scale_width,
+    scale_shortside or shortside. Of its own result it is the same.
 
     >>> loaded_size((640, 480), preprocess="scale_width", load_size=320, crop_size=256)
     (320, 256)
+    >>> loaded_size((1024, 512), preprocess="scale_shortside", load_size=256, crop_size=256)
+    (1024, 512)
+    >>> loaded_size((1024, 512), preprocess="shortside", load_size=256, crop_size=256)
+    (512, 256)
     """
     steps, (width, height) = preprocess.split("_and_"), size
+    load_height, load_width = height_width(load_size)
+    crop_height, _ = height_width(crop_size)
     if "resize" in steps:
-        return load_size, load_size
-    if "scale_width" in steps and not (width == load_size and height >= crop_size):
-        return load_size, int(max(load_size * height / width, crop_size))
-    shortside = min(width, height)
-    if "scale_shortside" in steps and shortside < load_size:  # only ever enlarges
-        scale = load_size / shortside
+        return load_width, load_height
+    if "scale_width" in steps and not (width == load_width and height >= crop_height):
+        return load_width, int(max(load_width * height / width, crop_height))
+    scale = max(load_width / width, load_height / height)  # of a square: to the shorter side
+    if "scale_shortside" in steps and scale > 1:  # only ever enlarges
         return round(width * scale), round(height * scale)
+    if "shortside" in steps and scale != 1:  # the longer side is cut, as torchvision's Resize does
+        across = load_width / width >= load_height / height
+        return (
+            load_width if across else int(load_height * width / height),
+            int(load_width * height / width) if across else load_height,
+        )
     return width, height
 
 
@@ -185,47 +200,52 @@ def rounded_sides(pixels: Pixels, resize_filter: Filter = "bicubic") -> Pixels:
     return resized(pixels, width, height, resize_filter)
 
 
-def _box(pixels: Pixels, left: int, top: int, side: int) -> Pixels:
-    """What of a square lies inside the picture; for Pillow, black where it does not."""
+def _box(pixels: Pixels, left: int, top: int, sides: tuple[int, int]) -> Pixels:
+    """What of a crop of this height and width lies inside; for Pillow, black where it does not."""
+    height, width = sides
     if isinstance(pixels, Image.Image):
-        return pixels.crop((left, top, left + side, top + side))
-    return pixels[:, top : top + side, left : left + side]
+        return pixels.crop((left, top, left + width, top + height))
+    return pixels[:, top : top + height, left : left + width]
 
 
 def _zoom(
-    pixels: Pixels, factors: tuple[float, float], crop_size: int, resize_filter: Filter
+    pixels: Pixels, factors: tuple[float, float], crop_size: Sides, resize_filter: Filter
 ) -> Pixels:
+    crop_height, crop_width = height_width(crop_size)
     width, height = (
-        round(max(crop_size, side * factor))
-        for side, factor in zip(size_of(pixels), factors, strict=True)
+        round(max(least, side * factor))
+        for least, side, factor in zip(
+            (crop_width, crop_height), size_of(pixels), factors, strict=True
+        )
     )
     return resized(pixels, width, height, resize_filter)
 
 
-def _crop(pixels: Pixels, crop_size: int, draws: ViewDraws) -> Pixels:
+def _crop(pixels: Pixels, crop_size: Sides, draws: ViewDraws) -> Pixels:
     width, height = size_of(pixels)
+    crop_height, crop_width = height_width(crop_size)
     left, top = draws.corner(width, height, crop_size)
-    if width <= crop_size and height <= crop_size:
+    if width <= crop_width and height <= crop_height:
         return pixels  # as released, also where a pinned corner would lie outside
-    return _box(pixels, left, top, crop_size)
+    return _box(pixels, left, top, (crop_height, crop_width))
 
 
-def _patch(pixels: Pixels, patch_size: int, draws: ViewDraws) -> Pixels:
+def _patch(pixels: Pixels, patch_size: Sides, draws: ViewDraws) -> Pixels:
     """A patch of a grid that is counted column by column (SinCUT)."""
     width, height = size_of(pixels)
-    across, down = width // patch_size, height // patch_size
+    patch_height, patch_width = height_width(patch_size)
+    across, down = width // patch_width, height // patch_height
     if not across * down:
-        raise DataError(f"{width} x {height} pixels hold no patch of {patch_size}.")
+        raise DataError(f"{width} x {height} pixels hold no patch of {in_pixels(patch_size)}.")
     left, top, index = draws.patch(width, height, patch_size)
     column, row = divmod(index % (across * down), down)
-    return _box(pixels, left + column * patch_size, top + row * patch_size, patch_size)
+    corner = left + column * patch_width, top + row * patch_height
+    return _box(pixels, *corner, (patch_height, patch_width))
 
 
-def _trim(pixels: Pixels, crop_size: int, draws: ViewDraws) -> Pixels:
+def _trim(pixels: Pixels, crop_size: Sides, draws: ViewDraws) -> Pixels:
     """A crop that leaves a side shorter than itself as it is."""
     width, height = size_of(pixels)
-    side_x, side_y = min(width, crop_size), min(height, crop_size)
-    left, top = draws.corner(max(width, crop_size), max(height, crop_size), crop_size)
-    if isinstance(pixels, Image.Image):
-        return pixels.crop((left, top, left + side_x, top + side_y))
-    return pixels[:, top : top + side_y, left : left + side_x]
+    crop_height, crop_width = height_width(crop_size)
+    left, top = draws.corner(max(width, crop_width), max(height, crop_height), crop_size)
+    return _box(pixels, left, top, (min(height, crop_height), min(width, crop_width)))

@@ -50,6 +50,7 @@ from patchkin.networks.separable import Channels, format_channels, parse_channel
 from patchkin.runs.config import RunConfig
 from patchkin.runs.fitness import RunFitness, ScoringConfig, compressed, open_supernet
 from patchkin.runs.train import train
+from patchkin.sides import Sides, height_width
 from patchkin.storage.atomic import new_file, storage_errors
 from patchkin.storage.checkpoint import (
     ModelHeader,
@@ -207,8 +208,8 @@ def export(
     in_channels, out_channels = small.channels
     cost = configuration_cost(
         small.config.channels,
-        height=header.size,
-        width=header.size,
+        height=header.height_width[0],
+        width=header.height_width[1],
         in_channels=in_channels,
         out_channels=out_channels,
     )
@@ -270,8 +271,8 @@ def search(
         return EvolutionSearch(
             found,
             config,
-            height=size or header.size,
-            width=size or header.size,
+            height=size or header.height_width[0],
+            width=size or header.height_width[1],
             in_channels=in_channels,
             out_channels=out_channels,
             higher_is_better=higher_is_better,
@@ -387,15 +388,15 @@ class Costed:
     """The configuration, of a compressed generator."""
     network: nn.Module
     in_channels: int
-    size: int
-    """Height and width of the image, in pixels."""
+    size: Sides
+    """Of the image, in pixels."""
 
     @classmethod
     def open(
         cls,
         model: Path,
         *,
-        size: int = 256,
+        size: Sides = 256,
         direction: Direction = "AtoB",
         which: Literal["last", "best"] = "last",
         device: Device = "cpu",
@@ -413,9 +414,10 @@ class Costed:
         method = translator.method
         if isinstance(method, Distillation):
             method = compressed(method, method.space.largest)
-        if size < max(1, method.min_size):
+        smallest = min(height_width(size))
+        if smallest < max(1, method.min_size):
             raise ConfigError(
-                f"--size {size}: `{model}` takes images of at least {method.min_size} pixels."
+                f"--size {smallest}: `{model}` takes images of at least {method.min_size} pixels."
             )
         channels = None
         if isinstance(method, CompressedResNet):
@@ -425,9 +427,8 @@ class Costed:
 
     def cost(self) -> Cost:
         """Of one translation; parameters are those that it uses."""
-        return network_cost(
-            self.network, height=self.size, width=self.size, in_channels=self.in_channels
-        )
+        height, width = height_width(self.size)
+        return network_cost(self.network, height=height, width=width, in_channels=self.in_channels)
 
     def call(self, runtime: Runtime) -> Callable[[], Tensor]:
         """One translation in a runtime, to be timed.
@@ -438,7 +439,8 @@ class Costed:
         make = torch_call
         if runtime == "onnx":
             from patchkin.compression.onnx_timing import onnx_call as make
-        return make(self.network, height=self.size, width=self.size, in_channels=self.in_channels)
+        height, width = height_width(self.size)
+        return make(self.network, height=height, width=width, in_channels=self.in_channels)
 
 
 def timed(models: Mapping[str, Costed], runtime: Runtime, *, calls: int) -> dict[str, Latency]:

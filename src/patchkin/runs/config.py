@@ -95,9 +95,10 @@ def with_domains(config: RunConfig[Any], domains: Sequence[str]) -> RunConfig[An
     method = _with_setting(config.method, "num_domains", len(domains))
     if method != config.method:
         logger.warning("%d domains, as the data has: %s", len(domains), ", ".join(domains))
-    if config.data.size < _smallest_setting(method, "image_size"):
-        logger.warning("networks for images of %d pixels, as --size says", config.data.size)
-        method = _with_setting(method, "image_size", config.data.size)
+    side = max(config.data.height_width)
+    if side < _smallest_setting(method, "image_size"):
+        logger.warning("networks for images of %d pixels, as --size says", side)
+        method = _with_setting(method, "image_size", side)
     return replace(config, method=method)
 
 

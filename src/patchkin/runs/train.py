@@ -161,16 +161,17 @@ def _check_domains(method: Method, domains: tuple[str, ...]) -> None:
 
 def _check_fit(method: Method, data: DataConfig) -> None:
     """Refuse views and batches that the networks cannot take, before any image is read."""
-    if data.size < method.min_training_size:
-        raise ConfigError(
-            f"--size {data.size} is smaller than the networks can take; "
-            f"use at least {method.min_training_size}."
-        )
-    if data.size % method.multiple_of:
-        raise ConfigError(
-            f"--size {data.size}: the networks of `{method.name}` take multiples of "
-            f"{method.multiple_of}."
-        )
+    for side in data.height_width:
+        if side < method.min_training_size:
+            raise ConfigError(
+                f"--size {side} is smaller than the networks can take; "
+                f"use at least {method.min_training_size}."
+            )
+        if side % method.multiple_of:
+            raise ConfigError(
+                f"--size {side}: the networks of `{method.name}` take multiples of "
+                f"{method.multiple_of}."
+            )
     if data.batch_size < method.min_batch_size:
         raise ConfigError(
             f"--batch-size {data.batch_size}: `{method.name}` compares the images of a batch; "

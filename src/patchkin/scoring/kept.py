@@ -23,6 +23,7 @@ from patchkin.data.download import file_sha256
 from patchkin.data.transforms import resized
 from patchkin.errors import DataError
 from patchkin.images import Encoding, ValueRange, default_suffix, read_image, write_image
+from patchkin.sides import Sides, height_width
 from patchkin.storage.locks import alone_at
 from patchkin.translation.translator import Translator
 
@@ -44,17 +45,20 @@ class KeptTranslations:
         self._folder = folder / "translations" / _model_key(translator, value_range)
         self._encoding = Encoding(8, translator.channels[1])
 
-    def files(self, inputs: Sequence[Path], size: int | None) -> list[Path]:
+    def files(self, inputs: Sequence[Path], size: Sides | None) -> list[Path]:
         """Where the translations of images at a size are or will be, in their order.
 
         Raises:
             DataError: an input cannot be read.
         """
-        folder = self._folder / ("own" if size is None else str(size))
+        of_size = "own" if size is None else str(size)
+        if isinstance(size, tuple):
+            of_size = f"{size[0]}x{size[1]}"
+        folder = self._folder / of_size
         suffix = default_suffix(self._encoding)
         return [folder / f"{path.stem}-{_content_key(path)}{suffix}" for path in inputs]
 
-    def fill(self, inputs: Sequence[Path], size: int | None, *, shared: bool = False) -> int:
+    def fill(self, inputs: Sequence[Path], size: Sides | None, *, shared: bool = False) -> int:
         """Translate what is not there; returns how many that were.
 
         Args:
@@ -73,7 +77,7 @@ class KeptTranslations:
         with alone_at(self._folder, f"translates into `{self._folder}`"):
             return self._translate(jobs, size)
 
-    def _translate(self, jobs: Sequence[tuple[Path, Path]], size: int | None) -> int:
+    def _translate(self, jobs: Sequence[tuple[Path, Path]], size: Sides | None) -> int:
         missing = [(path, target) for path, target in jobs if not target.is_file()]
         for path, target in missing:
             _, output_CHW = translation(
@@ -84,7 +88,7 @@ class KeptTranslations:
 
 
 def translation(
-    translator: Translator, path: Path, *, size: int | None, value_range: ValueRange | None
+    translator: Translator, path: Path, *, size: Sides | None, value_range: ValueRange | None
 ) -> tuple[Tensor, Tensor]:
     """An image at a size and its translation, [C, H, W] on the CPU.
 
@@ -99,22 +103,24 @@ def translation(
 
 
 def load_at(
-    path: Path, channels: int, *, size: int | None, value_range: ValueRange | None
+    path: Path, channels: int, *, size: Sides | None, value_range: ValueRange | None
 ) -> Tensor:
     """An image as it is scored, [C, H, W] in [-1, 1].
 
     Args:
         path: the file.
         channels: of the image.
-        size: of the square that it is brought to; None: as it is.
+        size: that it is brought to; None: as it is.
         value_range: what becomes -1 and 1 in 16-bit and float files, see `images.to_tensor`.
 
     Raises:
         DataError: it cannot be read.
     """
     picture = transformable(read_image(path, channels), value_range)
-    pixels = picture.pixels if size is None else resized(picture.pixels, size, size)
-    return finished(pixels)
+    if size is None:
+        return finished(picture.pixels)
+    height, width = height_width(size)
+    return finished(resized(picture.pixels, width, height))
 
 
 def _model_key(translator: Translator, value_range: ValueRange | None) -> str:

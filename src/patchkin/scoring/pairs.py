@@ -36,6 +36,7 @@ from patchkin.metrics.segmentation import CityscapesScorer
 from patchkin.networks.drn import DRNName, read_drn
 from patchkin.scoring.kept import KeptTranslations, load_at, translation
 from patchkin.scoring.scores import Scores
+from patchkin.sides import Sides
 from patchkin.translation.translator import Translator
 
 
@@ -61,7 +62,7 @@ def pairs_of(
     source: Translations,
     inputs: Sequence[Path],
     *,
-    size: int | None,
+    size: Sides | None,
     value_range: ValueRange | None,
 ) -> Iterator[Pair]:
     """Inputs at a size and their translations; of a folder, the images that are there.

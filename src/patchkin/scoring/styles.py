@@ -234,7 +234,7 @@ def _known_domains(translator: Translator, files: DomainFiles) -> DomainFiles:
 
 
 def _size(translator: Translator) -> int:
-    return translator.header.size if translator.header is not None else 256
+    return max(translator.header.height_width) if translator.header is not None else 256
 
 
 def _extractors(protocols: Sequence[Protocol], weights: Path | None) -> dict[str, Extractor]:

@@ -44,6 +44,7 @@ from patchkin.scoring.tasks import (
     score_outputs,
     styles_by_mode,
 )
+from patchkin.sides import Sides
 from patchkin.training import Scorer
 from patchkin.translation.translator import Translator
 
@@ -96,7 +97,7 @@ class ProtocolValidation:
 
     inputs: tuple[Path, ...]
     real: tuple[Path, ...]
-    size: int
+    size: Sides
     """Of the images, in pixels."""
     value_range: ValueRange | None
     """Of 16-bit and float files, see `images.to_tensor`."""
@@ -142,7 +143,7 @@ class CounterpartValidation:
     """Translations against the hidden counterparts of their inputs."""
 
     inputs: tuple[Path, ...]
-    size: int
+    size: Sides
     """Of the images, in pixels."""
     channels: tuple[int, int]
     """Of inputs and of translations."""

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from patchkin.errors import CheckpointError
+from patchkin.sides import Sides, height_width
 from patchkin.storage.atomic import (
     new_folder,
     remove_folder,
@@ -56,13 +57,18 @@ class ModelHeader:
     """The method's configuration."""
     step: int = 0
     """Optimisation steps behind the weights."""
-    size: int = 256
-    """Height and width that it was trained at, in pixels."""
+    size: Sides = 256
+    """Side of the square that it was trained at, in pixels, or height and width."""
     encoding: dict[str, Any] = field(default_factory=dict)
     """What the data was: value range of float images, names of domains, and width and height of
     whole training images of each domain when views are cut from them."""
     version: int = 2
     """Of this header, and of the names of the tensors (`storage.names`)."""
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """That it was trained at."""
+        return height_width(self.size)
 
     def to_metadata(self) -> dict[str, str]:
         """As safetensors metadata (text to text).
@@ -82,6 +88,8 @@ class ModelHeader:
         header = json.loads(metadata["patchkin"])
         if header.get("version", 0) > cls.version:
             raise CheckpointError(f"`{path}` was written by a newer patchkin; update patchkin.")
+        if isinstance(header.get("size"), list):
+            header["size"] = tuple(header["size"])
         return cls(**header)
 
     def renamed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ def training_size(header: ModelHeader, direction: Direction = "AtoB") -> tuple[i
     size of the views.
     """
     known = header.encoding.get("typical_sizes") or (None, None)
-    width, height = known[direction == "BtoA"] or (header.size, header.size)
+    width, height = known[direction == "BtoA"] or header.height_width[::-1]
     return int(width), int(height)
 
 

@@ -267,10 +267,10 @@ class Translator:
             ConfigError: the method has no styles.
         """
         if self.header is not None:
-            side = (self.header.size, self.header.size)
-            if reference_BCHW.shape[-2:] != side:
+            sides = self.header.height_width
+            if reference_BCHW.shape[-2:] != sides:
                 reference_BCHW = nnf.interpolate(
-                    reference_BCHW, side, mode="bilinear", align_corners=False, antialias=True
+                    reference_BCHW, sides, mode="bilinear", align_corners=False, antialias=True
                 )
         with self._computing():
             styles_BS = self.styled.reference_styles(

@@ -15,6 +15,7 @@ from PIL import Image
 from patchkin.data.cache.index import Entry, Key, Stored, content_of, key_of
 from patchkin.errors import DataError
 from patchkin.images import Encoding, Picture, Pixels, read_image
+from patchkin.sides import Sides
 
 logger = logging.getLogger(__name__)
 
@@ -22,12 +23,12 @@ logger = logging.getLogger(__name__)
 class ReadImage(Protocol):
     """How training gets the pixels of a file."""
 
-    def __call__(self, path: Path, channels: int, load_size: int | None = None) -> Picture:
+    def __call__(self, path: Path, channels: int, load_size: Sides | None = None) -> Picture:
         """The picture, perhaps already as the first step of a view leaves it at `load_size`."""
         ...
 
 
-def from_file(path: Path, channels: int, load_size: int | None = None) -> Picture:
+def from_file(path: Path, channels: int, load_size: Sides | None = None) -> Picture:
     """The file, decoded now."""
     return read_image(path, channels)
 
@@ -47,7 +48,7 @@ class DecodedImages:
         self._map: npt.NDArray[np.uint8] | None = None
         self._mapped()  # now, so that forked workers have it even if another run replaces it
 
-    def __call__(self, path: Path, channels: int, load_size: int | None = None) -> Picture:
+    def __call__(self, path: Path, channels: int, load_size: Sides | None = None) -> Picture:
         """See `ReadImage`.
 
         Raises:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from patchkin.data.config import DataConfig
 from patchkin.data.transforms import loaded_size, resized
+from patchkin.sides import Sides
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,13 +23,13 @@ class FirstStep:
     """
 
     preprocess: str
-    crop_size: int
-    load_sizes: tuple[int, ...]
+    crop_size: Sides
+    load_sizes: tuple[Sides, ...]
     """All that the run will ask for."""
     side_by_side: bool = False
     """Whether a picture is two, left and right, that are resized apart."""
 
-    def forms(self, image: Image.Image) -> dict[int | None, Image.Image]:
+    def forms(self, image: Image.Image) -> dict[Sides | None, Image.Image]:
         """What to store, by load size: the results if they are smaller, else the image itself."""
         width, height = image.size
         parts = [(0, width)]
@@ -71,7 +72,7 @@ def first_step_of(config: DataConfig, *, side_by_side: bool) -> FirstStep | None
     True
     """
     steps = config.preprocess.split("_and_")
-    if "resize" not in steps and "scale_width" not in steps:
+    if not {"resize", "scale_width", "shortside"} & set(steps):
         return None
     load_sizes = [config.resolved_load_size]
     if not config.jitter_in_decay:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import PIL
 from PIL import features
 
+from patchkin.sides import Sides
+
 FORMAT = 1
 """Goes up when files of this format can no longer be read, or pixels are decoded otherwise."""
 
@@ -23,7 +25,7 @@ Key = tuple[str, int]
 class Stored(NamedTuple):
     """One form of an image in the file of pixels."""
 
-    load_size: int | None
+    load_size: Sides | None
     """None: not resized."""
     kind: Kind
     """Mode of a Pillow image, or type of a tensor."""
@@ -66,7 +68,8 @@ def key_of(path: Path, channels: int) -> Key:
 def entry_of(row: list[Any]) -> Entry:
     """Of JSON."""
     *rest, stored = row
-    return Entry._make([*rest, tuple(Stored._make(form) for form in stored)])
+    forms = [(tuple(size) if isinstance(size, list) else size, *form) for size, *form in stored]
+    return Entry._make([*rest, tuple(Stored._make(form) for form in forms)])
 
 
 def content_of(pixels: npt.NDArray[np.uint8], form: Stored) -> memoryview:

@@ -38,6 +38,7 @@ from patchkin.data.cache.index import (
 )
 from patchkin.errors import DataError, StorageError
 from patchkin.images import Pixels
+from patchkin.sides import Sides
 from patchkin.storage.atomic import new_file, remove_remains, write_text
 from patchkin.storage.locks import alone_at
 
@@ -231,7 +232,7 @@ class _Known:
 
 def _forms(
     pixels: Pixels, step: FirstStep | None
-) -> list[tuple[int | None, Kind, tuple[int, ...], bytes]]:
+) -> list[tuple[Sides | None, Kind, tuple[int, ...], bytes]]:
     """What is stored of an image: load size, kind, shape, content."""
     if isinstance(pixels, Image.Image):
         images = {None: pixels} if step is None else step.forms(pixels)

@@ -51,7 +51,7 @@ def find_domain_files(config: DataConfig) -> DomainFiles:
         ConfigError: a setting that only two domains have.
     """
     _refuse_settings_of_two_domains(config)
-    root = cached_domain_toy(config.size) if config.root == TOY else Path(config.root)
+    root = cached_domain_toy(max(config.height_width)) if config.root == TOY else Path(config.root)
     layout = domain_layout(root)
     if isinstance(layout, DomainFolders):
         names, notes = layout.names, _notes(layout)
@@ -134,6 +134,11 @@ def _refuse_settings_of_two_domains(config: DataConfig) -> None:
         raise DataError(
             "This method takes any number of domains; `source` and `target` are two folders. "
             "Give `root`, a folder with train/<domain> for each domain."
+        )
+    height, width = config.height_width
+    if height != width:
+        raise ConfigError(
+            f"`--size {height} {width}`: methods of several domains take squares; give one number."
         )
     default = DataConfig()
     for name, instead in (

@@ -152,7 +152,7 @@ class DomainDataset(Dataset[DomainItem]):
         pixels = domain_view(
             picture.pixels,
             np.random.default_rng(seed),
-            size=config.size,
+            size=max(config.height_width),
             crop_probability=config.crop_probability,
             flip=config.flip,
         )

@@ -59,7 +59,7 @@ class DomainSource(Source[DomainData]):
             ]
             return domain_images(
                 paths,
-                size=self._config.data.size,
+                size=max(self._config.data.height_width),
                 channels=self._channels[0],
                 value_range=self._config.data.value_range,
             )
@@ -75,7 +75,7 @@ class DomainSource(Source[DomainData]):
 
     def typical_sizes(self) -> tuple[tuple[int, int] | None, ...]:
         """See `Source`: whole images are resized to views."""
-        side = self._config.data.size
+        side = max(self._config.data.height_width)
         return ((side, side),) * 2
 
     def scorer(self) -> Scorer | None:
@@ -88,7 +88,7 @@ class DomainSource(Source[DomainData]):
         validation = DomainValidation(
             names=files.names,
             paths=tuple(paths[: data.validation_images] for paths in files.val),
-            size=data.size,
+            size=max(data.height_width),
             value_range=data.value_range,
             channels=self._channels[0],
         )
