@@ -205,7 +205,7 @@ def test_samples_are_the_same_styles_for_every_image(styled, domain_run, inputs,
         *("--samples", "3", "--seed", "5", "--json"),
     )
     assert code == 0, err
-    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "o").glob("[!.]*")) == [
         f"{name}_striped_s{index}.png" for name in "ab" for index in range(3)
     ]
     assert len(json.loads(out)["written"]) == 6
@@ -306,7 +306,7 @@ def test_the_way_between_two_styles(styled, domain_run, inputs, tmp_path):
     arguments += ("--samples", "2", "--interpolate", "--frames", "5")
     code, out, err = styled(*arguments, "--json")
     assert code == 0, err
-    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "o").glob("[!.]*")) == [
         f"{name}_plain_path.{kind}" for name in "ab" for kind in ("gif", "png")
     ]
     strip = pixels(tmp_path / "o" / "a_plain_path.png")
@@ -326,11 +326,63 @@ def test_the_way_between_two_styles(styled, domain_run, inputs, tmp_path):
     assert len(json.loads(out)["skipped"]) == 4
 
 
+def test_inputs_that_differ_in_their_suffix_stay_apart(styled, pair_run, inputs, tmp_path):
+    with Image.open(inputs / "b.png") as image:
+        image.save(inputs / "a.jpg")
+    arguments = ("translate", pair_run, inputs, "--output", tmp_path / "o", "--samples", "2")
+    code, _, err = styled(*arguments)
+    assert code == 0, err
+    code, _, err = styled(*arguments, "--interpolate", "--frames", "2")
+    assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "o").glob("[!.]*")) == [
+        *("a_jpg_path.gif", "a_jpg_path.png", "a_png_path.gif", "a_png_path.png"),
+        *("a_s0.jpg", "a_s0.png", "a_s1.jpg", "a_s1.png"),
+        *("b_path.gif", "b_path.png", "b_s0.png", "b_s1.png"),
+    ]
+    assert pixels(tmp_path / "o" / "a_png_path.png").shape[:2] == (64, 3 * 64 + 2 * 2)
+    assert pixels(tmp_path / "o" / "a_jpg_path.png").shape[:2] == (33, 3 * 50 + 2 * 2)
+
+
+def test_one_style_of_one_image_into_a_file(styled, domain_run, inputs, tmp_path):
+    arguments = ("translate", domain_run, inputs / "a.png", "--domain", "striped", "--output")
+    target = tmp_path / "o" / "x.png"
+    assert styled(*arguments, target)[0] == 0
+    assert [path.name for path in (tmp_path / "o").glob("[!.]*")] == ["x.png"]
+    code, _, err = styled(*arguments, target, "--samples", "2")
+    assert code == 2
+    assert f"--output `{target}` is the name of one file, and 2 styles make 2" in err
+    way = ("--samples", "2", "--interpolate", "--frames", "2")
+    assert styled(*arguments, tmp_path / "way" / "x.png", *way)[0] == 0
+    assert sorted(path.name for path in (tmp_path / "way").glob("[!.]*")) == ["x.gif", "x.png"]
+
+
+def test_another_seed_is_another_style(styled, pair_run, inputs, tmp_path):
+    arguments = ("translate", pair_run, inputs, "--output", tmp_path / "o", "--samples", "1")
+    assert styled(*arguments)[0] == 0
+    before = pixels(tmp_path / "o" / "a_s0.png")
+    code, out, err = styled(*arguments, "--seed", "1", "--json")
+    assert code == 0
+    assert len(json.loads(out)["remade"]) == 2
+    assert "2 made anew: 2 made with other options" in err
+    assert not np.array_equal(before, pixels(tmp_path / "o" / "a_s0.png"))
+
+
+def test_names_of_240_letters_are_written(styled, pair_run, inputs, tmp_path):
+    name = "n" * 236
+    (inputs / "a.png").rename(inputs / f"{name}.png")
+    arguments = ("translate", pair_run, inputs / f"{name}.png", "--output", tmp_path / "o")
+    for flags in ((), ("--samples", "2", "--interpolate", "--frames", "2")):
+        code, _, err = styled(*arguments, *flags)
+        assert code == 0, err
+    written = sorted(path.name for path in (tmp_path / "o").glob("[!.]*"))
+    assert written == [f"{name}.png", f"{name}_path.gif", f"{name}_path.png"]
+
+
 def test_methods_with_one_target_domain_need_no_domain(styled, pair_run, inputs, tmp_path):
     arguments = ("translate", pair_run, inputs, "--output", tmp_path / "o")
     assert styled(*arguments)[0] == 0
     assert styled(*arguments, "--samples", "2")[0] == 0
-    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "o").glob("[!.]*")) == [
         *("a.png", "a_s0.png", "a_s1.png"),
         *("b.png", "b_s0.png", "b_s1.png"),
     ]

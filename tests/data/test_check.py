@@ -76,6 +76,19 @@ def test_folders_without_images_are_an_error(unpaired):
         check_data(unpaired)
 
 
+def test_other_files_and_other_spellings_are_seen_as_by_training(unpaired):
+    (unpaired / "train").mkdir()
+    (unpaired / "trainA").rename(unpaired / "train" / "A")
+    (unpaired / "train" / "A" / "scan.PDF").write_bytes(b"")
+    thumbnails = unpaired / "train" / "A" / "@eaDir"
+    shutil.copytree(unpaired / "testA", thumbnails)
+    (unpaired / "train" / "A" / "more").symlink_to(unpaired / "testA", target_is_directory=True)
+    report = check_data(unpaired)
+    train_a = _folder(report, "train/A")
+    assert (train_a.num_images, train_a.ignored) == (7, {".pdf": 1})
+    assert train_a.note == "7 images of 8 files; ignored: 1 .pdf (export its pages)"
+
+
 def test_domains_and_pairs_are_reported_too(tmp_path, make_images):
     make_images(tmp_path / "d" / "train" / "cat", 3)
     make_images(tmp_path / "d" / "train" / "dog", 2)

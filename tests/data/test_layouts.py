@@ -9,6 +9,7 @@ from patchkin.data.layouts import (
     DomainFolders,
     PairedImages,
     SingleImages,
+    TwoFolders,
     UnpairedFolders,
     detect_layout,
     find_domains,
@@ -127,9 +128,65 @@ def test_root_that_is_a_file(tmp_path):
 
 
 def test_missing_domain_offers_the_nearest_name(unpaired):
-    (unpaired / "trainB").rename(unpaired / "TrainB")
+    (unpaired / "trainB").rename(unpaired / "trainBB")
     message = _lines(DataConfig(root=str(unpaired)))
-    assert message == f"`{unpaired / 'trainB'}` is missing beside `trainA`. Did you mean `TrainB`?"
+    assert message == f"`{unpaired / 'trainB'}` is missing beside `trainA`. Did you mean `trainBB`?"
+
+
+@pytest.mark.parametrize(
+    ("spellings", "note"),
+    [
+        (("TrainA", "trainB"), "TrainA is read as trainA."),
+        (("train_A", "train-b"), "train_A is read as trainA, train-b is read as trainB."),
+        (("train/A", "train/B"), "train/A is read as trainA, train/B is read as trainB."),
+        (("Train/a", "trainB"), "Train/a is read as trainA."),
+    ],
+)
+def test_other_spellings_are_read_and_said(unpaired, spellings, note):
+    expected = find_domains(DataConfig(root=str(unpaired)))
+    assert expected.notes == ()
+    for domain, name in zip("AB", spellings, strict=True):
+        (unpaired / name).parent.mkdir(exist_ok=True)
+        (unpaired / f"train{domain}").rename(unpaired / name)
+    domains = find_domains(DataConfig(root=str(unpaired)))
+    assert _names(domains.train_a) == _names(expected.train_a)
+    assert _names(domains.train_b) == _names(expected.train_b)
+    assert domains.test_a == expected.test_a
+    assert domains.notes == (f"`{unpaired}`: {note}",)
+
+
+def test_the_spelling_of_the_layout_comes_first_and_two_others_are_no_answer(unpaired, make_images):
+    make_images(unpaired / "train_A", 2)
+    assert len(find_domains(DataConfig(root=str(unpaired))).train_a) == 5
+    (unpaired / "trainA").rename(unpaired / "TrainA")
+    message = _lines(DataConfig(root=str(unpaired)))
+    assert message == f"`{unpaired}` has `TrainA` and `train_A`; name the one that counts `trainA`."
+
+
+def test_folders_a_and_b_are_two_folders(tmp_path, make_images):
+    make_images(tmp_path / "A", 2)
+    make_images(tmp_path / "b", 3)
+    assert detect_layout(tmp_path) == TwoFolders(tmp_path / "A", tmp_path / "b")
+    domains = find_domains(DataConfig(root=str(tmp_path)))
+    assert [len(files) for files in (domains.train_a, domains.train_b)] == [2, 3]
+
+
+def test_domains_without_a_direction_are_answered_with_the_flags(tmp_path, make_images):
+    make_images(tmp_path / "train" / "cat", 2)
+    make_images(tmp_path / "train" / "dog", 2)
+    train = tmp_path / "train"
+    assert f"--data.source {train / 'cat'} --data.target {train / 'dog'}" in _lines(
+        DataConfig(root=str(tmp_path))
+    )
+
+
+def test_what_is_ignored_is_counted_and_named(unpaired):
+    for index in range(100):
+        (unpaired / "trainA" / f"{index}.HEIC").write_bytes(b"")
+    (unpaired / "trainA" / "Thumbs.db").write_bytes(b"")
+    domains = find_domains(DataConfig(root=str(unpaired)))
+    note = "5 images of 105 files; ignored: 100 .heic (install patchkin[heic])"
+    assert domains.notes == (f"`{unpaired / 'trainA'}`: {note}",)
 
 
 def test_unknown_layout_says_what_is_expected_and_found(tmp_path, make_images):
@@ -143,9 +200,10 @@ def test_unknown_layout_says_what_is_expected_and_found(tmp_path, make_images):
 def test_empty_domain(unpaired):
     shutil.rmtree(unpaired / "trainB")
     (unpaired / "trainB").mkdir()
-    assert f"`{unpaired / 'trainB'}` holds no image (looked for .avif" in _lines(
-        DataConfig(root=str(unpaired))
-    )
+    (unpaired / "trainB" / "scan.pdf").write_bytes(b"")
+    message = _lines(DataConfig(root=str(unpaired)))
+    assert f"`{unpaired / 'trainB'}` holds no image (looked for .avif" in message
+    assert message.endswith("It has 1 .pdf (export its pages).")
 
 
 def test_one_image_is_not_enough(unpaired):

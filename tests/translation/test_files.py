@@ -13,7 +13,7 @@ def test_plan_keeps_the_structure_of_folders(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    jobs = plan([str(tmp_path / "in"), str(tmp_path / "oth*" / "*.png")], tmp_path / "out")
+    jobs = plan([str(tmp_path / "in"), str(tmp_path / "oth*" / "*.png")], tmp_path / "out").jobs
     targets = sorted(str(job.target.relative_to(tmp_path)) for job in jobs)
     assert targets == ["out/a.png", "out/c.png", "out/deep/b.jpg"]
     (tmp_path / "empty").mkdir()

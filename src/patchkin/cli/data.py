@@ -100,6 +100,8 @@ def _check(options: CheckOptions) -> int:
         )
         grey = f", {folder.grey_in_colour} grey in colour" if folder.grey_in_colour else ""
         print(f"  {folder.folder:<{width}} {folder.num_images:>6} images  {size}; {kinds}{grey}")
+        if folder.note:
+            print(f"    {folder.note}")
         for broken in folder.broken:
             print(f"    broken: {broken.reason}")
     for group in report.duplicates:

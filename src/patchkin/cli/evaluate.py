@@ -17,7 +17,8 @@ from patchkin.cli.parsing import parse
 from patchkin.data.config import DataConfig
 from patchkin.devices import Device, Precision, take_accelerator
 from patchkin.errors import ConfigError
-from patchkin.images import is_image_file, write_pillow
+from patchkin.images import write_pillow
+from patchkin.images.folders import find_images
 from patchkin.method import Method, StyledMethod
 from patchkin.metrics.perceptual import PerceptualNet
 from patchkin.networks.drn import DRNName
@@ -27,7 +28,7 @@ from patchkin.scoring.evaluate import EvaluationConfig, evaluate, evaluate_part
 from patchkin.scoring.report import write_report
 from patchkin.scoring.results import SCORES_FILE, Result, as_plain, write_result
 from patchkin.scoring.styles import evaluate_styles, is_multi_domain
-from patchkin.storage.checkpoint import CheckpointStore, find_model
+from patchkin.storage.checkpoint import MODEL_FILE, CheckpointStore, find_model
 from patchkin.translation.translator import Translator
 
 
@@ -201,8 +202,8 @@ def _subjects(
     options: EvaluateOptions, methods: Mapping[str, type[Method]]
 ) -> list[tuple[Translator | Path, str]]:
     folder = options.model
-    holds_images = folder.is_dir() and any(is_image_file(path) for path in folder.iterdir())
-    if holds_images and not CheckpointStore(folder).steps():
+    has_model = CheckpointStore(folder).steps() or (folder / MODEL_FILE).is_file()
+    if folder.is_dir() and not has_model and find_images(folder).files:
         return [(folder, str(folder))]
     if options.which == "all":
         store = CheckpointStore(folder)
@@ -261,6 +262,9 @@ def _tell(result: Result) -> None:
     subject = result.subject.get("folder") or result.subject["model"]
     step = result.subject.get("step")
     print(f"{subject}{'' if step is None else f', step {step}'}")
+    for maker in result.subject.get("made_by", ()):
+        made = f"{maker['model']} ({maker['method']}, step {maker['step']}, {maker['weights']})"
+        print(f"  made by: {made}, {maker['files']} files")
     counts = result.data["counts"]
     print(f"  data: {result.data['root']}, {result.data['split']}, {counts['inputs']} inputs")
     for name, value in result.scores.items():

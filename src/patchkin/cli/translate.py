@@ -29,12 +29,25 @@ from patchkin.method import Direction, Method, StyledMethod
 from patchkin.parallel.processes import in_processes
 from patchkin.parallel.shards import Shard, chosen_shard, local_number
 from patchkin.storage.shipped import shipped_sentence
-from patchkin.translation.files import Job, Outcome, plan, translate_files
+from patchkin.translation.enlarging import Enlarging, Resizing
+from patchkin.translation.files import (
+    Job,
+    Outcome,
+    Plan,
+    check_output,
+    plan,
+    translate_files,
+)
+from patchkin.translation.record import Recorder
+from patchkin.translation.scale import scale_warning
+from patchkin.translation.stale import in_words, maker_of, own_target, sort_jobs
 from patchkin.translation.styles import (
     Style,
     domain_name,
     drawn_styles,
     find_domain,
+    path_files,
+    path_jobs,
     reference_files,
     referenced_styles,
     style_grid,
@@ -58,9 +71,16 @@ class TranslateOptions:
     inputs: tyro.conf.Positional[tuple[str, ...]]
     """Image files, folders (searched recursively), or quoted glob patterns."""
     output: Annotated[Path, flag("-o")]
-    """Folder for the translations. Names and the structure of folders are kept."""
+    """Folder for the translations, where names and the structure of folders are kept; for one image
+    also a file, such as out.png."""
     overwrite: bool = False
-    """Translate again what is already there. Otherwise it is skipped."""
+    """Translate everything again, and replace files that are no translations. Without it, what the
+    same model made of the same image in the same way is kept, and the rest is made anew."""
+    resize: int | None = None
+    """Translate images whose shorter side is longer than this at this size, and enlarge the result:
+    for images much larger than those that the model was trained on."""
+    enlarge: Enlarging = "joint"
+    """How: `joint` takes detail from the input, `plain` does not."""
     batch_size: int = 1
     """Images of one size translated at once."""
     which: Literal["last", "best"] = "last"
@@ -113,6 +133,10 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         raise ConfigError(f"`--batch-size` must be at least 1; got {options.batch_size}.")
     if options.processes < 1:
         raise ConfigError(f"`--processes` must be at least 1; got {options.processes}.")
+    _resizing(options)
+    for path in (options.output, options.grid):
+        if path is not None:
+            check_output(path)
     shard = chosen_shard(options.shard)
     if options.grid is not None and not shard.is_all:
         raise ConfigError(
@@ -125,9 +149,12 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
     ) as bar:
         task = bar.add_task("translating", total=0)
 
-        def show(more: int) -> None:
-            """A positive number of files is to come; 0: one is done."""
-            if more:
+        def show(more: int | str) -> None:
+            """A positive number of files is to come; 0: one is done. Words are a warning."""
+            if isinstance(more, str):
+                if more:
+                    print(f"patchkin: warning: {more}", file=sys.stderr)
+            elif more:
                 bar.update(task, total=(bar.tasks[task].total or 0) + more)
             else:
                 bar.advance(task)
@@ -138,8 +165,8 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
             parts = in_processes(work, options.processes, threads=threads, on_message=show)
             outcome = _merged(parts)
             if options.grid is not None:
-                translator, jobs = _load(options, methods), plan(options.inputs, options.output)
-                _write_grid(options, jobs, _styles(options, translator))
+                translator, planned = _load(options, methods), plan(options.inputs, options.output)
+                _write_grid(options, planned, _styles(options, translator))
         else:
             outcome = work(1, show)
     _tell(outcome, options, shard)
@@ -151,41 +178,64 @@ def _translate(
     methods: Mapping[str, type[Method]],
     shard: Shard,
     number: int,
-    tell: Callable[[int], None],
+    tell: Callable[[int | str], None],
 ) -> Outcome:
     """The work of process `number` of `options.processes` on a part of the files."""
     take_accelerator(options.device, local_number() * options.processes + number - 1)
     translator = _load(options, methods)
-    jobs = plan(options.inputs, options.output)
+    planned = plan(options.inputs, options.output)
+    if shard.number == number == 1:
+        sources = [job.source for job in planned.jobs]
+        for line in (*planned.notes, scale_warning(translator, sources)):
+            tell(line)
     chosen = _styles(options, translator)
     mine = shard.divided(number, options.processes)
-    domain = "" if chosen is None else chosen.domain
+    maker = maker_of(translator, options.model)
+    recorder = Recorder(maker, part=f"{mine.number}of{mine.count}")
+    jobs, block = planned.jobs, options.batch_size
+    targets_of: Callable[[Job], Sequence[Path]] = own_target
+    domain, is_file = "" if chosen is None else chosen.domain, planned.names_file
     if chosen is not None and options.interpolate:
         first, last = chosen.styles
-        share = mine.of(jobs)
-        tell(len(share))
-        return write_paths(
+        way, frames = (first, last), options.frames
+        jobs = path_jobs(jobs, way, frames=frames, domain=domain, names_file=is_file)
+        targets_of, block = path_files, 1
+    elif chosen is not None:
+        jobs = styled_jobs(jobs, chosen.styles, domain, names_file=is_file)
+    share = sort_jobs(
+        mine.of(jobs, block=block), maker, overwrite=options.overwrite, targets_of=targets_of
+    )
+    tell(len(share.todo))
+    if chosen is not None and options.interpolate:
+        outcome = write_paths(
             translator,
-            share,
-            (first, last),
-            frames=options.frames,
-            domain=domain,
-            overwrite=options.overwrite,
+            share.todo,
+            way,
+            frames=frames,
+            recorder=recorder,
             on_file=lambda _: tell(0),
         )
-    styled = jobs if chosen is None else styled_jobs(jobs, chosen.styles, domain)
-    share = mine.of(styled, block=options.batch_size)
-    tell(len(share))
-    outcome = translate_files(
-        translator,
-        share,
-        overwrite=options.overwrite,
-        batch_size=options.batch_size,
-        on_file=lambda _: tell(0),
-    )
+    else:
+        outcome = translate_files(
+            translator,
+            share.todo,
+            recorder=recorder,
+            batch_size=options.batch_size,
+            on_file=lambda _: tell(0),
+        )
+    outcome.skipped = [target for job in share.kept for target in targets_of(job)]
+    outcome.remade = {
+        target: share.remade[target] for target in outcome.written if target in share.remade
+    }
     if options.processes == 1:
-        _write_grid(options, jobs, chosen)
+        _write_grid(options, planned, chosen)
     return outcome
+
+
+def _resizing(options: TranslateOptions) -> Resizing | None:
+    if options.resize is None:
+        return None
+    return Resizing(side=options.resize, enlarging=options.enlarge)
 
 
 def _load(options: TranslateOptions, methods: Mapping[str, type[Method]]) -> Translator:
@@ -197,17 +247,24 @@ def _load(options: TranslateOptions, methods: Mapping[str, type[Method]]) -> Tra
         direction=options.direction,
         device=options.device,
         precision=options.precision,
+        resizing=_resizing(options),
     )
     if translator.device.type == "cpu":
         keep_freed_memory()
     return translator
 
 
-def _write_grid(options: TranslateOptions, jobs: Sequence[Job], chosen: _Chosen | None) -> None:
+def _write_grid(options: TranslateOptions, planned: Plan, chosen: _Chosen | None) -> None:
     if options.grid is None or chosen is None:
         return
-    write_pillow(options.grid, style_grid(jobs[:GRID_ROWS], chosen.styles, domain=chosen.domain))
-    if len(jobs) > GRID_ROWS:
+    grid = style_grid(
+        planned.jobs[:GRID_ROWS],
+        chosen.styles,
+        domain=chosen.domain,
+        names_file=planned.names_file,
+    )
+    write_pillow(options.grid, grid)
+    if len(planned.jobs) > GRID_ROWS:
         print(f"{options.grid}: the first {GRID_ROWS} inputs only", file=sys.stderr)
 
 
@@ -217,6 +274,7 @@ def _merged(parts: Sequence[Outcome]) -> Outcome:
         written=sorted(path for part in parts for path in part.written),
         skipped=sorted(path for part in parts for path in part.skipped),
         failed=sorted({failure for part in parts for failure in part.failed}),
+        remade={target: why for part in parts for target, why in part.remade.items()},
     )
 
 
@@ -276,14 +334,18 @@ def _tell(outcome: Outcome, options: TranslateOptions, shard: Shard) -> None:
             "written": [str(path) for path in outcome.written],
             "skipped": [str(path) for path in outcome.skipped],
             "failed": {str(path): reason for path, reason in outcome.failed},
+            "remade": {str(path): reason for path, reason in outcome.remade.items()},
             **({"grid": str(options.grid)} if options.grid is not None else {}),
             **({} if shard.is_all else {"shard": str(shard)}),
         }
         print(json.dumps(summary))
     part = "" if shard.is_all else f"part {shard}: "
     skipped = f", {len(outcome.skipped)} already there" if outcome.skipped else ""
+    anew = in_words(outcome.remade)
     print(
-        f"{part}{len(outcome.written)} translated into {options.output}{skipped}", file=sys.stderr
+        f"{part}{len(outcome.written)} translated into {options.output}{skipped}"
+        f"{f'; {anew}' if anew else ''}",
+        file=sys.stderr,
     )
     if options.grid is not None:
         print(f"grid: {options.grid}", file=sys.stderr)

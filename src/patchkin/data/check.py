@@ -15,22 +15,24 @@ from PIL import Image
 
 from patchkin.data.layouts import (
     MIN_UNPAIRED_IMAGES,
+    SPLITS,
     DomainFolders,
     Layout,
     PairedImages,
     SingleImages,
+    TwoFolders,
+    UnpairedFolders,
     detect_layout,
     entries_beside,
     flat_domains,
-    image_files,
 )
 from patchkin.data.verify import MAX_BROKEN_FRACTION, default_threads
 from patchkin.errors import DataError
 from patchkin.images import Encoding, Picture, read_image
+from patchkin.images.folders import FoundImages, find_images
 
 _FEW_IMAGES = 100
 _SMALL_PIXELS = 256
-_SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class FolderReport:
     """Relative to the root."""
     num_images: int
     """Broken ones included."""
+    ignored: dict[str, int]
+    """Suffix -> number of files that are no images."""
     width: Spread | None
     """None where no image can be decoded."""
     height: Spread | None
@@ -68,6 +72,8 @@ class FolderReport:
     grey_in_colour: int
     """Colour files whose channels are equal, to one level of 255 (lossy codecs round)."""
     broken: list[BrokenFile]
+    note: str = ""
+    """What was ignored, in words; empty if nothing was."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,15 +118,17 @@ def check_data(root: str | Path, *, threads: int | None = None) -> CheckReport:
     layout = flat_domains(root) or detect_layout(root)
     folders: list[FolderReport] = []
     seen: dict[str, list[_Seen]] = {}
+    unreadable: list[str] = []
     with ThreadPoolExecutor(threads or default_threads()) as pool:
         for folder in _folders(root, layout):
             try:
-                files = image_files(folder)
-            except DataError:
-                files = ()
+                found = find_images(folder)
+            except DataError as error:
+                found = FoundImages(folder, ())
+                unreadable.append(str(error))
             name = folder.relative_to(root).as_posix()
-            seen[name] = list(pool.map(_look, files))
-            folders.append(_summary(root, name, seen[name]))
+            seen[name] = list(pool.map(_look, found.files))
+            folders.append(_summary(root, name, found, seen[name]))
     duplicates = _duplicates(root, seen)
     return CheckReport(
         root=str(root),
@@ -128,20 +136,23 @@ def check_data(root: str | Path, *, threads: int | None = None) -> CheckReport:
         folders=folders,
         duplicates=duplicates,
         warnings=_warnings(folders, duplicates, layout) + _stray_files(layout),
-        errors=_errors(folders, layout) + _missing_domains(root, layout),
+        errors=unreadable + _errors(folders, layout) + _missing_domains(root, layout),
     )
 
 
 def _folders(root: Path, layout: Layout) -> list[Path]:
+    if isinstance(layout, TwoFolders):
+        return [layout.source, layout.target]
     if isinstance(layout, DomainFolders) and layout.flat:
-        names = list(layout.names)
-    elif isinstance(layout, DomainFolders):
-        names = [f"{split}/{name}" for split in _SPLITS for name in layout.names]
-    elif isinstance(layout, PairedImages):
-        names = list(_SPLITS)
-    else:
-        names = [f"{split}{domain}" for split in _SPLITS for domain in "AB"]
-    return [root / name for name in names if (root / name).is_dir()]
+        return [root / name for name in layout.names]
+    if isinstance(layout, DomainFolders):
+        folders = [root / split / name for split in SPLITS for name in layout.names]
+        return [folder for folder in folders if folder.is_dir()]
+    if isinstance(layout, PairedImages):
+        return [root / split for split in SPLITS if (root / split).is_dir()]
+    spelled = UnpairedFolders(root)
+    named = [spelled.folder(split, domain) for split in SPLITS for domain in "AB"]
+    return [folder for folder in named if folder is not None]
 
 
 def _stray_files(layout: Layout) -> list[str]:
@@ -158,7 +169,7 @@ def _missing_domains(root: Path, layout: Layout) -> list[str]:
     errors = []
     if len(layout.names) < 2:
         errors.append(f"There is one domain, {layout.names[0]}; at least two are needed.")
-    for split in () if layout.flat else _SPLITS:
+    for split in () if layout.flat else SPLITS:
         missing = [name for name in layout.names if not (root / split / name).is_dir()]
         if 0 < len(missing) < len(layout.names):
             errors.append(f"{split} has no folder {' and no folder '.join(missing)}.")
@@ -182,12 +193,14 @@ def _is_grey_in_colour(picture: Picture) -> bool:
     return all(np.abs(one - other).max() <= 1 for one, other in pairs)
 
 
-def _summary(root: Path, name: str, seen: Sequence[_Seen]) -> FolderReport:
+def _summary(root: Path, name: str, found: FoundImages, seen: Sequence[_Seen]) -> FolderReport:
     good = [file for file in seen if file.encoding is not None]
     encodings = [file.encoding for file in good if file.encoding is not None]
     return FolderReport(
         folder=name,
         num_images=len(seen),
+        ignored=dict(found.ignored),
+        note=found.note,
         width=_spread([file.size[0] for file in good]),
         height=_spread([file.size[1] for file in good]),
         channels=dict(sorted(Counter(encoding.channels for encoding in encodings).items())),
@@ -223,7 +236,7 @@ def _duplicates(root: Path, seen: dict[str, list[_Seen]]) -> list[list[str]]:
 
 def _is_training(folder: str) -> bool:
     """Folders of domains without splits are training folders too."""
-    return not folder.startswith(("val", "test"))
+    return not folder.lower().startswith(("val", "test"))
 
 
 def _warnings(

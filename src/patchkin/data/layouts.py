@@ -2,18 +2,19 @@
 
 Layouts that are read, under one root unless said otherwise:
 
-    UnpairedFolders   trainA trainB [valA valB] [testA testB]
-    TwoFolders        any two folders (or images), one per domain, for training only
+    UnpairedFolders   trainA trainB [valA valB] [testA testB]; also TrainA, train_A, train/A
+    TwoFolders        any two folders (or images), or A and B; for training only
     SingleImages      trainA and trainB with one image each
     PairedImages      train/*: files that show A and B side by side
     DomainFolders     train/<domain>/: any number of domains; or <domain>/ without splits
 
-Folders are read recursively and sorted by path; hidden files and folders are left out.
+What of a folder counts as its images is decided in `patchkin.images.folders`.
 """
 
 from __future__ import annotations
 
-import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -21,17 +22,28 @@ from typing import TypeAlias
 from patchkin.data.config import DataConfig
 from patchkin.errors import DataError, nearest
 from patchkin.images import IMAGE_SUFFIXES, is_image_file
+from patchkin.images.folders import FoundImages, find_images, ignored_kinds, is_left_out
 
 MIN_UNPAIRED_IMAGES = 2
 TOY = "toy"
+SPLITS = ("train", "val", "test")
+_SPLIT_OF_DOMAIN = re.compile(r"(train|val|test)[ _-]?([ab])", re.IGNORECASE)
 _SINGLE_HINT = ", or --data.preprocess zoom_and_patch"
 
 
 @dataclass(frozen=True, slots=True)
 class UnpairedFolders:
-    """CycleGAN's layout."""
+    """CycleGAN's layout, however its folders are spelled."""
 
     root: Path
+
+    def folder(self, split: str, domain: str) -> Path | None:
+        """That of a split (train, val, test) and a domain (A, B), if it is there.
+
+        Raises:
+            DataError: there are several.
+        """
+        return domain_folder(self.root, split, domain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +91,8 @@ class Domains:
     val_b: tuple[Path, ...] = ()
     test_a: tuple[Path, ...] = ()
     test_b: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    """One line each: what was ignored, and which folder was taken for which."""
 
     @property
     def single(self) -> bool:
@@ -94,36 +108,50 @@ class Domains:
             val_b=self.val_a,
             test_a=self.test_b,
             test_b=self.test_a,
+            notes=self.notes,
         )
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
-    """All images below a folder, sorted by path.
+    """All images below a folder, sorted by path; see `patchkin.images.find_images`.
 
     Raises:
-        DataError: if the folder is missing (an existing name like it is offered) or has no image.
+        DataError: as `images_in`.
+    """
+    return images_in(folder).files
+
+
+def images_in(folder: Path) -> FoundImages:
+    """The images below a folder, of which there is at least one, and what else is there.
+
+    Raises:
+        DataError: if the folder is missing (an existing name like it is offered), cannot be read,
+            or has no image (what it has instead is counted).
     """
     check_folder(folder)
-    found = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
-        found += [path for name in files if is_image_file(path := Path(parent, name))]
-    if not found:
+    found = find_images(folder)
+    if not found.files:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(f"`{folder}` holds no image (looked for {suffixes}).")
-    return tuple(sorted(found, key=lambda path: path.relative_to(folder).as_posix()))
+        others = f" It has {ignored_kinds(found.ignored)}." if found.ignored else ""
+        raise DataError(f"`{folder}` holds no image (looked for {suffixes}).{others}")
+    return found
 
 
-def images_at(path: Path) -> tuple[Path, ...]:
-    """One image, or `image_files` of a folder.
+def notes_on(found: Iterable[FoundImages]) -> tuple[str, ...]:
+    """One line for each folder that holds files which are no images."""
+    return tuple(f"`{images.folder}`: {images.note}" for images in found if images.note)
+
+
+def images_at(path: Path) -> FoundImages:
+    """One image, or `images_in` a folder.
 
     Raises:
-        DataError: as `image_files`; a missing image is answered with the nearest beside it.
+        DataError: as `images_in`; a missing image is answered with the nearest beside it.
     """
     if not is_image_file(path) or path.is_dir():
-        return image_files(path)
+        return images_in(path)
     if path.is_file():
-        return (path,)
+        return FoundImages(path.parent, (path,))
     beside = [other.name for other in path.parent.glob("*") if is_image_file(other)]
     hint = f" {nearest(path.name, beside)}" if beside else ""
     raise DataError(f"`{path}` does not exist.{hint}")
@@ -144,7 +172,42 @@ def check_folder(folder: Path) -> None:
 
 
 def _folder_names(parent: Path) -> list[str]:
-    return sorted(p.name for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p.name for p in parent.iterdir() if p.is_dir() and not is_left_out(p.name))
+
+
+def domain_folder(root: Path, split: str, domain: str) -> Path | None:
+    """The folder of a split and a domain: `trainA`, TrainA, train_A, train-A, `train A`, train/A.
+
+    Raises:
+        DataError: `trainA` itself is not there, and several others are.
+    """
+    exact = root / f"{split}{domain}"
+    if exact.is_dir() or not root.is_dir():
+        return exact if exact.is_dir() else None
+    found = []
+    for name in _folder_names(root):
+        match = _SPLIT_OF_DOMAIN.fullmatch(name)
+        if match and match[1].lower() == split and match[2].upper() == domain:
+            found.append(root / name)
+        if name.lower() == split:
+            inner = _folder_names(root / name)
+            found += [root / name / other for other in inner if other.upper() == domain]
+    if len(found) > 1:
+        names = " and ".join(f"`{folder.relative_to(root).as_posix()}`" for folder in found)
+        raise DataError(f"`{root}` has {names}; name the one that counts `{split}{domain}`.")
+    return found[0] if found else None
+
+
+def _spelling_notes(layout: UnpairedFolders) -> tuple[str, ...]:
+    """One line for all folders that are not spelled as expected."""
+    spelled = []
+    for split in SPLITS:
+        for domain in "AB":
+            folder = layout.folder(split, domain)
+            if folder is not None and folder.name != f"{split}{domain}":
+                name = folder.relative_to(layout.root).as_posix()
+                spelled.append(f"{name} is read as {split}{domain}")
+    return (f"`{layout.root}`: {', '.join(spelled)}.",) if spelled else ()
 
 
 def detect_layout(root: Path) -> Layout:
@@ -155,17 +218,25 @@ def detect_layout(root: Path) -> Layout:
     """
     check_folder(root)
     names = _folder_names(root)
-    if "trainA" in names and "trainB" in names:
-        counts = [len(image_files(root / name)) for name in ("trainA", "trainB")]
+    found_a, found_b = (domain_folder(root, "train", domain) for domain in "AB")
+    are_domains = "train" in names and {f.parent for f in (found_a, found_b) if f} == {
+        root / "train"
+    }
+    if found_a and found_b and not are_domains:
+        counts = [len(image_files(folder)) for folder in (found_a, found_b)]
         return SingleImages(root) if counts == [1, 1] else UnpairedFolders(root)
-    for present, missing in (("trainA", "trainB"), ("trainB", "trainA")):
-        if present in names:
-            others = [name for name in names if name != present]
-            hint = f" {nearest(missing, others)}" if others else ""
-            raise DataError(f"`{root / missing}` is missing beside `{present}`.{hint}")
+    for folder, missing in ((found_a, "B"), (found_b, "A")):
+        if folder and not are_domains:
+            others = [name for name in names if name != folder.name]
+            hint = f" {nearest(f'train{missing}', others)}" if others else ""
+            present = folder.relative_to(root).as_posix()
+            raise DataError(f"`{root / f'train{missing}'}` is missing beside `{present}`.{hint}")
     if "train" in names:
         domains = tuple(_folder_names(root / "train"))
         return DomainFolders(root, domains) if domains else PairedImages(root)
+    by_domain = {domain: [name for name in names if name.upper() == domain] for domain in "AB"}
+    if len(by_domain["A"]) == len(by_domain["B"]) == 1:
+        return TwoFolders(root / by_domain["A"][0], root / by_domain["B"][0])
     found = f"It has {', '.join(names[:8])}." if names else "It has no folders."
     raise DataError(
         f"`{root}` needs the folders trainA and trainB (and testA, testB for scores). {found} "
@@ -189,18 +260,18 @@ def flat_domains(root: Path) -> DomainFolders | None:
 def entries_beside(layout: DomainFolders) -> tuple[str, ...]:
     """What lies beside the folders of the domains, relative to the root: misplaced images."""
     root = layout.root
-    parents = [root] if layout.flat else [root / split for split in ("train", "val", "test")]
+    parents = [root] if layout.flat else [root / split for split in SPLITS]
     return tuple(
         path.relative_to(root).as_posix()
         for parent in parents
         if parent.is_dir()
         for path in sorted(parent.iterdir())
-        if path.name not in layout.names and not path.name.startswith(".")
+        if path.name not in layout.names and not is_left_out(path.name)
     )
 
 
 def _has_image(folder: Path) -> bool:
-    return any(is_image_file(path) for path in folder.rglob("*"))
+    return bool(find_images(folder).files)
 
 
 def find_domains(config: DataConfig) -> Domains:
@@ -215,6 +286,8 @@ def find_domains(config: DataConfig) -> Domains:
     """
     layout = _layout(config)
     if isinstance(layout, SingleImages) and config.crops_single_images:
+        layout = UnpairedFolders(layout.root)
+    if isinstance(layout, DomainFolders) and _are_two_domains(layout):
         layout = UnpairedFolders(layout.root)
     domains = _domains_of(layout)
     if config.direction == "BtoA":
@@ -245,25 +318,43 @@ def _layout(config: DataConfig) -> Layout:
     return detect_layout(Path(config.root))
 
 
+def _are_two_domains(layout: DomainFolders) -> bool:
+    """Whether the domains are called A and B, so that it is said which is the source."""
+    return not layout.flat and [name.upper() for name in layout.names] == ["A", "B"]
+
+
 def _domains_of(layout: Layout) -> Domains:
     if isinstance(layout, TwoFolders):
-        return Domains(train_a=images_at(layout.source), train_b=images_at(layout.target))
+        source, target = images_at(layout.source), images_at(layout.target)
+        return Domains(train_a=source.files, train_b=target.files, notes=notes_on((source, target)))
     if isinstance(layout, UnpairedFolders):
-        root = layout.root
-        val = _optional_split(root, "val")
-        test = _optional_split(root, "test")
+        splits = {split: [_split_of(layout, split, domain) for domain in "AB"] for split in SPLITS}
+        train = [
+            found or images_in(layout.root / f"train{domain}")  # which says that it is missing
+            for found, domain in zip(splits["train"], "AB", strict=True)
+        ]
+        val = [found.files if found else () for found in splits["val"]]
+        test = [found.files if found else () for found in splits["test"]]
         return Domains(
-            train_a=image_files(root / "trainA"),
-            train_b=image_files(root / "trainB"),
+            train_a=train[0].files,
+            train_b=train[1].files,
             val_a=val[0],
             val_b=val[1],
             test_a=test[0] or val[0],
             test_b=test[1] or val[1],
+            notes=_spelling_notes(layout) + notes_on(train),
+        )
+    if isinstance(layout, DomainFolders):
+        root = layout.root / "train"
+        first, second, *_ = (*layout.names, "B")
+        raise DataError(
+            f"`{layout.root}` holds several domains in train/ (domains layout), not supported yet "
+            f"for this method, which asks what is translated into what: --data.source "
+            f"{root / first} --data.target {root / second}, or name two folders trainA and trainB."
         )
     kinds = {
         SingleImages: "one image per domain (single-image layout)",
         PairedImages: "side-by-side pairs in train/ (paired layout)",
-        DomainFolders: "several domains in train/ (domains layout)",
     }
     raise DataError(
         f"`{layout.root}` holds {kinds[type(layout)]}, not supported yet for this method; "
@@ -272,6 +363,6 @@ def _domains_of(layout: Layout) -> Domains:
     )
 
 
-def _optional_split(root: Path, split: str) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    a, b = root / f"{split}A", root / f"{split}B"
-    return (image_files(a) if a.is_dir() else (), image_files(b) if b.is_dir() else ())
+def _split_of(layout: UnpairedFolders, split: str, domain: str) -> FoundImages | None:
+    folder = layout.folder(split, domain)
+    return None if folder is None else images_in(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +26,8 @@ from patchkin.data.transforms import resized
 from patchkin.data.verify import Broken, verify_images, without_broken
 from patchkin.errors import DataError
 from patchkin.images import ValueRange, read_image
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,9 @@ def open_training_data(
         StorageError: the cache of decoded images cannot be written.
     """
     domains = find_domains(config)
+    if known_broken is None:
+        for note in domains.notes:
+            logger.warning("%s", note)
     if domains.single:
         return _single_images(config, domains, seed=seed, channels=channels, validate=validate)
     broken: list[Broken] = list(known_broken or ())

@@ -9,6 +9,7 @@ Shape suffixes: B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +25,7 @@ from patchkin.data.cache import ReadImage, from_file, open_cache
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, finished, transformable
 from patchkin.data.folders import made_once
-from patchkin.data.layouts import TOY, PairedImages, detect_layout, image_files
+from patchkin.data.layouts import SPLITS, TOY, PairedImages, detect_layout, images_in, notes_on
 from patchkin.data.steps import StepBatches, StepLoader
 from patchkin.data.toy import MAX_SIZE, MIN_SIZE, TOY_VERSION, Scene
 from patchkin.data.transforms import SeededViewDraws, resized, size_of, view
@@ -34,6 +35,7 @@ from patchkin.images import Picture, Pixels, read_image, write_pillow
 from patchkin.randomness import derive_seed
 from patchkin.storage.atomic import storage_errors, sync_tree
 
+logger = logging.getLogger(__name__)
 _TOY_COUNTS = {"train": 300, "val": 24, "test": 24}
 
 
@@ -160,6 +162,8 @@ class Pairs:
     train: tuple[Path, ...]
     val: tuple[Path, ...] = ()
     test: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    """One line each: what was ignored."""
 
 
 def find_pairs(config: DataConfig) -> Pairs:
@@ -182,14 +186,13 @@ def find_pairs(config: DataConfig) -> Pairs:
             f"`{root}` holds no pairs; this method needs files in train/ that show A (left half) "
             "and B (right half) side by side."
         )
-    splits = {
-        split: image_files(root / split) if (root / split).is_dir() else ()
-        for split in ("train", "val", "test")
-    }
+    found = {split: images_in(root / split) for split in SPLITS if (root / split).is_dir()}
+    val, test = (found[split].files if split in found else () for split in ("val", "test"))
     return Pairs(
-        train=splits["train"][: config.max_images],
-        val=splits["val"],
-        test=splits["test"] or splits["val"],
+        train=found["train"].files[: config.max_images],
+        val=val,
+        test=test or val,
+        notes=notes_on([found["train"]]),
     )
 
 
@@ -236,6 +239,8 @@ def open_paired_data(
         threads=threads,
     )
     if known_broken is None:
+        for note in pairs.notes:
+            logger.warning("%s", note)
         for number in numbers:
             broken += verify_images(
                 pairs.train,

@@ -124,6 +124,7 @@ def _train(
         encoding={
             "value_range": config.data.value_range,
             **({"domains": list(domains)} if domains else {}),
+            "typical_sizes": data.typical_sizes(),
         },
     )
     fit(

@@ -47,6 +47,7 @@ from patchkin.scoring.pairs import (
 )
 from patchkin.scoring.results import Result
 from patchkin.scoring.scores import Scores
+from patchkin.translation.record import makers_of
 from patchkin.translation.translator import Translator
 
 STATISTICS_FOLDER = "statistics"
@@ -123,7 +124,7 @@ def evaluate(
         scores |= segmentation_scores(pairs, config.judge, config.judge_weights)
     return Result(
         scores=scores,
-        warnings=warnings_of(pairs),
+        warnings=warnings_of(pairs) + _mixture(subject),
         protocols=found.protocols,
         subject=_describe(subject, model),
         data={
@@ -256,13 +257,19 @@ def evaluate_part(
 
 def _describe(subject: Translator | Path, model: str) -> dict[str, Any]:
     if isinstance(subject, Path):
-        return {"folder": str(subject)}
+        return {"folder": str(subject), **makers_of(image_files(subject)).plain()}
     header = subject.header
     return {
         "model": model,
         "method": subject.method.name,
         "step": header.step if header is not None else None,
     }
+
+
+def _mixture(subject: Translator | Path) -> tuple[str, ...]:
+    """That a folder holds translations of several models."""
+    warning = makers_of(image_files(subject)).warning if isinstance(subject, Path) else ""
+    return (warning,) if warning else ()
 
 
 def _held_out(data: DataConfig, config: EvaluationConfig) -> tuple[Domains, tuple[Path, ...]]:

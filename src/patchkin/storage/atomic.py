@@ -171,11 +171,16 @@ def put_in_place(part: Path, target: Path, *, mode: int | None = None, synced: b
         sync_folder(target.parent)
 
 
-def append_line(path: Path, line: str) -> None:
+def append_line(path: Path, line: str, *, synced: bool = True) -> None:
     """Add a line to a file, which is made if it is not there.
 
     The file has whole lines afterwards, also after an error, and also if an earlier process was
     killed within a line.
+
+    Args:
+        path: of the file.
+        line: without its end.
+        synced: as `write_bytes`.
 
     Raises:
         StorageError: it cannot be written.
@@ -188,7 +193,8 @@ def append_line(path: Path, line: str) -> None:
             torn = b"\n" if length and not _ends_with_newline(descriptor, length) else b""
             try:
                 _write_all(descriptor, torn + line.encode() + b"\n")
-                os.fsync(descriptor)
+                if synced:
+                    os.fsync(descriptor)
             except OSError:
                 with contextlib.suppress(OSError):
                     os.ftruncate(descriptor, length)

@@ -58,7 +58,8 @@ class ModelHeader:
     size: int = 256
     """Height and width that it was trained at, in pixels."""
     encoding: dict[str, Any] = field(default_factory=dict)
-    """What the data was: value range of float images."""
+    """What the data was: value range of float images, names of domains, and width and height of
+    whole training images of each domain when views are cut from them."""
     version: int = 1
     """Of this header."""
 

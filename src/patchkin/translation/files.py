@@ -5,19 +5,25 @@ Shape suffixes: S entries of a style, B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
+import fnmatch
 import glob
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from patchkin.errors import DataError, PatchkinError
-from patchkin.images import Encoding, is_image_file, write_image
+from patchkin.errors import ConfigError, DataError, PatchkinError, StorageError
+from patchkin.images import IMAGE_SUFFIXES, Encoding, is_image_file, write_image
+from patchkin.images.faults import reason
+from patchkin.images.folders import find_images, ignored_kinds, is_left_out
 from patchkin.parallel.overlap import ahead, behind
 from patchkin.storage.atomic import is_disk_trouble
+from patchkin.translation.record import Recorder
 from patchkin.translation.translator import Translator
 
 
@@ -29,6 +35,8 @@ class Job:
     target: Path
     style_S: Tensor | None = field(default=None, compare=False)
     """For methods whose translations have a style; the same for all images unless given."""
+    style: str = ""
+    """What `style_S` is, for the record."""
 
 
 @dataclass
@@ -40,23 +48,44 @@ class Outcome:
     """Already there."""
     failed: list[tuple[Path, str]] = field(default_factory=list)
     """With the reason, one line each."""
+    remade: dict[Path, str] = field(default_factory=dict)
+    """Those of `written` that replaced an earlier translation, with the reason."""
 
 
-def plan(inputs: Sequence[str], output: Path) -> list[Job]:
-    """Files, folders (searched recursively) and glob patterns as jobs.
+# Which
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be translated."""
+
+    jobs: list[Job]
+    notes: tuple[str, ...] = ()
+    """One line each: what of the inputs was ignored."""
+    names_file: bool = False
+    """Whether the output is the name of a file, for one translation."""
+
+
+def plan(inputs: Sequence[str], output: Path) -> Plan:
+    """Files, folders (searched as `patchkin.images.folders` says) and glob patterns as jobs.
 
     Names and the structure below each folder are kept. Where the output lies inside an input,
     what is in it already is no input: the same command gives the same jobs again.
 
+    Args:
+        inputs: files, folders and patterns.
+        output: folder; or, for one image, a file with the suffix of an image.
+
     Raises:
+        ConfigError: a file for several images.
         DataError: an input matches nothing, holds no image, would be overwritten by its own
             translation, or two inputs would be written to one file.
     """
+    names_file = output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir()
     jobs: dict[Path, Job] = {}
-    for source, name in _named_files(inputs, output):
+    notes: list[str] = []
+    for source, name in _named_files(inputs, output, notes):
         target = output / name
-        if target.resolve() == source.resolve():
-            raise DataError(f"`{source}` would be overwritten; choose another --output.")
         other = jobs.get(target)
         if other is not None and other.source.resolve() != source.resolve():
             raise DataError(
@@ -64,26 +93,70 @@ def plan(inputs: Sequence[str], output: Path) -> list[Job]:
                 "Translate their folders one at a time, or give the folder above both."
             )
         jobs[target] = Job(source, target)
-    return list(jobs.values())
+    if names_file and len(jobs) > 1:
+        raise ConfigError(
+            f"--output `{output}` is the name of one file, and {len(jobs)} images are to be "
+            "translated; name a folder."
+        )
+    chosen = [replace(job, target=output) if names_file else job for job in jobs.values()]
+    for job in chosen:
+        if job.target.resolve() == job.source.resolve():
+            raise DataError(f"`{job.source}` would be overwritten; choose another --output.")
+    return Plan(chosen, tuple(notes), names_file)
 
 
-def _named_files(inputs: Sequence[str], output: Path) -> Iterator[tuple[Path, Path]]:
+def _named_files(
+    inputs: Sequence[str], output: Path, notes: list[str]
+) -> Iterator[tuple[Path, Path]]:
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if is_image_file(file))
-            if not files:
-                raise DataError(f"`{path}` holds no image.")
-            kept = _outside(output, files)
+            found = find_images(path)
+            if not found.files:
+                others = f" It has {ignored_kinds(found.ignored)}." if found.ignored else ""
+                raise DataError(f"`{path}` holds no image.{others}")
+            if found.note:
+                notes.append(f"`{path}`: {found.note}")
+            kept = _outside(output, found.files)
             yield from ((file, file.relative_to(path)) for file in kept)
         elif path.is_file():
             yield path, Path(path.name)
         else:
-            matches = sorted(Path(match) for match in glob.glob(text, recursive=True))  # noqa: PTH207 (absolute patterns too)
-            files = [match for match in matches if is_image_file(match)]
+            files = _matches(text)
             if not files:
                 raise DataError(f"`{text}`: no such file or folder, and no image matches it.")
             yield from ((file, Path(file.name)) for file in _outside(output, files))
+
+
+def _matches(pattern: str) -> list[Path]:
+    """The images that a pattern matches."""
+    parts = Path(pattern).parts
+    first = next((place for place, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    if "**" in parts:  # by the search that knows of links in circles, where glob does not end
+        root = Path(*parts[:first])
+        found = find_images(root).files if root.is_dir() else ()
+        return [file for file in found if _fits(file.relative_to(root).parts, parts[first:])]
+    files = [Path(text) for text in glob.glob(pattern)]  # noqa: PTH207 (absolute patterns too)
+    return sorted(
+        file
+        for file in files
+        if is_image_file(file)
+        and not file.is_dir()
+        and not any(map(is_left_out, file.parts[first:-1]))
+    )
+
+
+def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a path match those of a pattern; `**` is any number of folders.
+
+    >>> _fits(("a", "b", "x.png"), ("**", "*.png")), _fits(("x.png",), ("**", "b", "*.png"))
+    (True, False)
+    """
+    if not pattern:
+        return not names
+    if pattern[0] == "**":
+        return any(_fits(names[start:], pattern[1:] or ("*",)) for start in range(len(names)))
+    return bool(names) and fnmatch.fnmatch(names[0], pattern[0]) and _fits(names[1:], pattern[1:])
 
 
 def _outside(folder: Path, files: Sequence[Path]) -> Sequence[Path]:
@@ -92,24 +165,91 @@ def _outside(folder: Path, files: Sequence[Path]) -> Sequence[Path]:
     return [file for file in files if folder not in file.resolve().parents] or files
 
 
+def renamed(jobs: Sequence[Job], rename: Callable[[Path], Path]) -> list[Job]:
+    """The jobs with other targets, where `a.jpg` and `a.png` stay apart.
+
+    Those that would get one name are told apart by the suffix of their source: `a_jpg.png` and
+    `a_png.png`.
+
+    Args:
+        jobs: all of a command, so that every process gives the same names.
+        rename: a target to another.
+
+    Raises:
+        DataError: two would still be one file.
+
+    >>> jobs = [Job(Path(name), Path("out", name)) for name in ("a.jpg", "a.png", "b.jpg")]
+    >>> [job.target.name for job in renamed(jobs, lambda target: target.with_suffix(".png"))]
+    ['a_jpg.png', 'a_png.png', 'b.png']
+    """
+    targets = [rename(job.target) for job in jobs]
+    shared = {target for target, number in Counter(targets).items() if number > 1}
+    taken: dict[Path, Path] = {}
+    changed = []
+    for job, target in zip(jobs, targets, strict=True):
+        if target in shared:
+            suffix = job.source.suffix.lower().removeprefix(".")
+            own = rename(job.target.with_stem(f"{job.target.stem}_{suffix}"))
+        else:
+            own = target
+        other = taken.setdefault(own, job.source)
+        if other != job.source:
+            raise DataError(
+                f"`{other}` and `{job.source}` would both be written to `{own}`; rename one of "
+                "them."
+            )
+        changed.append(replace(job, target=own))
+    return changed
+
+
+def check_output(output: Path) -> None:
+    """Find out whether a folder, or a file, can be written, without leaving anything there.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    folder = output
+    while not folder.is_dir():
+        if folder.exists() and folder != output:
+            raise StorageError(
+                f"Cannot write `{output}`: `{folder}` is a file. Choose another --output."
+            )
+        if folder == folder.parent:
+            break
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder, prefix=".patchkin-"):
+            pass
+    except OSError as error:
+        raised = StorageError(
+            f"Cannot write into `{folder}`: {reason(error)}. Choose another --output."
+        )
+        raised.errno = error.errno
+        raise raised from error
+
+
+# Translating
+
+
 def translate_files(
     translator: Translator,
     jobs: Sequence[Job],
     *,
-    overwrite: bool = False,
+    recorder: Recorder | None = None,
     batch_size: int = 1,
     on_file: Callable[[Path], None] = lambda _: None,
 ) -> Outcome:
     """Translate files; one that cannot be read or written does not stop the others, unless the
     disk is full or fails.
 
-    Files are read ahead and written behind by other threads.
+    Files are read ahead and written behind by other threads. Targets that are there are replaced;
+    `patchkin.translation.stale` says which jobs need not be done.
 
     Args:
         translator: the model.
         jobs: those of one file next to each other, so that it is read once. Either all have a
             style or none has.
-        overwrite: also those whose target is there.
+        recorder: of what made each file.
         batch_size: images of one size translated at once.
         on_file: called with the source of each job that is done.
 
@@ -117,22 +257,21 @@ def translate_files(
         StorageError: the disk is full, fails, or cannot be written at all.
     """
     outcome = Outcome()
-    todo = []
-    for job in jobs:
-        if job.target.exists() and not overwrite:
-            outcome.skipped.append(job.target)
-            on_file(job.source)
-        else:
-            todo.append(job)
     with behind() as later:
-        for batch in ahead(_batches(translator, todo, batch_size, outcome, on_file)):
+        for batch in ahead(
+            _batches(translator, jobs, batch_size, outcome, recorder=recorder, on_file=on_file)
+        ):
             styles = [job.style_S for job, _, _ in batch if job.style_S is not None]
             y_BCHW = translator(
                 torch.stack([image for _, image, _ in batch]),
                 torch.stack(styles) if styles else None,
             ).cpu()
             for (job, _, encoding), y_CHW in zip(batch, y_BCHW, strict=True):
-                later(partial(_write, job, y_CHW, encoding, outcome, on_file))
+                later(
+                    partial(
+                        _write, job, y_CHW, encoding, outcome, recorder=recorder, on_file=on_file
+                    )
+                )
     return outcome
 
 
@@ -141,6 +280,8 @@ def _batches(
     jobs: Iterable[Job],
     batch_size: int,
     outcome: Outcome,
+    *,
+    recorder: Recorder | None,
     on_file: Callable[[Path], None],
 ) -> Iterator[list[tuple[Job, Tensor, Encoding]]]:
     """Neighbouring images of one size, up to `batch_size` at once."""
@@ -151,6 +292,8 @@ def _batches(
         if job.source != source:
             source = job.source
             try:
+                if recorder is not None:
+                    recorder.reads(source)
                 content = translator.read(source)
             except (DataError, OSError) as error:
                 outcome.failed.append((source, str(error)))
@@ -172,10 +315,16 @@ def _write(
     y_CHW: Tensor,
     encoding: Encoding,
     outcome: Outcome,
+    *,
+    recorder: Recorder | None,
     on_file: Callable[[Path], None],
 ) -> None:
     try:
+        if recorder is not None:
+            recorder.begins([job.target])
         write_image(job.target, y_CHW, encoding)
+        if recorder is not None:
+            recorder.made([job.target], job.source, style=job.style)
         outcome.written.append(job.target)
     except (PatchkinError, OSError) as error:
         if is_disk_trouble(error):

@@ -28,7 +28,8 @@ from patchkin.errors import ConfigError, DataError, PatchkinError, nearest
 from patchkin.images import image_grid, read_image, to_tensor, to_uint8, write_pillow
 from patchkin.randomness import SeededDraws
 from patchkin.storage.atomic import is_disk_trouble, new_file
-from patchkin.translation.files import Job, Outcome
+from patchkin.translation.files import Job, Outcome, renamed
+from patchkin.translation.record import Recorder, sha256_of
 from patchkin.translation.translator import Translator
 
 _FRAME_MILLISECONDS = 90
@@ -43,6 +44,8 @@ class Style:
     vector_S: Tensor
     reference: Path | None = None
     """The image it was taken from."""
+    origin: str = ""
+    """What decides it, for the record of what made a file."""
 
 
 # Which
@@ -88,7 +91,7 @@ def domain_name(translator: Translator, domain: int) -> str:
 def usual_style(translator: Translator, domain: int) -> Style:
     """The style of a domain unless one is chosen: always the same."""
     drawn_BS = translator.latent_styles(SeededDraws(0, 0), count=1, domain=domain)
-    return Style("", drawn_BS[0])
+    return Style("", drawn_BS[0], origin=f"domain {domain}, its own")
 
 
 def drawn_styles(translator: Translator, count: int, *, seed: int, domain: int) -> list[Style]:
@@ -103,6 +106,7 @@ def drawn_styles(translator: Translator, count: int, *, seed: int, domain: int) 
         Style(
             f"s{index}",
             translator.latent_styles(SeededDraws(seed, index), count=1, domain=domain)[0],
+            origin=f"domain {domain}, seed {seed}, number {index}",
         )
         for index in range(count)
     ]
@@ -139,29 +143,44 @@ def referenced_styles(translator: Translator, files: Sequence[Path], *, domain: 
     for file in files:
         image_CHW, _ = translator.read(file, channels=translator.channels[1])
         vector_S = translator.reference_styles(image_CHW[None], domain=domain)[0]
-        styles.append(Style(file.stem, vector_S, file))
+        origin = f"domain {domain}, reference {sha256_of(file)}"
+        styles.append(Style(file.stem, vector_S, file, origin))
     return styles
 
 
 # Files
 
 
-def styled_jobs(jobs: Sequence[Job], styles: Sequence[Style], domain: str = "") -> list[Job]:
+def styled_jobs(
+    jobs: Sequence[Job], styles: Sequence[Style], domain: str = "", *, names_file: bool = False
+) -> list[Job]:
     """Every job in every style.
+
+    Args:
+        jobs: without styles.
+        styles: one or several.
+        domain: for the names of files.
+        names_file: whether the target of the job is the name that was asked for.
 
     Raises:
         DataError: two translations would have one name.
+        ConfigError: several are to have the name that was asked for.
     """
+    if names_file and len(styles) > 1:
+        raise ConfigError(
+            f"--output `{jobs[0].target}` is the name of one file, and {len(styles)} styles make "
+            f"{len(styles)}; name a folder."
+        )
     styled: dict[Path, Job] = {}
     for job in jobs:
         for style in styles:
-            target = named(job.target, domain, style.name)
+            target = job.target if names_file else named(job.target, domain, style.name)
             if target in styled:
                 raise DataError(
                     f"`{styled[target].source}` and `{job.source}` would both be written to "
                     f"`{target}`; rename one of them."
                 )
-            styled[target] = replace(job, target=target, style_S=style.vector_S)
+            styled[target] = replace(job, target=target, style_S=style.vector_S, style=style.origin)
     return list(styled.values())
 
 
@@ -175,7 +194,12 @@ def named(target: Path, *parts: str) -> Path:
 
 
 def style_grid(
-    jobs: Sequence[Job], styles: Sequence[Style], *, domain: str = "", size: int = 256
+    jobs: Sequence[Job],
+    styles: Sequence[Style],
+    *,
+    domain: str = "",
+    names_file: bool = False,
+    size: int = 256,
 ) -> Image.Image:
     """Inputs (left column) in every style (columns, under their references), from written files.
 
@@ -183,6 +207,7 @@ def style_grid(
         jobs: of the inputs, without styles; those that could not be translated are left out.
         styles: one column each.
         domain: as in the names of the files.
+        names_file: as `styled_jobs`.
         size: longest side of a tile in pixels.
 
     Raises:
@@ -190,7 +215,9 @@ def style_grid(
     """
     rows = []
     for job in jobs:
-        targets = [named(job.target, domain, style.name) for style in styles]
+        targets = [
+            job.target if names_file else named(job.target, domain, style.name) for style in styles
+        ]
         if all(target.is_file() for target in targets):
             rows.append([_tile(path, size) for path in (job.source, *targets)])
     if not rows:
@@ -232,20 +259,59 @@ def between(first_S: Tensor, last_S: Tensor, frames: int) -> Tensor:
     )
 
 
+def path_jobs(
+    jobs: Sequence[Job],
+    styles: tuple[Style, Style],
+    *,
+    frames: int,
+    domain: str = "",
+    names_file: bool = False,
+) -> list[Job]:
+    """Jobs whose targets are the strips; see `path_files`.
+
+    Args:
+        jobs: all of a command, without styles.
+        styles: where the way begins and ends.
+        frames: images of the way.
+        domain: for the names of files.
+        names_file: whether the target of the job is the name that was asked for.
+
+    Raises:
+        DataError: two would be one file.
+    """
+    way = f"{styles[0].origin} to {styles[1].origin} in {frames}"
+    on_the_way = [replace(job, style=way) for job in jobs]
+    if names_file:
+        return on_the_way
+    return renamed(on_the_way, lambda target: named(target, domain, "path").with_suffix(".png"))
+
+
+def path_files(job: Job) -> list[Path]:
+    """The strip and the animation of a job of `path_jobs`."""
+    return [job.target, job.target.with_suffix(".gif")]
+
+
 def write_paths(
     translator: Translator,
     jobs: Sequence[Job],
     styles: tuple[Style, Style],
     *,
     frames: int,
-    domain: str = "",
-    overwrite: bool = False,
+    recorder: Recorder | None = None,
     on_file: Callable[[Path], None] = lambda _: None,
 ) -> Outcome:
     """Each input on its way from one style to the other: a strip (PNG) and an animation (GIF).
 
     The strip begins with the input. The animation goes there and back. One input that fails does
     not stop the others.
+
+    Args:
+        translator: the model.
+        jobs: of `path_jobs`.
+        styles: where the way begins and ends.
+        frames: images of the way.
+        recorder: of what made each file.
+        on_file: called with the source of each job that is done.
 
     Raises:
         ConfigError: fewer than 2 frames.
@@ -255,21 +321,23 @@ def write_paths(
     styles_BS = between(styles[0].vector_S, styles[1].vector_S, frames)
     outcome = Outcome()
     for job in jobs:
-        strip = named(job.target, domain, "path").with_suffix(".png")
-        animation = strip.with_suffix(".gif")
-        if strip.exists() and animation.exists() and not overwrite:
-            outcome.skipped += [strip, animation]
-        else:
-            try:
-                image_CHW, _ = translator.read(job.source)
-                images = [translator(image_CHW[None], style_S[None])[0] for style_S in styles_BS]
-                write_pillow(strip, image_grid([[image_CHW, *images]]))
-                _write_animation(animation, images)
-                outcome.written += [strip, animation]
-            except (PatchkinError, OSError) as error:
-                if is_disk_trouble(error):
-                    raise
-                outcome.failed.append((job.source, str(error)))
+        strip, animation = path_files(job)
+        try:
+            if recorder is not None:
+                recorder.reads(job.source)
+            image_CHW, _ = translator.read(job.source)
+            images = [translator(image_CHW[None], style_S[None])[0] for style_S in styles_BS]
+            if recorder is not None:
+                recorder.begins([strip, animation])
+            write_pillow(strip, image_grid([[image_CHW, *images]]))
+            _write_animation(animation, images)
+            if recorder is not None:
+                recorder.made([strip, animation], job.source, style=job.style)
+            outcome.written += [strip, animation]
+        except (PatchkinError, OSError) as error:
+            if is_disk_trouble(error):
+                raise
+            outcome.failed.append((job.source, str(error)))
         on_file(job.source)
     return outcome
 

@@ -27,6 +27,7 @@ from patchkin.storage.checkpoint import (
     load_strictly,
     read_model,
 )
+from patchkin.translation.enlarging import Resizing, enlarged, jointly_enlarged, reduced
 
 
 class _AbsentNetwork(nn.Module):
@@ -67,6 +68,7 @@ class Translator:
         direction: Direction = "AtoB",
         device: Device | torch.device = "auto",
         precision: Precision = "32-true",
+        resizing: Resizing | None = None,
         owned: bool = False,
     ) -> None:
         """For a method at hand; see `load` for one in a file.
@@ -77,6 +79,7 @@ class Translator:
             direction: BtoA for the way back of a method that has one.
             device: where to compute.
             precision: of the networks.
+            resizing: of images that are larger than the model should see.
             owned: nobody else uses the method, so that its weights may be laid out for speed.
         """
         if direction not in method.directions:
@@ -86,6 +89,12 @@ class Translator:
             )
         self.method = method
         self.header = header
+        self.file: Path | None = None
+        """That it was loaded from."""
+        self.weights: Literal["averaged", "live"] = "live"
+        """Which of the weights in that file it uses."""
+        self.precision = precision
+        self.resizing = resizing
         self.direction = direction
         self.channels = method.channels if direction == "AtoB" else method.channels[::-1]
         """Of the images it takes, and of those it gives."""
@@ -114,6 +123,7 @@ class Translator:
         direction: Direction = "AtoB",
         device: Device = "auto",
         precision: Precision = "32-true",
+        resizing: Resizing | None = None,
     ) -> Translator:
         """A translator from a run folder, a checkpoint folder or a model file.
 
@@ -128,6 +138,7 @@ class Translator:
             direction: BtoA for the way back of a method that has one.
             device: where to compute.
             precision: of the networks.
+            resizing: of images that are larger than the model should see.
 
         Raises:
             CheckpointError: nothing is there, or it does not fit its own header.
@@ -149,29 +160,47 @@ class Translator:
                 if network.state_dict() and not _under(live, f"{name}."):
                     setattr(method, name, _AbsentNetwork(name, path))
             load_strictly(method, live, source=f"`{path}`")
+        used: Literal["averaged", "live"] = "live"
         for name in kind.translating:
             live = _under(tensors, f"{name}.")
             averaged = _under(tensors, f"{EMA_PREFIX}{name}.")
+            if averaged and weights == "averaged":
+                used = "averaged"
             chosen = averaged if averaged and weights == "averaged" else live
             load_strictly(method.get_submodule(name), chosen, source=f"`{path}`, network {name},")
-        return cls(
+        translator = cls(
             method,
             header=header,
             direction=direction,
             device=device,
             precision=precision,
+            resizing=resizing,
             owned=True,
         )
+        translator.file, translator.weights = path, used
+        return translator
 
     def __call__(self, x_BCHW: Tensor, styles_BS: Tensor | None = None) -> Tensor:
         """Translate images of any height and width, values in [-1, 1].
 
-        They are padded by reflection to what the network takes and cropped back.
+        They are padded by reflection to what the network takes and cropped back. Those that
+        `resizing` makes smaller are put back as it says.
 
         Args:
             x_BCHW: on any device.
             styles_BS: for methods whose translations have a style, one for each image.
         """
+        resizing, size = self.resizing, (x_BCHW.shape[-2], x_BCHW.shape[-1])
+        if resizing is None or min(size) <= resizing.side:
+            return self._at_own_size(x_BCHW, styles_BS)
+        large_BCHW = x_BCHW.to(self.device)
+        small_BCHW = reduced(large_BCHW, resizing.side)
+        y_BCHW = self._at_own_size(small_BCHW, styles_BS)
+        if resizing.enlarging == "plain":
+            return enlarged(y_BCHW, size)
+        return jointly_enlarged(y_BCHW, small_BCHW, large_BCHW)
+
+    def _at_own_size(self, x_BCHW: Tensor, styles_BS: Tensor | None) -> Tensor:
         height, width = x_BCHW.shape[-2:]
         padded = pad_to(
             x_BCHW.to(self.device), self.method.multiple_of, minimum=self.method.min_size

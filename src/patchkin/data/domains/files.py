@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from patchkin.data.config import DataConfig
 from patchkin.data.layouts import (
     MIN_UNPAIRED_IMAGES,
+    SPLITS,
     TOY,
     DomainFolders,
     Layout,
     SingleImages,
     UnpairedFolders,
     detect_layout,
+    domain_folder,
     entries_beside,
     flat_domains,
-    image_files,
+    images_in,
+    notes_on,
 )
 from patchkin.data.toy import cached_domain_toy
 from patchkin.errors import ConfigError, DataError
+from patchkin.images.folders import FoundImages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,19 +55,18 @@ def find_domain_files(config: DataConfig) -> DomainFiles:
     layout = domain_layout(root)
     if isinstance(layout, DomainFolders):
         names, notes = layout.names, _notes(layout)
-        pattern = "{name}" if layout.flat else "{split}/{name}"
     else:
-        names, notes, pattern = ("A", "B"), (), "{split}{name}"
-    splits = ("train", "val", "test") if "{split}" in pattern else ("train",)
-    found = {split: _split(root, split, names, pattern) for split in splits}
-    train = tuple(files[: config.max_images] for files in found["train"])
+        names, notes = ("A", "B"), ()
+    found = {split: _split(layout, split, names) for split in SPLITS}
+    train = tuple(images.files[: config.max_images] for images in found["train"])
     for name, files in zip(names, train, strict=True):
         if len(files) < MIN_UNPAIRED_IMAGES:
             raise DataError(
                 f"Domain `{name}` of `{root}` has {len(files)} training image; at least "
                 f"{MIN_UNPAIRED_IMAGES} are needed, since two references are drawn at a time."
             )
-    val, test = found.get("val", ()), found.get("test", ())
+    val, test = (tuple(images.files for images in found[split]) for split in ("val", "test"))
+    notes += notes_on(found["train"])
     return DomainFiles(names=names, train=train, val=val, test=test or val, notes=notes)
 
 
@@ -75,7 +77,8 @@ def domain_layout(root: Path) -> DomainFolders | UnpairedFolders:
         DataError: it has no domains, or only one.
     """
     layout: Layout | None = flat_domains(root)
-    if layout is None and any((root / name).is_dir() for name in ("train", "trainA", "trainB")):
+    trained = [root / "train", *(domain_folder(root, "train", domain) for domain in "AB")]
+    if layout is None and any(folder is not None and folder.is_dir() for folder in trained):
         layout = detect_layout(root)
     if isinstance(layout, SingleImages):
         layout = UnpairedFolders(root)  # said by the caller: too few images
@@ -96,12 +99,19 @@ def domain_layout(root: Path) -> DomainFolders | UnpairedFolders:
 
 
 def _split(
-    root: Path, split: str, names: Sequence[str], pattern: str
-) -> tuple[tuple[Path, ...], ...]:
-    folders = [root / pattern.format(split=split, name=name) for name in names]
+    layout: DomainFolders | UnpairedFolders, split: str, names: tuple[str, ...]
+) -> tuple[FoundImages, ...]:
+    """The images of every domain; of no domain, where a split is not there."""
+    root = layout.root
+    if isinstance(layout, UnpairedFolders):
+        folders = [layout.folder(split, name) or root / f"{split}{name}" for name in names]
+    elif layout.flat:
+        folders = [root / name for name in names] if split == "train" else []
+    else:
+        folders = [root / split / name for name in names]
     if split != "train" and not any(folder.is_dir() for folder in folders):
         return ()
-    return tuple(image_files(folder) for folder in folders)
+    return tuple(images_in(folder) for folder in folders)
 
 
 def _notes(layout: DomainFolders) -> tuple[str, ...]:

@@ -73,6 +73,11 @@ class DomainSource(Source[DomainData]):
             target_B=torch.tensor(targets),
         )
 
+    def typical_sizes(self) -> tuple[tuple[int, int] | None, ...]:
+        """See `Source`: whole images are resized to views."""
+        side = self._config.data.size
+        return ((side, side),) * 2
+
     def scorer(self) -> Scorer | None:
         """Scores of the validation images: against their hidden counterparts where they have any,
         else by protocol and change if scores were asked for.

@@ -12,6 +12,7 @@ from patchkin.data.paired import (
     open_paired_data,
     paired_loader,
 )
+from patchkin.data.scale import typical_size
 from patchkin.data.verify import Broken
 from patchkin.runs.sources.source import PREVIEW_IMAGES, Source
 from patchkin.training import Scorer
@@ -42,6 +43,11 @@ class PairedSource(Source[PairedData]):
         pairs = self.opened.pairs
         files = (pairs.val or pairs.test or pairs.train)[:PREVIEW_IMAGES]
         return evaluation_pairs(files, self._config.data, self._channels)
+
+    def typical_sizes(self) -> tuple[tuple[int, int] | None, ...]:
+        """See `Source`."""
+        size = typical_size(self.opened.pairs.train, self._config.data, side_by_side=True)
+        return size, size
 
     def scorer(self) -> Scorer | None:
         """None yet: the terms of the loss say what the truth says."""

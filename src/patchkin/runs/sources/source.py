@@ -103,6 +103,10 @@ class Source(ABC, Generic[OpenedData]):
         """See `patchkin.training.BatchSource`."""
 
     @abstractmethod
+    def typical_sizes(self) -> tuple[tuple[int, int] | None, ...]:
+        """Width and height of whole training images of each domain, as views are cut from them."""
+
+    @abstractmethod
     def scorer(self) -> Scorer | None:
         """Scores of the validation images; None if there is nothing to score."""
 

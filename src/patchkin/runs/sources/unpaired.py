@@ -16,6 +16,7 @@ from patchkin.data.loading import (
     open_training_data,
     training_loader,
 )
+from patchkin.data.scale import typical_size
 from patchkin.data.single import SingleImageDataset
 from patchkin.data.verify import Broken
 from patchkin.runs.sources.source import PREVIEW_IMAGES, Source
@@ -55,6 +56,11 @@ class UnpairedSource(Source[TrainingData]):
         b = self._images(domains.val_b or domains.test_b or domains.train_b, self._channels[1])
         num_images = min(len(a), len(b))
         return UnpairedBatch(a[:num_images], b[:num_images])
+
+    def typical_sizes(self) -> tuple[tuple[int, int] | None, ...]:
+        """See `Source`."""
+        domains, config = self.opened.domains, self._config.data
+        return tuple(typical_size(files, config) for files in (domains.train_a, domains.train_b))
 
     def _images(self, files: Sequence[Path], channels: int) -> Tensor:
         batches = evaluation_images(

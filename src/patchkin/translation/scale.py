@@ -1,0 +1,95 @@
+"""At what scale a model has learned, and what of a list of files is beyond it.
+
+A model knows things at the size that they had in training. In an image with four times as many
+pixels a side they are four times as large: horse2zebra makes zebras at 256 pixels and none at 1024.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from patchkin.images.sizes import image_size
+from patchkin.method import Direction
+from patchkin.storage.checkpoint import ModelHeader
+from patchkin.translation.translator import Translator
+
+BEYOND = 2.0
+"""How many times as large as in training, a side on average, an image may be before it is said."""
+_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Larger:
+    """Files that are beyond the scale of a model."""
+
+    number: int
+    of: int
+    """All files."""
+    largest: Path
+    size: tuple[int, int]
+    """Width and height of the largest."""
+
+
+def training_size(header: ModelHeader, direction: Direction = "AtoB") -> tuple[int, int]:
+    """Width and height that a whole image had in training, before views were cut from it.
+
+    The middle of all images of the domain that is translated; for models that do not know it, the
+    size of the views.
+    """
+    known = header.encoding.get("typical_sizes") or (None, None)
+    width, height = known[direction == "BtoA"] or (header.size, header.size)
+    return int(width), int(height)
+
+
+def larger_files(
+    files: Iterable[Path], trained: tuple[int, int], *, resize: int | None = None
+) -> Larger | None:
+    """The files whose sides are on average more than `BEYOND` times those of training.
+
+    Args:
+        files: to translate; one whose head does not tell its size is left out.
+        trained: width and height.
+        resize: shorter side that larger ones are brought to before.
+    """
+    unique = list(dict.fromkeys(files))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        sizes = list(pool.map(image_size, unique))
+    limit = BEYOND * math.sqrt(trained[0] * trained[1])
+    found = [
+        (math.sqrt(size[0] * size[1]), file, size)
+        for file, size in zip(unique, sizes, strict=True)
+        if size is not None and _side(size, resize) > limit
+    ]
+    if not found:
+        return None
+    _, largest, size = max(found, key=lambda entry: entry[0])
+    return Larger(len(found), len(unique), largest, size)
+
+
+def _side(size: tuple[int, int], resize: int | None) -> float:
+    """A side on average, as the model sees it."""
+    side = math.sqrt(size[0] * size[1])
+    return side if resize is None else side * min(1, resize / min(size))
+
+
+def scale_warning(translator: Translator, files: Sequence[Path]) -> str:
+    """One line about the files that are beyond the scale of a model; empty if none is."""
+    if translator.header is None:
+        return ""
+    trained = training_size(translator.header, translator.direction)
+    resize = None if translator.resizing is None else translator.resizing.side
+    larger = larger_files(files, trained, resize=resize)
+    if larger is None:
+        return ""
+    width, height = larger.size
+    which = f"{larger.number} of {larger.of} images are" if larger.of > 1 else "The image is"
+    return (
+        f"{which} more than {BEYOND:g} times as large a side as in training ({trained[0]} x "
+        f"{trained[1]} pixels); the largest, `{larger.largest}`, has {width} x {height}. The model "
+        f"does not know things of that size. Use --resize {min(trained)}: it translates at that "
+        "size and enlarges the result."
+    )
