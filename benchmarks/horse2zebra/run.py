@@ -3,8 +3,9 @@
     python benchmarks/horse2zebra/run.py DATA OUTPUT --profile cpu --hours 6 --weights SQUEEZENET
     python benchmarks/horse2zebra/run.py DATA OUTPUT --profile gpu --hours 100 --weights SQUEEZENET
 
-DATA has trainA, trainB, testA, testB (`patchkin data download horse2zebra`), and masksA, masks of
-testA, if changes outside the animals are to be scored. SQUEEZENET is torchvision's SqueezeNet 1.1.
+DATA has trainA, trainB, testA, testB (`patchkin data download horse2zebra --unverified`), and
+masksA, masks of testA, if changes outside the animals are to be scored. SQUEEZENET is torchvision's
+SqueezeNet 1.1.
 
 The first call measures the speed of every row and fixes, in OUTPUT/plan.json, how many steps all
 rows can do in the hours given (or takes --steps), because the learning rate falls over the whole

@@ -4,8 +4,6 @@ import hashlib
 import io
 import logging
 import os
-import stat
-import tarfile
 import threading
 import time
 import zipfile
@@ -15,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from patchkin.cli import main
 from patchkin.data.catalogue import CATALOGUE, PublicSet
-from patchkin.data.download import download, extract_archive, fetch_dataset, file_sha256
+from patchkin.data.download import download, fetch_dataset, file_sha256
 from patchkin.errors import ConfigError, DownloadError, StorageError
 
 CONTENT = bytes(range(256)) * 4000
@@ -225,97 +224,15 @@ def test_unwritable_target(server, tmp_path):
         download([server.url], tmp_path / "file" / "set.zip")
 
 
-# Archives
+# Data sets
 
 
-def _zip(*entries: tuple[str, bytes], link: str | None = None) -> bytes:
+def _zip(*entries: tuple[str, bytes]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in entries:
             archive.writestr(name, content)
-        if link:
-            info = zipfile.ZipInfo(link)
-            info.external_attr = (stat.S_IFLNK | 0o777) << 16
-            archive.writestr(info, "/etc/passwd")
     return file.getvalue()
-
-
-def _tar(*entries: tuple[str, bytes], link: str | None = None) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w:gz") as archive:
-        for name, content in entries:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-        if link:
-            info = tarfile.TarInfo(link)
-            info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
-            archive.addfile(info)
-    return file.getvalue()
-
-
-PACKERS = [(_zip, "a.zip"), (_tar, "a.tar.gz")]
-
-
-@pytest.mark.parametrize(("pack", "name"), PACKERS)
-def test_single_folder_becomes_the_root(tmp_path, pack, name):
-    content = pack(("horses/trainA/a.png", b"1"), ("horses/trainB/b.png", b"2"))
-    (tmp_path / name).write_bytes(content)
-    extract_archive(tmp_path / name, tmp_path / "set")
-    assert (tmp_path / "set" / "trainB" / "b.png").read_bytes() == b"2"
-    assert _left(tmp_path) == [name, "set"]
-
-
-@pytest.mark.parametrize(("pack", "name"), PACKERS)
-def test_several_folders_are_kept_and_mac_notes_are_not(tmp_path, pack, name):
-    content = pack(("trainA/a.png", b"1"), ("trainB/b.png", b"2"), ("__MACOSX/._a.png", b""))
-    (tmp_path / name).write_bytes(content)
-    extract_archive(tmp_path / name, tmp_path / "set")
-    assert _left(tmp_path / "set") == ["trainA", "trainB"]
-
-
-def test_single_split_folder_is_kept(tmp_path):
-    (tmp_path / "a.zip").write_bytes(_zip(("train/a.png", b"1")))
-    extract_archive(tmp_path / "a.zip", tmp_path / "set")
-    assert _left(tmp_path / "set") == ["train"]
-
-
-@pytest.mark.parametrize(("pack", "name"), PACKERS)
-@pytest.mark.parametrize(
-    "evil", ["../evil.png", "/tmp/evil.png", "a/../../evil.png", "..\\evil.png"]
-)
-def test_entries_that_would_land_outside_are_refused(tmp_path, pack, name, evil):
-    (tmp_path / "inner").mkdir()
-    (tmp_path / "inner" / name).write_bytes(pack(("ok.png", b"1"), (evil, b"2")))
-    with pytest.raises(DownloadError, match=r"is unsafe: its entry .* would land outside"):
-        extract_archive(tmp_path / "inner" / name, tmp_path / "inner" / "set")
-    assert _left(tmp_path / "inner") == [name]
-    assert _left(tmp_path) == ["inner"]
-
-
-@pytest.mark.parametrize(("pack", "name"), PACKERS)
-def test_links_are_refused(tmp_path, pack, name):
-    (tmp_path / name).write_bytes(pack(link="trainA/link.png"))
-    with pytest.raises(DownloadError, match=r"is unsafe: `trainA/link\.png` is a link"):
-        extract_archive(tmp_path / name, tmp_path / "set")
-
-
-@pytest.mark.parametrize(("pack", "name"), PACKERS)
-def test_damaged_archives_are_one_line(tmp_path, pack, name):
-    whole = pack(("trainA/a.png", bytes(range(256)) * 50))
-    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises((DownloadError, StorageError), match="unpack") as caught:
-        extract_archive(tmp_path / name, tmp_path / "set")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "set").exists()
-
-
-def test_unknown_kind_of_archive(tmp_path):
-    with pytest.raises(DownloadError, match="is no archive"):
-        extract_archive(tmp_path / "a.rar", tmp_path / "set")
-
-
-# Data sets
 
 
 @pytest.fixture
@@ -325,12 +242,12 @@ def catalogue(server) -> dict[str, PublicSet]:
 
 
 def test_first_use_is_trusted_and_recorded(server, catalogue, tmp_path):
-    fetched = fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+    fetched = fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue)
     assert (fetched.root, fetched.was_known) == (tmp_path / "tiny", False)
     assert fetched.sha256 == hashlib.sha256(server.content).hexdigest()
     assert (tmp_path / "set.zip.sha256").read_text() == f"{fetched.sha256}  set.zip\n"
     assert _left(tmp_path) == ["set.zip.sha256", "tiny"]
-    again = fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+    again = fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue)
     assert (again.sha256, again.was_known) == (fetched.sha256, True)
     assert len(server.requests) == 1
 
@@ -362,7 +279,11 @@ def _with_both(act, server, caplog) -> list[object]:
 
 
 def test_the_second_download_of_a_set_waits_for_the_first(server, catalogue, tmp_path, caplog):
-    found = _with_both(lambda: fetch_dataset("tiny", tmp_path, catalogue=catalogue), server, caplog)
+    found = _with_both(
+        lambda: fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue),
+        server,
+        caplog,
+    )
     assert [fetched.root for fetched in found] == [tmp_path / "tiny"] * 2
     assert len(server.requests) == 1
     (message,) = caplog.messages
@@ -440,22 +361,22 @@ def test_a_set_is_recorded_just_before_it_appears(server, catalogue, tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", die)
         with pytest.raises(KeyboardInterrupt):
-            fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+            fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue)
     assert _left(tmp_path) == ["set.zip", "set.zip.sha256"]
-    fetched = fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+    fetched = fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue)
     assert (fetched.root, fetched.was_known) == (tmp_path / "tiny", True)
     assert len(server.requests) == 1
     assert _left(tmp_path) == ["set.zip.sha256", "tiny"]
 
 
 def test_changed_content_is_refused_from_then_on(server, catalogue, tmp_path):
-    fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+    fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue)
     (tmp_path / "tiny").rename(tmp_path / "old")
     server.content = _zip(("tiny/trainA/a.png", b"other"))
     with pytest.raises(
         DownloadError, match=r"that of the first download, in .*remove it to accept"
     ):
-        fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+        fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue)
     assert not (tmp_path / "tiny").exists()
 
 
@@ -471,13 +392,13 @@ def test_known_hash_is_demanded(server, catalogue, tmp_path):
 
 def test_given_mirror_comes_first(server, other, catalogue, tmp_path):
     other.content = server.content
-    fetch_dataset("tiny", tmp_path, mirrors=[other.url], catalogue=catalogue)
+    fetch_dataset("tiny", tmp_path, mirrors=[other.url], unverified=True, catalogue=catalogue)
     assert (len(other.requests), len(server.requests)) == (1, 0)
 
 
 def test_archive_put_there_by_hand_is_used(server, catalogue, tmp_path):
     (tmp_path / "set.zip").write_bytes(server.content)
-    fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+    fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue)
     assert (tmp_path / "tiny" / "trainA" / "a.png").exists()
     assert server.requests == []
 
@@ -485,7 +406,7 @@ def test_archive_put_there_by_hand_is_used(server, catalogue, tmp_path):
 def test_folder_of_the_users_own_is_not_touched(catalogue, tmp_path):
     (tmp_path / "tiny").mkdir()
     with pytest.raises(DownloadError, match="did not come from here; move it away"):
-        fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+        fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue)
 
 
 def test_unknown_name_offers_the_nearest(tmp_path):
@@ -503,7 +424,7 @@ def test_a_set_on_a_page_says_where_and_in_which_folders(server, tmp_path):
     assert "train/sunny, train/cloudy, train/rainy, train/foggy, train/snowy" in message
     assert "\n" not in message
     server.content = _zip(("data/train/sunny/a.png", b"1"), ("data/train/snowy/b.png", b"2"))
-    fetched = fetch_dataset("weather", tmp_path, mirrors=[server.url])
+    fetched = fetch_dataset("weather", tmp_path, mirrors=[server.url], unverified=True)
     assert fetched.root == tmp_path / "weather"
 
 
@@ -512,3 +433,24 @@ def test_catalogue_claims_no_hash_that_nobody_measured():
         assert bool(entry.urls) != bool(entry.page)
         assert all(url.startswith("http") for url in entry.urls)
         assert entry.sha256 is None or len(entry.sha256) == 64
+
+
+def test_an_unverified_set_needs_a_hash_or_consent(server, catalogue, tmp_path):
+    with pytest.raises(DownloadError, match=r"`tiny` is unverified: .*--sha256 HEX.*--unverified"):
+        fetch_dataset("tiny", tmp_path, catalogue=catalogue)
+    assert server.requests == []
+    with pytest.raises(DownloadError, match=f"expected {'0' * 64}"):
+        fetch_dataset("tiny", tmp_path, sha256="0" * 64, catalogue=catalogue)
+    assert not (tmp_path / "tiny").exists()
+    found = hashlib.sha256(server.content).hexdigest()
+    fetched = fetch_dataset("tiny", tmp_path, sha256=found, catalogue=catalogue)
+    assert (fetched.sha256, fetched.was_known) == (found, True)
+
+
+def test_every_set_without_a_hash_is_called_unverified(capsys):
+    assert main(["data", "download"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    marked = {line.split()[0] for line in lines if line.endswith("Unverified.")}
+    assert marked == {name for name, e in CATALOGUE.items() if e.urls and not e.sha256}
+    assert main(["data", "download", "horse2zebra", "--sha256", "abc"]) == 2
+    assert "--sha256 takes 64 hexadecimal digits; got `abc`" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,10 @@ class DownloadOptions:
     """Folder that receives a folder of that name."""
     mirror: tuple[str, ...] = ()
     """Addresses of the archive to try first."""
+    sha256: str | None = None
+    """Hash that the archive must have, in hexadecimal, where none is recorded."""
+    unverified: bool = False
+    """Accept an archive whose hash nobody recorded."""
     json: bool = False
     """Print one JSON object."""
 
@@ -142,7 +147,8 @@ def _download(options: DownloadOptions) -> int:
         return 0
     if not options.name:
         for name, entry in CATALOGUE.items():
-            print(f"{name:<24} {entry.about}")
+            known = "" if entry.sha256 or not entry.urls else " Unverified."
+            print(f"{name:<24} {entry.about}{known}")
         return 0
     with Progress(
         console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
@@ -152,6 +158,8 @@ def _download(options: DownloadOptions) -> int:
             options.name,
             options.output,
             mirrors=options.mirror,
+            sha256=_hash(options.sha256),
+            unverified=options.unverified,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if options.json:
@@ -168,3 +176,9 @@ def _download(options: DownloadOptions) -> int:
     trust = "as expected" if fetched.was_known else "not known before; recorded beside the data"
     print(f"{fetched.root}  sha256 {fetched.sha256} ({trust})", file=sys.stderr)
     return 0
+
+
+def _hash(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise ConfigError(f"--sha256 takes 64 hexadecimal digits; got `{text}`.")
+    return text.lower() if text else None

@@ -1,7 +1,8 @@
 """Public data sets that `patchkin data download` knows.
 
-A `sha256` of None means that we have not recorded the hash of the archive: the first download is
-trusted, its hash is printed and written beside the data, and other content is refused from then on.
+A `sha256` of None means that nobody has recorded the hash of the archive: the set is unverified,
+its first download needs a hash or consent, its hash is printed and written beside the data, and
+other content is refused from then on.
 """
 
 from __future__ import annotations

@@ -1,28 +1,22 @@
-"""Fetching archives: resumed where they stopped, checked by hash, unpacked safely."""
+"""Fetching archives: resumed where they stopped, checked by hash."""
 
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import http.client
-import secrets
-import shutil
-import stat
-import tarfile
 import urllib.error
 import urllib.parse
 import urllib.request
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from patchkin.data.archives import extract_archive
 from patchkin.data.catalogue import CATALOGUE, PublicSet
 from patchkin.errors import ConfigError, DownloadError, nearest
-from patchkin.storage.atomic import new_folder, put_in_place, storage_errors, write_text
+from patchkin.storage.atomic import put_in_place, storage_errors, write_text
 from patchkin.storage.locks import alone_at
 
 ProgressBar: TypeAlias = Callable[[int, "int | None"], None]
@@ -31,7 +25,6 @@ ProgressBar: TypeAlias = Callable[[int, "int | None"], None]
 _CHUNK_BYTES = 1 << 18
 _ATTEMPTS_PER_URL = 3
 _TIMEOUT_SECONDS = 30
-_ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
 
 
 class _FetchError(Exception):
@@ -234,6 +227,8 @@ def fetch_dataset(
     folder: Path,
     *,
     mirrors: Sequence[str] = (),
+    sha256: str | None = None,
+    unverified: bool = False,
     catalogue: dict[str, PublicSet] = CATALOGUE,
     progress: ProgressBar | None = None,
 ) -> Fetched:
@@ -241,20 +236,23 @@ def fetch_dataset(
 
     One process fetches a set while others wait for it. The hash of the archive is kept in
     `folder/<archive>.sha256` (as `sha256sum` writes it), also when the archive itself is removed
-    after unpacking. If the catalogue has no hash, the first download is trusted and other content
-    is refused from then on.
+    after unpacking. Where nobody knows the hash, the first download needs consent, and other
+    content is refused from then on.
 
     Args:
         name: of the catalogue.
         folder: where data sets live.
         mirrors: tried before the addresses of the catalogue.
+        sha256: that the archive must have, in hexadecimal, where the catalogue has none.
+        unverified: consent to an archive whose hash nobody knows.
         catalogue: for tests.
         progress: for a progress bar.
 
     Raises:
         ConfigError: if the name is unknown.
-        DownloadError: if the archive cannot be fetched, has changed, or is not safe to unpack; or
-            the set is handed out on a page only, which the message names.
+        DownloadError: if the archive cannot be fetched, has changed, is unverified without
+            consent, or is not safe to unpack; or the set is handed out on a page only, which the
+            message names.
     """
     if name not in catalogue:
         raise ConfigError(f"Unknown data set `{name}`. {nearest(name, catalogue)}")
@@ -267,20 +265,27 @@ def fetch_dataset(
             f"{folders} (and val/... for those held out), or give an archive with --mirror URL."
         )
     archive = folder / Path(urllib.parse.urlsplit((entry.urls or urls)[0]).path).name
+    demanded = entry.sha256 or sha256
+    if not (demanded or unverified or _beside(archive, ".sha256").exists()):
+        raise DownloadError(
+            f"`{name}` is unverified: nobody recorded the hash of its archive, and {urls[0]} may "
+            "give anything. Say which hash it must have with --sha256 HEX, or accept what comes "
+            "with --unverified."
+        )
     with alone_at(folder / name, f"fetches `{folder / name}`"):
-        return _fetched(folder / name, archive, urls, entry, progress)
+        return _fetched(folder / name, archive, urls, demanded, progress)
 
 
 def _fetched(
     root: Path,
     archive: Path,
     urls: Sequence[str],
-    entry: PublicSet,
+    demanded: str | None,
     progress: ProgressBar | None,
 ) -> Fetched:
     record = _beside(archive, ".sha256")
     recorded = record.read_text("utf-8").split()[0] if record.exists() else None
-    expected = entry.sha256 or recorded
+    expected = demanded or recorded
     if root.exists() and recorded:
         return Fetched(root, recorded, was_known=True)
     if root.exists():
@@ -288,7 +293,7 @@ def _fetched(
     try:
         found = download(urls, archive, sha256=expected, progress=progress)
     except DownloadError as error:
-        if recorded and not entry.sha256:
+        if recorded and not demanded:
             raise DownloadError(
                 f"{error} The expected hash is that of the first download, in `{record}`; "
                 "remove it to accept changed content."
@@ -298,77 +303,3 @@ def _fetched(
     with contextlib.suppress(OSError):  # it is of no more use, and in nobody's way
         archive.unlink()
     return Fetched(root, found, was_known=expected is not None)
-
-
-def extract_archive(
-    archive: Path, root: Path, *, before: Callable[[], None] = lambda: None
-) -> None:
-    """Unpack a .zip or .tar into `root`, which appears whole or not at all.
-
-    If everything is in one folder, `root` becomes that folder. Entries that would land outside,
-    links and devices are refused.
-
-    Args:
-        archive: the file.
-        root: the folder.
-        before: called when all is unpacked, just before `root` appears.
-
-    Raises:
-        DownloadError: if the archive is damaged, of an unknown kind, or unsafe.
-        StorageError: if the files cannot be written.
-    """
-    if not archive.name.lower().endswith(_ARCHIVE_SUFFIXES):
-        raise DownloadError(f"`{archive}` is no archive ({', '.join(_ARCHIVE_SUFFIXES)}).")
-    with new_folder(root) as unfinished:
-        try:
-            if archive.name.lower().endswith(".zip"):
-                _extract_zip(archive, unfinished)
-            else:
-                _extract_tar(archive, unfinished)
-        except (*_DAMAGED, ValueError) as error:
-            raise DownloadError(f"`{archive}` cannot be unpacked: {error}.") from error
-        shutil.rmtree(unfinished / "__MACOSX", ignore_errors=True)
-        entries = list(unfinished.iterdir())
-        if len(entries) == 1 and entries[0].is_dir() and entries[0].name not in _SPLITS:
-            _dissolve(entries[0])
-        before()
-
-
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)
-_SPLITS = ("train", "test", "val", "trainA", "trainB")
-
-
-def _dissolve(folder: Path) -> None:
-    """Put what is in a folder, alone in another, into that other."""
-    unnamed = folder.rename(folder.with_name(f".{secrets.token_hex(8)}"))
-    for entry in list(unnamed.iterdir()):
-        entry.rename(unnamed.parent / entry.name)
-    unnamed.rmdir()
-
-
-def _check_inside(name: str, folder: Path, archive: Path) -> None:
-    landing = (folder / name.replace("\\", "/")).resolve()
-    if not landing.is_relative_to(folder.resolve()):
-        raise DownloadError(f"`{archive}` is unsafe: its entry `{name}` would land outside.")
-
-
-def _extract_zip(archive: Path, folder: Path) -> None:
-    with zipfile.ZipFile(archive) as file:
-        for entry in file.infolist():
-            _check_inside(entry.filename, folder, archive)
-            if stat.S_ISLNK(entry.external_attr >> 16):
-                raise DownloadError(f"`{archive}` is unsafe: `{entry.filename}` is a link.")
-        file.extractall(folder)
-
-
-def _extract_tar(archive: Path, folder: Path) -> None:
-    with tarfile.open(archive) as file:
-        members = file.getmembers()
-        for entry in members:
-            _check_inside(entry.name, folder, archive)
-            if not (entry.isfile() or entry.isdir()):
-                raise DownloadError(f"`{archive}` is unsafe: `{entry.name}` is a link or device.")
-        if hasattr(tarfile, "data_filter"):
-            file.extractall(folder, members, filter="data")
-        else:  # Python 3.10 before .12; the checks above are what the filter does
-            file.extractall(folder, members)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 import urllib.parse
-import warnings
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -19,6 +15,7 @@ from torch import Tensor
 from patchkin.data.download import ProgressBar, download, file_sha256
 from patchkin.data.folders import cache_folder
 from patchkin.errors import CheckpointError, DownloadError
+from patchkin.storage.pickled import read_pickled, unreadable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,22 +93,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     """
     if not path.is_file():
         raise CheckpointError(f"The weights `{path}` do not exist.")
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             tensors = load_file(path)
-        else:
-            with warnings.catch_warnings():  # torch warns of newer pickle protocols it still reads
-                warnings.simplefilter("ignore", UserWarning)
-                tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile),
-        *(OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError),
-    ) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(". ")
-        raise CheckpointError(
-            f"`{path}` cannot be read as weights ({reason}); expected a safetensors file or a "
-            "state dict of tensors."
-        ) from error
+        except (SafetensorError, OSError, ValueError) as error:
+            raise unreadable(path, error) from error
+    else:
+        tensors = read_pickled(path)
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise CheckpointError(f"`{path}` holds more than named tensors; expected a state dict.")
     return dict(tensors), file_sha256(path)

@@ -10,8 +10,6 @@ Shape suffixes: B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -21,6 +19,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from patchkin.errors import CheckpointError, ConfigError, ShapeError, nearest
+from patchkin.storage.pickled import read_pickled
 
 DRNName: TypeAlias = Literal["drn-d-22", "drn-d-105"]
 
@@ -242,17 +241,7 @@ def read_drn(path: str | Path, name: DRNName) -> DRN:
 
 
 def _released_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with warnings.catch_warnings():  # of pickle protocols; what matters is raised
-            warnings.simplefilter("ignore")
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"There are no weights at `{path}`: no such file.") from error
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise CheckpointError(
-            f"`{path}` cannot be read as PyTorch weights without executing code: {reason}."
-        ) from error
+    content: Any = read_pickled(path)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(

@@ -6,8 +6,6 @@ Shape suffixes: B images, C channels, H and W pixels.
 from __future__ import annotations
 
 import math
-import pickle
-import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -17,9 +15,10 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from patchkin.errors import ConfigError, ShapeError
+from patchkin.errors import CheckpointError, ConfigError, ShapeError
 from patchkin.networks.channels import match_channels
 from patchkin.numerics import widened
+from patchkin.storage.pickled import read_pickled
 
 VGG16_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 """torchvision's weights, trained on ImageNet; 528 MB, of which the features are 59 MB."""
@@ -214,18 +213,12 @@ def _random_weights(shapes: Sequence[tuple[int, ...]]) -> list[tuple[Tensor, Ten
 
 def _read_weights(path: Path, shapes: Sequence[tuple[int, ...]]) -> list[tuple[Tensor, Tensor]]:
     """Weight and bias of the convolutions, under torchvision's names."""
+    if not path.is_file():
+        raise ConfigError(f"`vgg_weights`: there is no file `{path}`. Download {VGG16_URL}.")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong is told below
-            state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"`vgg_weights`: there is no file `{path}`. Download {VGG16_URL}."
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ConfigError(
-            f"`vgg_weights`: `{path}` is damaged or holds no plain weights. Download {VGG16_URL}."
-        ) from error
+        state: Any = read_pickled(path)
+    except CheckpointError as error:
+        raise ConfigError(f"`vgg_weights`: {error} Download {VGG16_URL}.") from error
     if not isinstance(state, dict):
         raise ConfigError(
             f"`vgg_weights`: `{path}` holds no weights by name, but a {type(state).__name__}."

@@ -3,7 +3,7 @@
 Upstream writes one file per network, `<epoch>_net_<NAME>.pth`, a pickled state dict and nothing
 else: which method it belongs to, and with which options, is told by names and shapes alone.
 
-    files.py           the only place that reads a pickle, with `weights_only=True`
+    files.py           files of weights, nothing in them executed
     kinds.py           what a kind of network is, and how every tensor of one is accounted for
     generators.py, discriminators.py, heads.py, stylegan2.py, munit.py, starganv2.py, compressed.py
                        the kinds

@@ -7,8 +7,6 @@ file holds one network, or several by a name each (MUNIT).
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +18,9 @@ from torch import Tensor
 
 from patchkin.errors import CheckpointError
 from patchkin.storage.checkpoint import ModelHeader
+from patchkin.storage.pickled import read_pickled, unreadable
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
-_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
-_REASON = re.compile(r"WeightsUnpickler error:\s*(.+)")
 _PARALLEL = "module."
 
 
@@ -59,7 +56,7 @@ def read_weight_file(path: Path) -> WeightFile:
     if path.suffix == ".safetensors":
         header, content = _read_safetensors(path)
     else:
-        content = _read_pickle(path)
+        content = read_pickled(path)
     parts = _parts(content, path)
     notes: list[str] = []
     unwrapped = all(name.startswith(_PARALLEL) for part in parts.values() for name in part)
@@ -79,41 +76,13 @@ def _read_safetensors(path: Path) -> tuple[ModelHeader | None, dict[str, Tensor]
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # whatever the parser of a foreign file stumbles over
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if "patchkin" not in metadata:
         return None, tensors
     try:
         return ModelHeader.from_metadata(metadata, path), tensors
     except (ValueError, TypeError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():  # of pickle protocols; what matters is raised
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can raise anything
-        forbidden = _FORBIDDEN.search(str(error))
-        if forbidden:
-            raise CheckpointError(
-                f"`{path}` holds more than tensors (`{forbidden[1]}`); such files can run code, so "
-                "nothing of it was loaded. Save the state dict alone, with "
-                "torch.save(network.state_dict(), FILE)."
-            ) from error
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
-    text = str(error).strip() or type(error).__name__
-    inner = _REASON.search(text)  # around it torch advises to switch the protection off
-    reason = inner[1] if inner else text.splitlines()[0]
-    if "weights_only" in reason:
-        reason = "not a file that torch.save wrote"
-    return CheckpointError(
-        f"`{path}` cannot be read as weights ({_plain_text(reason).rstrip('. ')}). Is it damaged "
-        "or not fully downloaded? Expected are .pth, .pt or .safetensors with tensors by name."
-    )
+        raise unreadable(path, error) from error
 
 
 def _parts(content: Any, path: Path) -> dict[str, dict[str, Tensor]]:

@@ -1,0 +1,82 @@
+"""Pickles of other projects: read without running anything in them, or refused in one line."""
+
+import ast
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+import patchkin
+from patchkin.errors import CheckpointError
+from patchkin.storage.pickled import read_pickled
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return (Path.touch, (self.trace,))
+
+
+def test_what_torch_saved_comes_back(tmp_path):
+    content = {"weight": torch.arange(6.0).view(2, 3), "epoch": 3, "names": ["a"]}
+    torch.save(content, tmp_path / "weights.pth")
+    found = read_pickled(tmp_path / "weights.pth")
+    assert torch.equal(found.pop("weight"), content.pop("weight"))
+    assert found == content
+
+
+def test_code_is_not_run(tmp_path):
+    path, trace = tmp_path / "weights.pth", tmp_path / "trace"
+    writers = (torch.save, lambda content, target: target.write_bytes(pickle.dumps(content)))
+    for write in writers:
+        for content in (Trap(trace), {"weight": Trap(trace)}, [Trap(trace)]):
+            write(content, path)
+            with pytest.raises(CheckpointError, match=r"weights|nothing of") as caught:
+                read_pickled(path)
+            assert "\n" not in str(caught.value)
+    assert not trace.exists()
+    pickle.loads(path.read_bytes())  # the trap does work
+    assert trace.exists()
+
+
+@pytest.mark.parametrize("version", ["2.6.0", "2.9.1+cu128"])
+def test_an_old_torch_reads_no_pickle(tmp_path, monkeypatch, version):
+    torch.save({"weight": torch.ones(1)}, tmp_path / "weights.pth")
+    monkeypatch.setattr(torch, "__version__", version)
+    message = rf"torch {version.replace('+', '.')} can be made to execute code .* 2\.10 or newer"
+    with pytest.raises(CheckpointError, match=message):
+        read_pickled(tmp_path / "weights.pth")
+
+
+def test_damaged_missing_and_folders_are_one_line(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": torch.ones(100)}, path)
+    whole = path.read_bytes()
+    for content in (b"", b"text", whole[: len(whole) // 2], b"\x80\x04", b"<!DOCTYPE html>"):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="cannot be read as weights") as caught:
+            read_pickled(path)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(CheckpointError, match="no such file"):
+        read_pickled(tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match="it is a folder"):
+        read_pickled(tmp_path)
+
+
+def test_nothing_else_in_the_package_reads_a_pickle():
+    root = Path(patchkin.__file__).parent
+    readers = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and (node.value.id, node.attr)
+        in {("torch", "load"), ("pickle", "load"), ("pickle", "loads"), ("pickle", "Unpickler")}
+    }
+    assert readers == {"storage/pickled.py"}
