@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 class PatchkinError(Exception):
     """Base of every error that a change of input, option or environment mends."""
 
+    told: bool = False
+    """Whether another process of the same run says it."""
+
 
 class ConfigError(PatchkinError, ValueError):
     """An option is unknown, out of range, or does not fit another option."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -213,6 +214,62 @@ def test_a_disk_that_cannot_be_written(toy_root, tmp_path, trouble):
     assert len(errors) == 1
     assert errors[0].startswith("patchkin: error: Cannot write")
     assert reason in errors[0]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="mounts a file system")
+def test_resuming_on_a_full_disk_leaves_the_run_as_it_was(run_copy, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = (
+        f"mount -t tmpfs -o size=1m none {disk} && cp -r {run_copy} {disk}/run && "
+        f"(cat /dev/zero > {disk}/zero 2> /dev/null; true) && "
+        f'"$@"; code=$?; cp -r {disk}/run {tmp_path}/after; exit $code'
+    )
+    train = [sys.executable, "-m", "patchkin", "train", "--resume", f"{disk}/run", "--steps", "5"]
+    result = subprocess.run(
+        ["unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", *train],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if "unshare" in result.stderr or "mount:" in result.stderr:
+        pytest.skip("this machine does not let us mount a file system")
+    assert result.returncode == 2, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if "error" in line]
+    assert line.startswith(f"patchkin: error: Cannot write `{disk}/run")
+    assert line.endswith(": No space left on device. What was saved before is untouched.")
+    for path in (path for path in run_copy.rglob("*") if path.is_file()):
+        after = tmp_path / "after" / path.relative_to(run_copy)
+        assert after.read_bytes() == path.read_bytes(), path
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has it")  # noqa: PTH110
+@pytest.mark.parametrize("arguments", [["--help"], ["data", "download"]])
+def test_a_full_standard_output(arguments):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        result = subprocess.run(
+            [sys.executable, "-m", "patchkin", *arguments],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert result.returncode == 2
+    assert result.stderr == (
+        "patchkin: error: Cannot write to standard output: No space left on device.\n"
+    )
+
+
+def test_translating_to_a_full_disk_stops_with_one_line(
+    command, finished_run, toy_root, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        message = one_line_error(
+            command, "translate", finished_run, toy_root / "trainA", "--output", out
+        )
+    assert message.startswith(f"Cannot write `{out}")
+    assert "No space left on device" in message
+    assert list(out.iterdir()) == []
 
 
 def test_a_batch_too_small_to_compare_images(command, toy_root):

@@ -15,6 +15,7 @@ from cli.conftest import TINY
 from patchkin.cli import main
 from patchkin.scoring.results import Result, read_results, write_result
 from patchkin.storage.checkpoint import CheckpointStore
+from storage import full_disk
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="forks and kills")
 PATIENCE_SECONDS = 60
@@ -33,7 +34,7 @@ def test_two_trainings_of_one_run(small_toy, tmp_path, capsys):
         store, deadline = CheckpointStore(run_dir), time.monotonic() + PATIENCE_SECONDS
         while not store.steps() and first.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
-        begun = (run_dir / "config.yaml").stat()
+        begun = (run_dir / "config.yaml").read_bytes()
         for how in (
             [*train, "--steps", "2"],
             [*train, "--steps", "2", "--overwrite"],
@@ -49,7 +50,7 @@ def test_two_trainings_of_one_run(small_toy, tmp_path, capsys):
     finally:
         first.kill()
         first.wait()
-    assert (run_dir / "config.yaml").stat() == begun
+    assert (run_dir / "config.yaml").read_bytes() == begun
     step = store.steps()[-1]
     assert main(["train", "--resume", str(run_dir), "--steps", str(step + 2)]) == 0
     snapshot, damaged = store.load_newest()
@@ -57,6 +58,28 @@ def test_two_trainings_of_one_run(small_toy, tmp_path, capsys):
     steps = [json.loads(line)["step"] for line in (run_dir / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
     assert [path.name for path in run_dir.rglob(".*")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moment", "file"), [(4, "config.yaml"), (9, "log.jsonl"), (14, "checkpoints/step_00000002")]
+)
+def test_a_full_disk_ends_all_processes_of_a_run(small_toy, tmp_path, moment, file):
+    """Those that write nothing too, at once, and one of them says why."""
+    run_dir = tmp_path / "run"
+    train = ["train", "cut", "--data", str(small_toy), "--run-dir", str(run_dir), *TINY]
+    result = subprocess.run(
+        [sys.executable, full_disk.__file__, *train, "--steps", "2", "--devices", "2"],
+        env={**os.environ, "FULL_AT": str(moment), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 2, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if "patchkin: error" in line]
+    assert line == (
+        f"patchkin: error: Cannot write `{run_dir / file}`: No space left on device. "
+        "What was saved before is untouched."
+    )
+    assert "Traceback" not in result.stderr
 
 
 def a_result(step: int) -> Result:

@@ -56,7 +56,7 @@ def main(
         sys.stdout.flush()  # now, where what goes wrong can be told
         return code
     except PatchkinError as error:
-        return _complain(str(error))
+        return USER_ERROR if error.told else _complain(str(error))
     except KeyboardInterrupt:
         print("patchkin: interrupted", file=sys.stderr)
         return INTERRUPTED

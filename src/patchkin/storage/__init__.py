@@ -1,1 +1,1 @@
-"""What is kept on disk: checkpoints, and the models that come with the package."""
+"""What is kept on disk: files that are whole, locks, checkpoints, and the models of the package."""

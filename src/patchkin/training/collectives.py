@@ -40,6 +40,7 @@ def by_first_process(fabric: Fabric, act: Callable[[], object]) -> None:
     if fabric.world_size > 1:
         problem = fabric.broadcast(problem)
     if problem is not None:
+        problem.told = not fabric.is_global_zero
         raise problem
 
 

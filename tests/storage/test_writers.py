@@ -1,0 +1,178 @@
+"""Whatever is kept: a write that fails at any moment is one line, and the old content is whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from patchkin.cli import bench
+from patchkin.compression.search import EvolutionSearch, SearchConfig
+from patchkin.compression.space import SearchSpace
+from patchkin.data.paired import write_paired_toy
+from patchkin.data.toy import write_toy
+from patchkin.errors import StorageError
+from patchkin.images import Encoding, write_image, write_pillow
+from patchkin.metrics.protocols import Protocol
+from patchkin.metrics.statistics import Statistics, write_statistics
+from patchkin.runs.compression import write_plot
+from patchkin.scoring.comparison import write_page
+from patchkin.scoring.results import Result, write_result
+from patchkin.storage.atomic import new_file
+from patchkin.storage.checkpoint import write_tensors
+from patchkin.translation import styles
+from storage.faults import Faults
+
+
+def image(suffix, encoding):
+    def write(folder, number):
+        image_CHW = torch.full((encoding.channels, 5, 7), 0.1 * number)
+        write_image(folder / f"a{suffix}", image_CHW, encoding)
+
+    return write
+
+
+def result(folder, number):
+    write_result(
+        Result(
+            scores={"change": float(number)}, warnings=(), protocols={}, subject={"step": 1},
+            data={"split": "test"}, evaluation={},
+        ),
+        folder / "scores.json",
+    )  # fmt: skip
+
+
+def statistics(folder, number):
+    protocol = Protocol(name="tiny", image_size=8, input_size=None, extractor="none")
+    features_ND = torch.full((2, 3), float(number))
+    kept = Statistics(protocol=protocol, names=("a", "b"), features_ND=features_ND)
+    write_statistics(folder / "a.safetensors", kept)
+
+
+def model(folder, number):
+    with new_file(folder / "model.safetensors") as part:
+        write_tensors(part, {"weight": torch.full((3,), float(number))}, {"patchkin": "{}"})
+
+
+def search(folder, number):
+    search = EvolutionSearch(
+        SearchSpace.parse("channels-32"),
+        SearchConfig(budget=2.2e9, population=4, generations=1, seed=number),
+    )
+    search.run(sum, state_file=folder / "search.json")
+
+
+def plot(folder, number):
+    evolution = EvolutionSearch(
+        SearchSpace.parse("channels-32"),
+        SearchConfig(budget=2.2e9, population=4, generations=1, seed=number),
+    )
+    write_plot(evolution, evolution.run(sum), "score", folder / "pareto.png")
+
+
+def animation(folder, number):
+    frames = [torch.full((3, 4, 4), 0.1 * number * shift) for shift in (-1, 1)]
+    styles._write_animation(folder / "path.gif", frames)
+
+
+WRITERS = {
+    "png": image(".png", Encoding(8, 3)),
+    "png of 16 bits": image(".png", Encoding(16, 3)),
+    "jpeg": image(".jpg", Encoding(8, 3)),
+    "webp": image(".webp", Encoding(8, 3)),
+    "tiff of 5 channels": image(".tif", Encoding(8, 5)),
+    "npy": image(".npy", Encoding(32, 2)),
+    "grid": lambda folder, number: write_pillow(
+        folder / "grid.png", Image.new("L", (4, 4), number)
+    ),
+    "animation": animation,
+    "scores": result,
+    "page of runs": lambda folder, number: write_page(
+        [], folder / "comparison.html", command=str(number)
+    ),
+    "speeds": lambda folder, number: bench._write(folder / "bench.json", {"cases": number}),
+    "statistics": statistics,
+    "model": model,
+    "search": search,
+    "plot of a search": plot,
+}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_failing_write_leaves_the_old_content_or_the_new(writer, tmp_path):
+    write = WRITERS[writer]
+    if writer.startswith("tiff"):
+        pytest.importorskip("tifffile")
+    (tmp_path / "new").mkdir()
+    with Faults(tmp_path / "new") as counted:
+        write(tmp_path / "new", 2)
+    new = contents(tmp_path / "new")
+    assert len(new) == 1
+    assert {"make", "sync", "rename"} <= set(counted.done)
+    for number in range(1, len(counted.done) + 1):
+        folder = tmp_path / f"failing {number}"
+        folder.mkdir()
+        if writer != "search":  # which would go on from it
+            write(folder, 1)
+        old = contents(folder)
+        assert old != new
+        with Faults(folder, number, errno.ENOSPC) as faults:
+            try:
+                write(folder, 2)
+            except StorageError as error:
+                told = str(error)
+            else:
+                told = None
+        if writer == "scores" and number == 1:  # its lock; without one it is written nevertheless
+            assert faults.done[0] == "make"
+            assert told is None
+        else:
+            assert told is not None
+            assert told.startswith("Cannot write `")
+            assert f"`: {os.strerror(errno.ENOSPC)}. " in told
+            assert "\n" not in told
+        assert contents(folder) in (old, new)
+        if writer not in ("scores", "search") and number < len(counted.done):
+            assert contents(folder) == old  # a search tries once more when it ends
+        write(folder, 2)
+        assert contents(folder) == new
+
+
+@pytest.mark.parametrize("write", [write_toy, write_paired_toy])
+def test_a_toy_set_on_a_full_disk_is_one_line(write, tmp_path):
+    counts = {"train": 2, "test": 1} if write is write_toy else {"counts": {"train": 2}}
+    with Faults(tmp_path / "whole") as counted:
+        write(tmp_path / "whole", **counts)
+    for number in range(1, len(counted.done) + 1, 5):
+        root = tmp_path / str(number)
+        with (
+            Faults(root, number, errno.ENOSPC),
+            pytest.raises(StorageError, match=r"Cannot write `.*`: No space left on device\."),
+        ):
+            write(root, **counts)
+        assert list(root.rglob(".*")) == []
+        write(root, **counts)
+        assert contents(root) == contents(tmp_path / "whole")
+
+
+def test_the_reason_of_safetensors_is_told_as_that_of_others(tmp_path):
+    """Its errors are no `OSError`."""
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Not a directory") as caught:
+        write_tensors(tmp_path / "file" / "a", {"weight": torch.zeros(1)}, None)
+    assert caught.value.errno == errno.ENOTDIR
+    write_tensors(tmp_path / "a", {"weight": torch.ones(2)}, None)
+    assert load_file(tmp_path / "a")["weight"].tolist() == [1, 1]
