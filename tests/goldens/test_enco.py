@@ -334,6 +334,8 @@ def check_weights(golden, prefix, method, dtype, *, close):
             ours = own_name(key)
             if key.endswith((".filt", ".kernel")) or ours in skipped:
                 continue
+            if key.startswith("prj_") and not method.config.predictor:
+                continue  # the release has a predictor that it does not use
             actual = state[ours]
             if "running" in key or not actual.is_floating_point():
                 expect_buffer(actual, value, dtype)
