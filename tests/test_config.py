@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
 
-from patchkin.config import from_plain, merge, read_yaml, to_plain, to_yaml
+from patchkin.config import (
+    check_at_least_one,
+    check_not_negative,
+    check_positive,
+    from_plain,
+    merge,
+    read_yaml,
+    to_plain,
+    to_yaml,
+)
 from patchkin.errors import ConfigError
 from patchkin.methods.cut import CutConfig
 
@@ -95,3 +105,18 @@ def test_files_that_hold_no_settings(tmp_path, text, message):
         read_yaml(path)
     with pytest.raises(ConfigError, match=r"Cannot read .*: No such file or directory"):
         read_yaml(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("check", "fine", "wrong", "message"),
+    [
+        (check_positive, 0.1, 0.0, "`b` must be positive; got 0.0."),
+        (check_not_negative, 0.0, -0.1, "`b` must not be negative; got -0.1."),
+        (check_at_least_one, 1, 0, "`b` must be at least 1; got 0."),
+    ],
+)
+def test_ranges_of_fields(check, fine, wrong, message):
+    check(SimpleNamespace(a=fine, b=None, c=wrong), "a", "b")
+    with pytest.raises(ConfigError) as caught:
+        check(SimpleNamespace(a=fine, b=wrong), "a", "b")
+    assert str(caught.value) == message

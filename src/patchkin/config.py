@@ -6,6 +6,7 @@ names the nearest field; a value out of range is refused by the dataclass's own 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -142,6 +143,47 @@ def _first_line(error: BaseException, where: str, path: str = "") -> str:
     if isinstance(error, KeyError):
         return f"Missing key `{path}{error.args[0]}` in {where}."
     return f"`{path.rstrip('.')}` in {where}: {error}."
+
+
+def check_positive(config: object, *names: str) -> None:
+    """Refuse fields of these names that are 0 or below; None passes.
+
+    Raises:
+        ConfigError: one is.
+
+    >>> from types import SimpleNamespace
+    >>> check_positive(SimpleNamespace(temperature=0.0, gamma=None), "gamma", "temperature")
+    Traceback (most recent call last):
+    patchkin.errors.ConfigError: `temperature` must be positive; got 0.0.
+    """
+    _check(config, names, lambda value: value > 0, "be positive")
+
+
+def check_not_negative(config: object, *names: str) -> None:
+    """Refuse fields of these names that are below 0; None passes.
+
+    Raises:
+        ConfigError: one is.
+    """
+    _check(config, names, lambda value: value >= 0, "not be negative")
+
+
+def check_at_least_one(config: object, *names: str) -> None:
+    """Refuse fields of these names that are below 1; None passes.
+
+    Raises:
+        ConfigError: one is.
+    """
+    _check(config, names, lambda value: value >= 1, "be at least 1")
+
+
+def _check(
+    config: object, names: Sequence[str], holds: Callable[[float], bool], wanted: str
+) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not holds(value):
+            raise ConfigError(f"`{name}` must {wanted}; got {value}.")
 
 
 def merge(plain: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

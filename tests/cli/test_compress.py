@@ -135,7 +135,7 @@ def test_the_way_back_of_a_teacher(toy_root, command, tmp_path):
     assert code == 0
     _, taught = read_model(cyclegan / "checkpoints" / "step_00000001" / "model.safetensors")
     _, weights = read_model(tmp_path / "s" / "checkpoints" / "step_00000001" / "model.safetensors")
-    assert torch.equal(weights["T.model.1.weight"], taught["G_B.model.1.weight"])
+    assert torch.equal(weights["T.model.1.weight"], taught["G_BA.model.1.weight"])
 
 
 @pytest.mark.slow

@@ -27,7 +27,8 @@ from patchkin.networks import ImagePoolConfig
 from patchkin.schedules import AdamConfig
 from support import FixedDraws
 
-NAMES = {name: name for name in ("G_A", "G_B", "D_A", "D_B")}
+NAMES = {"G_A": "G_AB", "G_B": "G_BA", "D_A": "D_B", "D_B": "D_A"}
+"""The released names -> ours."""
 
 
 def method_from(golden: Golden) -> CycleGan:
@@ -52,19 +53,19 @@ def method_from(golden: Golden) -> CycleGan:
             identity_weight=float(options["lambda_identity"]),
         )
     ).double()
-    method.G_A, method.G_B = generators["G_A"], generators["G_B"]
-    method.D_A, method.D_B = (discriminator_from(weights[name]) for name in ("D_A", "D_B"))
+    method.G_AB, method.G_BA = generators["G_A"], generators["G_B"]
+    method.D_B, method.D_A = (discriminator_from(weights[name]) for name in ("D_A", "D_B"))
     return method
 
 
 def released_losses(terms: dict[str, float]) -> dict[str, float]:
     """Our terms under the names of the released log."""
     losses = {}
-    for side in "AB":
-        losses[f"D_{side}"] = terms[f"D_A+D_B.fake_{side}"] + terms[f"D_A+D_B.real_{side}"]
-        losses[f"G_{side}"] = terms[f"G_A+G_B.adversarial_{side}"]
-        losses[f"cycle_{side}"] = terms[f"G_A+G_B.cycle_{side}"]
-        losses[f"idt_{side}"] = terms.get(f"G_A+G_B.identity_{side}", 0.0)
+    for source, target in ("AB", "BA"):
+        losses[f"D_{source}"] = terms[f"D_B+D_A.fake_{target}"] + terms[f"D_B+D_A.real_{target}"]
+        losses[f"G_{source}"] = terms[f"G_AB+G_BA.adversarial_{target}"]
+        losses[f"cycle_{source}"] = terms[f"G_AB+G_BA.cycle_{source}"]
+        losses[f"idt_{source}"] = terms.get(f"G_AB+G_BA.identity_{target}", 0.0)
     return losses
 
 
@@ -76,11 +77,11 @@ def released_images(method: CycleGan, batch: UnpairedBatch) -> dict[str, torch.T
         )
         return {
             "fake_B": fake_b,
-            "rec_A": method.G_B(fake_b),
+            "rec_A": method.G_BA(fake_b),
             "fake_A": fake_a,
-            "rec_B": method.G_A(fake_a),
-            "idt_A": method.G_A(batch.b_BCHW),
-            "idt_B": method.G_B(batch.a_BCHW),
+            "rec_B": method.G_AB(fake_a),
+            "idt_A": method.G_AB(batch.b_BCHW),
+            "idt_B": method.G_BA(batch.a_BCHW),
         }
 
 
@@ -95,7 +96,7 @@ def test_cyclegan_steps(path):
     images = released_images(method, batches[0])
     skip = {
         f"{network}.{name}"
-        for network in NAMES
+        for network in NAMES.values()
         for name in zero_gradient_biases(method.get_submodule(network))
     }
     steps = replay(method, batches, FixedDraws())

@@ -25,10 +25,10 @@ from patchkin.schedules import AdamConfig
 from support import FixedDraws
 
 NETWORKS = {
-    "G_A": "G_A",
-    "G_B": "G_B",
-    "D_A": "D_A",
-    "D_B": "D_B",
+    "G_A": "G_AB",
+    "G_B": "G_BA",
+    "D_A": "D_B",
+    "D_B": "D_A",
     "F1": "F_A",
     "F2": "F_B",
     "F3": "S_A.real",
@@ -126,11 +126,12 @@ def released_losses(golden: Golden, terms: dict[str, float], method: Any) -> dic
     # DCLGAN logs the weight of the adversarial loss for D too, which it does not learn with.
     judged = method.config.adversarial_weight if isinstance(method, DclGan) else 1.0
     losses = {"G": sum(value for name, value in terms.items() if name.startswith(generator))}
-    for side, number in (("A", 1), ("B", 2)):
-        losses[f"D_{side}"] = judged * sum(terms[f"D_A+D_B.{k}_{side}"] for k in ("fake", "real"))
-        losses[f"G_{side}"] = terms[f"{generator}.adversarial_{side}"] / share
-        losses[f"NCE{number}"] = terms[f"{generator}.contrast_{side}"] / share
-        losses[f"idt_{side}"] = terms.get(f"{generator}.identity_{side}", 0.0) / share
+    for number, (source, target) in enumerate(("AB", "BA"), start=1):
+        judgements = (terms[f"D_B+D_A.{kind}_{target}"] for kind in ("fake", "real"))
+        losses[f"D_{source}"] = judged * sum(judgements)
+        losses[f"G_{source}"] = terms[f"{generator}.adversarial_{target}"] / share
+        losses[f"NCE{number}"] = terms[f"{generator}.contrast_{source}{target}"] / share
+        losses[f"idt_{source}"] = terms.get(f"{generator}.identity_{target}", 0.0) / share
     if isinstance(method, SimDcl):
         losses["Sim"] = sum(terms[f"{generator}.similarity_{side}"] for side in "AB")
     return losses
@@ -145,8 +146,8 @@ def test_steps(path):
         images = {
             "fake_B": method.translate(a),
             "fake_A": method.translate(b, direction="BtoA"),
-            "idt_A": method.G_A(b),
-            "idt_B": method.G_B(a),
+            "idt_A": method.G_AB(b),
+            "idt_B": method.G_BA(a),
         }
     steps = replay(method, batches, FixedDraws(places_from(golden)))
 

@@ -70,7 +70,7 @@ def test_a_single_image_has_no_pairs():
 
 def test_a_one_sided_model_has_one_direction():
     method = DistanceGan(DistanceGanConfig(**SMALL, two_sided=False))
-    assert not any(name.startswith(("G_B", "D_B", "pool_B")) for name in method.state_dict())
+    assert not any(name.startswith(("G_BA", "D_A", "pool_A")) for name in method.state_dict())
     with pytest.raises(ConfigError, match=r"translates A to B only; .* --direction BtoA"):
         method.translate(torch.zeros(1, 3, 8, 8), direction="BtoA")
     with pytest.raises(ConfigError, match="A cycle needs both directions"):

@@ -32,7 +32,7 @@ def step(method, batch):
 def test_a_model_translates_without_the_weights_that_training_needs():
     method = LSeSim(LSeSimConfig(**SMALL)).eval()
     assert method.translate(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 8, 8)
-    assert not any(name.startswith("vgg") for name in method.state_dict())
+    assert not any("vgg" in name for name in method.state_dict())
     with pytest.raises(ConfigError, match="VGG16's weights are needed: download https"):
         method.prepare([], SeededDraws(0, 0))
 
@@ -47,7 +47,7 @@ def test_a_step_on_weights_from_a_file(tmp_path):
     method.prepare([], SeededDraws(0, 0))
     terms = step(method, random_batch(1, size=(32, 28)))
     assert terms["G.structure"] > 0
-    assert terms["F.contrast"] > 0
+    assert terms["S.contrast"] > 0
 
 
 def test_the_selector_needs_images_of_one_size():

@@ -7,10 +7,10 @@ import torch
 from tests.support import cpu_fabric, random_batch
 
 from patchkin.method import Progress
-from patchkin.methods import semantic_relation
 from patchkin.methods.semantic_relation import SemanticRelation, SemanticRelationConfig
 from patchkin.networks import PatchGANConfig, ResNetConfig
 from patchkin.randomness import SeededDraws
+from patchkin.terms import branches
 from patchkin.training import Updater
 
 SMALL = SemanticRelationConfig(
@@ -43,7 +43,7 @@ def step(config, num_images):
 def test_in_turn_and_at_once_are_the_same_step(changes, num_images):
     config = replace(SMALL, **changes)
     at_once, in_turn = (
-        step(replace(config, branches=branches), num_images) for branches in ("at_once", "in_turn")
+        step(replace(config, branches=order), num_images) for order in ("at_once", "in_turn")
     )
     assert at_once[0].keys() == in_turn[0].keys()
     torch.testing.assert_close(in_turn[0], at_once[0], rtol=1e-10, atol=1e-13)
@@ -54,7 +54,7 @@ def test_in_turn_and_at_once_are_the_same_step(changes, num_images):
 def test_large_batches_go_in_turn_on_a_cpu(pixels, calls, monkeypatch):
     seen = []
     forward = SemanticRelation._forward
-    monkeypatch.setattr(semantic_relation, "IN_TURN_PIXELS", pixels)
+    monkeypatch.setattr(branches, "IN_TURN_PIXELS", pixels)
     monkeypatch.setattr(
         SemanticRelation, "_forward", lambda self, x: seen.append(len(x)) or forward(self, x)
     )

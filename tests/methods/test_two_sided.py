@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -58,8 +59,8 @@ def test_both_directions_translate(kind):
     method = build(kind, generator=gray).eval()
     a_BCHW, b_BCHW = torch.rand(1, 1, 16, 20).double(), torch.rand(1, 3, 16, 20).double()
     with torch.no_grad():
-        assert torch.equal(method.translate(a_BCHW), method.G_A(a_BCHW))
-        assert torch.equal(method.translate(b_BCHW, direction="BtoA"), method.G_B(b_BCHW))
+        assert torch.equal(method.translate(a_BCHW), method.G_AB(a_BCHW))
+        assert torch.equal(method.translate(b_BCHW, direction="BtoA"), method.G_BA(b_BCHW))
     assert method.directions == ("AtoB", "BtoA")
 
 
@@ -72,14 +73,17 @@ def test_domains_may_differ_in_size(kind):
     assert all(torch.isfinite(term) for term in update.terms.values())
 
 
+def in_the_mirror(name):
+    """A and B exchanged in the name of a network, a tensor or a term."""
+    other = str.maketrans("AB", "BA")
+    return re.sub(r"_[AB]+(?![a-z])", lambda found: found[0].translate(other), name)
+
+
 def test_the_two_directions_are_one_exchanged(kind):
     """Networks and domains exchanged: the terms of A and B exchange too."""
     batch = random_batch(1, dtype=torch.float64)
     method, mirrored = build(kind), build(kind)
-    exchanged = {
-        name.replace("_A", "_x").replace("_B", "_A").replace("_x", "_B"): tensor
-        for name, tensor in method.state_dict().items()
-    }
+    exchanged = {in_the_mirror(name): tensor for name, tensor in method.state_dict().items()}
     mirrored.load_state_dict(exchanged)
     same = [torch.randperm(60, generator=torch.Generator().manual_seed(i))[:10] for i in range(8)]
     draws = [FixedDraws([*same[:4], *same[4:]] * 2 if method.name == "simdcl" else same[:4] * 2)
@@ -88,8 +92,7 @@ def test_the_two_directions_are_one_exchanged(kind):
     theirs = trained(mirrored, UnpairedBatch(batch.b_BCHW, batch.a_BCHW), draws=draws[1]).terms
     for name, term in ours.items():
         network, _, label = name.rpartition(".")
-        other = label.replace("_A", "_x").replace("_B", "_A").replace("_x", "_B")
-        other = f"{network}.{other}" if network else other
+        other = f"{network}.{in_the_mirror(label)}" if network else in_the_mirror(label)
         torch.testing.assert_close(theirs[other], term, rtol=1e-9, atol=1e-12)
 
 
@@ -97,18 +100,18 @@ def test_discriminators_learn_from_the_pool():
     method = build(KINDS["cyclegan"], pool=ImagePoolConfig(capacity=1, side=32))
     first, second = (random_batch(1, seed=seed, dtype=torch.float64) for seed in (1, 2))
     with torch.no_grad():
-        earlier = method.G_A(first.a_BCHW)
-    draws = FixedDraws(coins=[True, False], integers=[0])  # D_A sees the pool, D_B the new image
+        earlier = method.G_AB(first.a_BCHW)
+    draws = FixedDraws(coins=[True, False], integers=[0])  # D_B sees the pool, D_A the new image
     update = Updater(method, cpu_fabric())
     for step, batch in enumerate((first, second)):
         if step == 1:
             with torch.no_grad():
-                expected = 0.5 * method.D_A(earlier).square().mean()
-                other = 0.5 * method.D_B(method.G_B(batch.b_BCHW)).square().mean()
+                expected = 0.5 * method.D_B(earlier).square().mean()
+                other = 0.5 * method.D_A(method.G_BA(batch.b_BCHW)).square().mean()
         update.begin_step(1.0)
         method.train_step(batch, update, Progress.of_step(step, total_steps=2, draws=draws))
-    torch.testing.assert_close(update.terms["D_A+D_B.fake_A"], expected)
-    torch.testing.assert_close(update.terms["D_A+D_B.fake_B"], other)
+    torch.testing.assert_close(update.terms["D_B+D_A.fake_B"], expected)
+    torch.testing.assert_close(update.terms["D_B+D_A.fake_A"], other)
 
 
 def test_relation_terms_are_src_and_hdce_of_keys_and_queries():
@@ -122,9 +125,9 @@ def test_relation_terms_are_src_and_hdce_of_keys_and_queries():
     gamma = 4.0 + (2.0 - 4.0) / 4  # the first of four steps
     relation, contrast = [], []
     with torch.no_grad():
-        fake = method.G_A(batch.a_BCHW)
-        keys = method.F_A(method.G_A.encode(batch.a_BCHW, config.taps), places[:4])
-        queries = method.F_B(method.G_B.encode(fake, config.taps), places[:4])
+        fake = method.G_AB(batch.a_BCHW)
+        keys = method.F_A(method.G_AB.encode(batch.a_BCHW, config.taps), places[:4])
+        queries = method.F_B(method.G_BA.encode(fake, config.taps), places[:4])
     for (key_KC,), (query_KC,) in zip(keys, queries, strict=True):
         w = nnf.normalize(query_KC, dim=-1)
         z = nnf.normalize(key_KC, dim=-1)
@@ -140,24 +143,29 @@ def test_relation_terms_are_src_and_hdce_of_keys_and_queries():
             losses.append(logits.logsumexp(0) - query_KC[i] @ key_KC[i] / 0.07)
         contrast.append(torch.stack(losses).mean())
     terms = trained(method, batch, draws=FixedDraws(places)).terms
-    group = "G_A+G_B+F_A+F_B"
+    group = "G_AB+G_BA+F_A+F_B"
     expected = 0.5 * 0.3 * torch.stack(relation).mean()
-    torch.testing.assert_close(terms[f"{group}.relation_A"], expected, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(terms[f"{group}.relation_AB"], expected, rtol=1e-5, atol=1e-9)
     expected = 0.5 * 0.7 * torch.stack(contrast).mean()
-    torch.testing.assert_close(terms[f"{group}.contrast_A"], expected, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(terms[f"{group}.contrast_AB"], expected, rtol=1e-5, atol=1e-9)
 
 
 def test_keys_teach_nothing():
     """Each head learns from its own domain's translations, as queries."""
     method = build(KINDS["dclgan"])
     batch = random_batch(1, dtype=torch.float64)
-    to_b = method._forward(method.G_A, batch.a_BCHW, batch.b_BCHW)
-    to_a = method._forward(method.G_B, batch.b_BCHW, batch.a_BCHW)
+    taps = method.config.taps
+    fake_b, features_a = method.G_AB.forward_with_taps(batch.a_BCHW, taps)
+    fake_a, features_b = method.G_BA.forward_with_taps(batch.b_BCHW, taps)
     terms = method._contrast_terms(
-        to_b, to_a, Progress.of_step(0, total_steps=1, draws=SeededDraws(0, 0))
+        fake_b,
+        features_a,
+        fake_a,
+        features_b,
+        Progress.of_step(0, total_steps=1, draws=SeededDraws(0, 0)),
     )
     heads = [method.F_A.mlps[0][0].weight, method.F_B.mlps[0][0].weight]
-    for name, taught in (("contrast_A", [False, True]), ("contrast_B", [True, False])):
+    for name, taught in (("contrast_AB", [False, True]), ("contrast_BA", [True, False])):
         gradients = torch.autograd.grad(terms[name], heads, retain_graph=True, allow_unused=True)
         assert [gradient is not None for gradient in gradients] == taught
 
@@ -168,7 +176,7 @@ def test_fixed_summary_heads_never_move_and_their_images_do_learn():
     update = trained(method, *(random_batch(1, seed=i, dtype=torch.float64) for i in range(2)))
     assert all(torch.equal(t, before[n]) for n, t in method.S_A.state_dict().items())
     assert float(update.terms["summary_spread"]) > 0
-    similarity = update.terms["G_A+G_B+F_A+F_B.similarity_A"]
+    similarity = update.terms["G_AB+G_BA+F_A+F_B.similarity_A"]
     assert float(similarity) > 0
 
 

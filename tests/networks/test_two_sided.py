@@ -16,10 +16,10 @@ from patchkin.networks import (
 
 def test_pairs_fit_together_when_channels_differ():
     config = ResNetConfig(ngf=2, blocks=1, in_channels=2, out_channels=5)
-    G_A, G_B = generator_pair(config)
-    D_A, D_B = discriminator_pair(PatchGANConfig(ndf=2, in_channels=5), config)
+    G_AB, G_BA = generator_pair(config)
+    D_B, D_A = discriminator_pair(PatchGANConfig(ndf=2, in_channels=5), config)
     a_BCHW, b_BCHW = torch.zeros(1, 2, 32, 32), torch.zeros(1, 5, 32, 32)
-    assert D_A(G_A(a_BCHW)).shape == D_B(G_B(b_BCHW)).shape
+    assert D_B(G_AB(a_BCHW)).shape == D_A(G_BA(b_BCHW)).shape
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])

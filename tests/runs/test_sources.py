@@ -82,7 +82,7 @@ def test_the_way_back(command, unpaired, tmp_path):
     x_BCHW = torch.rand(1, 3, 32, 32) * 2 - 1
     translator = Translator.load(run_dir, direction="BtoA", device="cpu")
     with torch.no_grad():
-        expected = translator.method.eval().G_B(x_BCHW)
+        expected = translator.method.eval().G_BA(x_BCHW)
     assert torch.equal(translator(x_BCHW), expected)
     code, _, err = command(
         *("translate", run_dir, unpaired / "testB", "--output", tmp_path / "o"),

@@ -66,8 +66,8 @@ def map_by_loops(generator, head, image_CHW, index, place):
         (Cut, CutConfig, "GF", "GF"),
         (SemanticRelation, SemanticRelationConfig, "GF", "GF"),
         (NegCut, NegCutConfig, "GF", "GF"),
-        (DclGan, DclGanConfig, ("G_A", "F_A"), ("G_B", "F_B")),
-        (SimDcl, SimDclConfig, ("G_A", "F_A"), ("G_B", "F_B")),
+        (DclGan, DclGanConfig, ("G_AB", "F_A"), ("G_BA", "F_B")),
+        (SimDcl, SimDclConfig, ("G_AB", "F_A"), ("G_BA", "F_B")),
     ],
 )
 def test_maps_match_loops_over_places(kind, config, of_input, of_output):

@@ -7,13 +7,21 @@ import torch
 import torch.nn.functional as nnf
 
 from patchkin.errors import ConfigError
-from patchkin.losses import fake_loss, real_loss
+from patchkin.losses import fake_loss, generator_loss, real_loss
 from patchkin.losses.augmentation import augmented
 from patchkin.methods.cut import CutConfig
 from patchkin.networks import PatchGAN, PatchGANConfig, discriminator, judge_together
+from patchkin.networks.munit import MultiScaleConfig, MultiScaleDiscriminator
 from patchkin.networks.patchgan import PixelDiscriminator
 from patchkin.randomness import SeededDraws
-from patchkin.terms.adversary import check_adversary, discriminator_terms, patch_r1
+from patchkin.terms.adversary import (
+    adversarial_terms,
+    check_adversary,
+    discriminator_terms,
+    patch_r1,
+    scale_adversarial_terms,
+    scale_discriminator_terms,
+)
 from support import FixedDraws
 
 ALL = ("color", "translation", "cutout")
@@ -58,6 +66,37 @@ def test_without_either_it_is_the_published_loss_and_nothing_is_drawn():
     assert list(terms) == ["fake", "real"]
     assert torch.equal(terms["fake"], 0.5 * fake_loss("lsgan", fake_logits))
     assert torch.equal(terms["real"], 0.5 * real_loss("lsgan", real_logits))
+
+
+@pytest.mark.parametrize("mode", ["lsgan", "hinge"])
+def test_weights_and_names_of_the_terms_and_judging_apart(mode):
+    network, (fake, real) = judge("blurred"), pair(2)
+    terms = discriminator_terms(
+        network, fake, real, mode=mode, weight=0.25, suffix="_B", together=False
+    )
+    expected = {
+        "fake_B": 0.25 * fake_loss(mode, network(fake)),
+        "real_B": 0.25 * real_loss(mode, network(real)),
+    }
+    assert all(torch.equal(terms[name], value) for name, value in expected.items())
+    (adversarial,) = adversarial_terms(network, fake, mode=mode, weight=3.0, suffix="_B").items()
+    assert adversarial[0] == "adversarial_B"
+    assert torch.equal(adversarial[1], 3.0 * generator_loss(mode, network(fake)))
+
+
+def test_losses_of_several_scales_add_up():
+    torch.manual_seed(3)
+    network = MultiScaleDiscriminator(3, MultiScaleConfig(width=2, layers=2, scales=2)).double()
+    fake, real = pair(2)
+    terms = scale_discriminator_terms(network, fake, real, mode="lsgan", weight=2.0, suffix="_A")
+    terms |= scale_adversarial_terms(network, fake, mode="lsgan", weight=5.0, suffix="_A")
+    assert len(network(fake)) == 2
+    expected = {
+        "fake_A": 2 * sum(logits.square().mean() for logits in network(fake)),
+        "real_A": 2 * sum((logits - 1).square().mean() for logits in network(real)),
+        "adversarial_A": 5 * sum((logits - 1).square().mean() for logits in network(fake)),
+    }
+    torch.testing.assert_close(terms, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)

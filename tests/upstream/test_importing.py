@@ -231,7 +231,7 @@ def test_one_direction_of_two(letter, tmp_path):
     assert imported.missing == ()
     assert "for both directions give G_A and G_B together" in imported.notes[0]
     imported.save(tmp_path / "model.safetensors")
-    generator = method.get_submodule(f"G_{letter}")
+    generator = {"A": method.G_AB, "B": method.G_BA}[letter]
     translator = Translator.load(tmp_path / "model.safetensors", device="cpu")
     x_BCHW = torch.rand(1, generator.config.in_channels, 16, 20)
     lay_out(generator, translator.device)
@@ -246,11 +246,11 @@ def test_one_direction_of_two(letter, tmp_path):
 def test_names_given_with_the_files(tmp_path):
     method = METHODS["cyclegan"]
     there, back = (tmp_path / name for name in ("horse2zebra.pth", "zebra2horse.pth"))
-    torch.save(released_weights(method.G_A), there)
-    torch.save(released_weights(method.G_B), back)
+    torch.save(released_weights(method.G_AB), there)
+    torch.save(released_weights(method.G_BA), back)
     imported = import_weights([Source.of(f"G_A={there}"), Source.of(f"G_B={back}")])
     assert imported.header.method == "cyclegan"
-    assert [network.name for network in imported.networks] == ["G_A", "G_B"]
+    assert [network.name for network in imported.networks] == ["G_AB", "G_BA"]
     assert import_weights(sources([there])).header.method == "cut"
     with pytest.raises(CheckpointError, match=r"both hold G; give one, or say which is which"):
         import_weights(sources([there, back]))
@@ -350,7 +350,7 @@ def test_files_that_do_not_go_together(tmp_path):
         ([paths[0], others[0]], r"No method has these networks together: G .*, G_A \(ResNet"),
         (
             [others[0], tmp_path / "net_G_B.pth"],
-            "G_A and G_B are not of one model: `out_channels` is 3 and 1",
+            "G_AB and G_BA are not of one model: `out_channels` is 3 and 1",
         ),
         ([others[0], others[1], others[1]], "both hold G_B"),
         ([others[0], others[1], paths[2]], "No method has these networks together"),

@@ -34,7 +34,7 @@ from typing_extensions import Self
 
 from patchkin.compression.space import SearchSpace
 from patchkin.compression.teacher import TeacherConfig, teacher_taps
-from patchkin.config import flag
+from patchkin.config import check_positive, flag
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.data.paired import PairedBatch
@@ -135,9 +135,7 @@ class DistillationConfig:
                 f"The space `{self.space}` has widths up to {largest}, but `student_ngf` is "
                 f"{self.student_ngf}. Raise it to {largest}, or choose a narrower space."
             )
-        for name in ("temperature", "gamma_divisor_start", "gamma_divisor_end"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"`{name}` must be positive; got {getattr(self, name)}.")
+        check_positive(self, "temperature", "gamma_divisor_start", "gamma_divisor_end")
         if self.num_patches < 2:
             raise ConfigError(f"`num_patches` must be at least 2; got {self.num_patches}.")
         images = self.teacher.generator.out_channels

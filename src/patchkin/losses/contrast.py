@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from patchkin.config import check_positive
 from patchkin.errors import ConfigError
 from patchkin.losses.contrastive import (
     decoupled,
@@ -62,17 +63,7 @@ class Contrast:
     """Scale rows to unit length once more, as DCLGAN's released code does (`cosine_info_nce`)."""
 
     def __post_init__(self) -> None:
-        check_temperature(self.temperature)
-
-
-def check_temperature(temperature: float) -> None:
-    """Refuse a tau that no contrast has.
-
-    Raises:
-        ConfigError: it is not positive.
-    """
-    if temperature <= 0:
-        raise ConfigError(f"`temperature` must be positive; got {temperature}.")
+        check_positive(self, "temperature")
 
 
 def patch_contrast(

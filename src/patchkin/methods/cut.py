@@ -20,81 +20,50 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple, final
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
 
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
-from patchkin.losses import (
-    AdversarialMode,
-    Contrast,
-    generator_loss,
-    mean_over_taps,
-    patch_contrast,
-)
-from patchkin.losses.augmentation import AugmentationKind, augmented
-from patchkin.losses.contrast import check_temperature
+from patchkin.losses import Contrast, mean_over_taps, patch_contrast
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
-    InitConfig,
-    PatchGANConfig,
     PatchMap,
     ProjectionHead,
-    ResNetConfig,
     ResNetGenerator,
-    check_channels,
     discriminator,
     draw_places,
     initialize,
     match_channels,
     patch_maps,
 )
+from patchkin.networks.momentum import follow
+from patchkin.networks.patch_bank import PatchBank
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
-from patchkin.terms.adversary import check_adversary, discriminator_terms
-from patchkin.terms.patches import check_patches, embedded_pairs
+from patchkin.terms.one_sided import (
+    TOY,
+    OneSidedConfig,
+    one_sided_adversarial_terms,
+    one_sided_discriminator_terms,
+)
+from patchkin.terms.patches import embedded_pairs
+from patchkin.terms.previews import one_sided_previews
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CutConfig:
+class CutConfig(OneSidedConfig):
     """Defaults are the released CUT."""
 
-    generator: ResNetConfig = field(default_factory=ResNetConfig)
-    discriminator: PatchGANConfig = field(default_factory=PatchGANConfig)
-    initialization: InitConfig = field(default_factory=InitConfig)
-    generator_adam: AdamConfig = field(default_factory=AdamConfig)
-    """For the generator and the projection head."""
-    discriminator_adam: AdamConfig = field(default_factory=AdamConfig)
-    adversarial: AdversarialMode = "lsgan"
-    adversarial_weight: float = 1.0
-    """lambda_GAN."""
-    augmentation: tuple[AugmentationKind, ...] = ()
-    """Random changes of all images that the discriminator sees (Zhao et al. 2020). Ours; not in the
-    paper."""
-    r1_weight: float = 0.0
-    """Of the discriminator's squared slope at real images, per patch. Ours; not in the paper."""
-    taps: tuple[int, ...] = (0, 4, 8, 12, 16)
-    """Modules of the generator whose output is compared. These have receptive fields of 1, 9, 15,
-    35 and 99 pixels in the antialiased generator."""
-    head_width: int = 256
-    """Length of an embedded patch."""
-    num_patches: int = 256
-    """Places drawn per tap, shared by the images of a batch; fewer if the map has fewer."""
-    temperature: float = 0.07
-    """tau of PatchNCE."""
     contrast_weight: float = 1.0
     """lambda_NCE, for both contrast terms."""
-    identity: bool = True
-    """Contrast B with G(B) too (released: nce_idt)."""
     contrast_sum: Literal["released", "paper"] = "released"
     """With `identity`: half of the sum of both contrast terms, or their sum."""
     flip_equivariance: bool = False
     """Flip the generator's input in half of the steps, and its features back (FastCUT)."""
-    all_negatives: bool = False
-    """Contrast with the patches of the whole batch rather than of the same image."""
     negatives: Literal["internal", "external", "both"] = "internal"
     """Where the negatives of A against G(A) come from: the image, a memory bank of the source
     domain, or both. The paper leaves open where the external variant's positives come from and how
@@ -105,24 +74,6 @@ class CutConfig:
     bank_momentum: float = 0.999
     """Of the averaged encoder and head that fill the bank."""
 
-    def __post_init__(self) -> None:
-        check_temperature(self.temperature)
-        check_patches(self.taps, self.num_patches)
-        check_channels(self.generator, self.discriminator)
-        check_adversary(self.augmentation, self.r1_weight)
-
-
-_FASTCUT = CutConfig(contrast_weight=10.0, identity=False, flip_equivariance=True)
-_SMALL = CutConfig(
-    generator=ResNetConfig(ngf=16, blocks=6, norm="none", antialias_down=False),
-    discriminator=PatchGANConfig(ndf=16, antialias=False),
-    initialization=InitConfig(gain=0.7),
-    generator_adam=AdamConfig(learning_rate=5e-4),
-    discriminator_adam=AdamConfig(learning_rate=2.5e-4),
-    taps=(0, 4, 8, 12, 14),
-    head_width=64,
-    num_patches=64,
-)
 
 PRESETS: Mapping[str, Preset] = {
     "cut": Preset(
@@ -131,7 +82,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "fastcut": Preset(
         summary="released FastCUT: lambda_NCE 10, no identity, flips, 150 + 50 epochs",
-        method=_FASTCUT,
+        method=CutConfig(contrast_weight=10.0, identity=False, flip_equivariance=True),
         schedule=ScheduleConfig(epochs=200, decay_fraction=0.25),
     ),
     "paper-weights": Preset(
@@ -140,21 +91,11 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "toy": Preset(
         summary="a small CUT for the built-in toy set, minutes on a CPU",
-        method=_SMALL,
+        method=CutConfig(**TOY),
         schedule=ScheduleConfig(steps=2000, ema_decay=0.995),
         data=DataConfig(size=64, load_size=64, workers=0),
     ),
 }
-
-
-class _Forward(NamedTuple):
-    """What the generator makes of a batch, and the features of its input on the way."""
-
-    outputs_BCHW: Tensor
-    """G(A), then with the identity term G(B)."""
-    keys: list[Tensor]
-    """Features of A (then B) per tap, without graph."""
-    flipped: bool
 
 
 @final
@@ -179,40 +120,51 @@ class Cut(Method):
         self.F = ProjectionHead(self.G.tap_channels(config.taps), config.head_width)
         for network in (self.G, self.D, self.F):
             initialize(network, config.initialization)
+        self.contrast = Contrast(temperature=config.temperature, all_negatives=config.all_negatives)
         self.channels = (config.generator.in_channels, config.generator.out_channels)
         self.multiple_of = self.G.multiple_of
         self.min_size = self.G.min_size
         self.min_training_size = max(self.G.min_size, self.D.min_size)
-        self.contrast = Contrast(temperature=config.temperature, all_negatives=config.all_negatives)
         if config.negatives != "internal":
             self.G_average = copy.deepcopy(self.G)
             self.F_average = copy.deepcopy(self.F)
-            shape = (len(config.taps), config.bank_size, config.head_width)
-            self.register_buffer("bank_LMC", torch.zeros(shape))
-            self.register_buffer("bank_position", torch.zeros((), dtype=torch.int64))
-
-    bank_LMC: Tensor
-    bank_position: Tensor
+            self.bank = PatchBank(len(config.taps), config.bank_size, config.head_width)
 
     def adam(self) -> dict[str, AdamConfig]:
         """One optimizer per network; the head learns at the generator's rate."""
-        generator, judge = self.config.generator_adam, self.config.discriminator_adam
-        return {"G": generator, "F": generator, "D": judge}
+        config = self.config
+        return dict.fromkeys("GF", config.generator_adam) | {"D": config.discriminator_adam}
 
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
-        """Forward once; D on the detached output; then G and F together."""
-        forward = self._forward(batch, progress.draws)
-        fake_BCHW = forward.outputs_BCHW[: len(batch)]
+        """Forward once; D on the detached output; then G and F; then the bank follows."""
+        config, draws = self.config, progress.draws
+        real_BCHW = batch.a_BCHW
+        if config.identity:
+            real_BCHW = torch.cat([real_BCHW, match_channels(batch.b_BCHW, self.channels[0])])
+        flipped = config.flip_equivariance and draws.coin()
+        outputs_BCHW, keys = self._forward(real_BCHW, flipped=flipped)
+        fake_BCHW = outputs_BCHW[: len(batch)]
+
+        def generator_terms() -> Terms:
+            terms = one_sided_adversarial_terms(self.D, fake_BCHW, config, draws)
+            if not config.contrast_weight:
+                return terms
+            queries = self.G.encode(match_channels(outputs_BCHW, self.channels[0]), config.taps)
+            if flipped:
+                queries = [feature.flip(-1) for feature in queries]
+            return terms | self._contrast_terms(queries, keys, len(batch), draws)
+
         update(
             "D",
-            loss=lambda: self._discriminator_terms(
-                fake_BCHW.detach(), batch.b_BCHW, progress.draws
+            loss=lambda: one_sided_discriminator_terms(
+                self.D, fake_BCHW, batch.b_BCHW, config, draws
             ),
         )
-        update("G", "F", loss=lambda: self._generator_terms(fake_BCHW, forward, progress.draws))
-        if self.config.negatives != "internal":
-            self._follow_average()
-            self._enqueue(update.gather(batch.a_BCHW), progress.draws)
+        update("G", "F", loss=generator_terms)
+        if config.negatives != "internal":
+            follow(self.G_average, self.G, momentum=config.bank_momentum)
+            follow(self.F_average, self.F, momentum=config.bank_momentum)
+            self.bank(self._keys_of_average(update.gather(batch.a_BCHW), draws))
 
     def translate(self, x_BCHW: Tensor) -> Tensor:
         """G(x)."""
@@ -225,109 +177,57 @@ class Cut(Method):
         return patch_maps(self.G, self.F, self.config.taps, x_BCHW)
 
     def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
-        """Input, output, and with the identity term a target image and its reconstruction."""
-        columns = {"input": batch.a_BCHW, "translated": self.G(batch.a_BCHW)}
-        if self.config.identity:
-            again = self.G(match_channels(batch.b_BCHW, self.channels[0]))
-            columns |= {"target": batch.b_BCHW, "identity": again}
-        return columns
+        """Input, output, and with the identity term a target image and what G makes of it."""
+        return one_sided_previews(self.G, batch, self.channels[0], identity=self.config.identity)
 
     def prepare(self, batches: Iterable[UnpairedBatch], draws: Draws) -> None:
         """Fill the memory bank from real source images, again and again if they are few."""
-        if self.config.negatives == "internal":
-            return
-        filled = 0
-        for batch in batches:
-            filled_before = int(self.bank_position)
-            self._enqueue(batch.a_BCHW, draws)
-            filled = int(self.bank_position)
-            if filled <= filled_before:  # it came round
-                return
-        again = torch.arange(self.config.bank_size, device=self.bank_LMC.device) % filled
-        self.bank_LMC.copy_(self.bank_LMC[:, again])
+        if self.config.negatives != "internal":
+            self.bank.fill(self._keys_of_average(batch.a_BCHW, draws) for batch in batches)
 
-    def _forward(self, batch: UnpairedBatch, draws: Draws) -> _Forward:
-        parts = [batch.a_BCHW]
-        if self.config.identity:
-            parts.append(match_channels(batch.b_BCHW, self.channels[0]))
-        real_BCHW = torch.cat(parts)
-        if self.config.flip_equivariance and draws.coin():
+    def _forward(self, real_BCHW: Tensor, *, flipped: bool) -> tuple[Tensor, list[Tensor]]:
+        """Outputs, perhaps of mirrored images; features of the images per tap, without graph."""
+        if flipped:
             with torch.no_grad():
                 keys = self.G.encode(real_BCHW, self.config.taps)
-            return _Forward(self.G(real_BCHW.flip(-1)), keys, flipped=True)
+            return self.G(real_BCHW.flip(-1)), keys
         outputs_BCHW, features = self.G.forward_with_taps(real_BCHW, self.config.taps)
-        return _Forward(outputs_BCHW, [f.detach() for f in features], flipped=False)
+        return outputs_BCHW, [feature.detach() for feature in features]
 
-    def _discriminator_terms(self, fake_BCHW: Tensor, real_BCHW: Tensor, draws: Draws) -> Terms:
-        return discriminator_terms(
-            self.D,
-            fake_BCHW,
-            real_BCHW,
-            mode=self.config.adversarial,
-            draws=draws,
-            augmentation=self.config.augmentation,
-            r1_weight=self.config.r1_weight,
-        )
-
-    def _generator_terms(self, fake_BCHW: Tensor, forward: _Forward, draws: Draws) -> Terms:
-        config = self.config
-        logits = self.D(augmented(fake_BCHW, config.augmentation, draws))
-        terms = {
-            "adversarial": config.adversarial_weight * generator_loss(config.adversarial, logits)
-        }
-        if config.contrast_weight == 0:
-            return terms
-        queries = self.G.encode(match_channels(forward.outputs_BCHW, self.channels[0]), config.taps)
-        if forward.flipped:
-            queries = [feature.flip(-1) for feature in queries]
-        num_images = len(fake_BCHW)
-        halves = {"nce": slice(0, num_images)}
+    def _contrast_terms(
+        self, queries: list[Tensor], keys: list[Tensor], num_images: int, draws: Draws
+    ) -> Terms:
+        """PatchNCE of A with G(A), and with the identity term of B with G(B)."""
+        config, terms = self.config, {}
+        branches = {"nce": slice(0, num_images)}
         if config.identity:
-            halves["identity_nce"] = slice(num_images, None)
+            branches["identity_nce"] = slice(num_images, None)
         share = 0.5 if config.identity and config.contrast_sum == "released" else 1.0
-        for name, half in halves.items():
-            contrast = self._contrast(
-                [feature[half] for feature in queries],
-                [feature[half] for feature in forward.keys],
-                draws,
-                external=name == "nce" and config.negatives != "internal",
+        for name, branch in branches.items():
+            external = name == "nce" and config.negatives != "internal"
+            pairs = embedded_pairs(
+                [feature[branch] for feature in queries],
+                [feature[branch] for feature in keys],
+                draw_places(keys, config.num_patches, draws),
+                query_head=self.F,
+                key_head=self.F,
+            )
+            contrast = mean_over_taps(
+                patch_contrast(
+                    *pair,
+                    self.contrast,
+                    external_MC=self.bank.rows_LMC[tap] if external else None,
+                    internal=not external or config.negatives == "both",
+                )
+                for tap, pair in enumerate(pairs)
             )
             terms[name] = share * config.contrast_weight * contrast
         return terms
 
-    def _contrast(
-        self, queries: list[Tensor], keys: list[Tensor], draws: Draws, *, external: bool
-    ) -> Tensor:
-        """PatchNCE, the mean over taps, places and images."""
-        places = draw_places(keys, self.config.num_patches, draws)
-        pairs = embedded_pairs(queries, keys, places, query_head=self.F, key_head=self.F)
-        return mean_over_taps(
-            patch_contrast(
-                *pair,
-                self.contrast,
-                external_MC=self.bank_LMC[tap] if external else None,
-                internal=not external or self.config.negatives == "both",
-            )
-            for tap, pair in enumerate(pairs)
-        )
-
     @torch.no_grad()
-    def _follow_average(self) -> None:
-        for average, live in ((self.G_average, self.G), (self.F_average, self.F)):
-            torch._foreach_lerp_(
-                list(average.parameters()), list(live.parameters()), 1 - self.config.bank_momentum
-            )
-
-    @torch.no_grad()
-    def _enqueue(self, real_BCHW: Tensor, draws: Draws) -> None:
-        """Put patches of source images, seen by the averaged encoder, in place of the oldest."""
+    def _keys_of_average(self, real_BCHW: Tensor, draws: Draws) -> list[Tensor]:
+        """Patches of source images, seen by the averaged networks, [B, K, C] per tap."""
         features = self.G_average.encode(real_BCHW, self.config.taps)
         places = draw_places(features, self.config.num_patches, draws)
-        rows = [rows_BKC.flatten(0, 1) for rows_BKC in self.F_average(features, places)]
-        num_new = min(self.config.bank_size, *(len(rows_NC) for rows_NC in rows))
-        slots = (self.bank_position + torch.arange(num_new, device=real_BCHW.device)) % len(
-            self.bank_LMC[0]
-        )
-        for tap, rows_NC in enumerate(rows):
-            self.bank_LMC[tap, slots] = rows_NC[:num_new].to(self.bank_LMC.dtype)
-        self.bank_position.copy_((self.bank_position + num_new) % self.config.bank_size)
+        rows: list[Tensor] = self.F_average(features, places)
+        return rows

@@ -2,11 +2,11 @@
 
 Both directions at once, as in CycleGAN, but content is kept by PatchNCE instead of a cycle. Each
 domain has an encoder and a projection head of its own: images of A, real or generated, are embedded
-by the first half of G_A and by F_A, images of B by G_B and F_B (the released F1 and F2, the paper's
-H_X and H_Y). D_A judges domain B and D_B judges domain A (the paper's D_Y and D_X).
+by the first half of G_AB and by F_A, images of B by G_BA and F_B (the released F1 and F2, the
+paper's H_X and H_Y). D_B judges domain B and D_A judges domain A (the paper's D_Y and D_X).
 
-    L_G = L_GAN(G_A) + L_GAN(G_B) + lambda_NCE (L_NCE(a, G_A(a)) + L_NCE(b, G_B(b)))
-        + lambda_idt (|G_A(b) - b| + |G_B(a) - a|)
+    L_G = L_GAN(G_AB) + L_GAN(G_BA) + lambda_NCE (L_NCE(a, G_AB(a)) + L_NCE(b, G_BA(b)))
+        + lambda_idt (|G_AB(b) - b| + |G_BA(a) - a|)
 
 `contrast="relation"` is ours and published nowhere: semantic relation consistency and the
 hard-negative decoupled contrast (Jung et al., CVPR 2022) in place of PatchNCE, in both directions.
@@ -23,46 +23,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple, final
+from typing import ClassVar, Literal, final
 
-import torch
 from torch import Tensor
 
+from patchkin.config import check_positive
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
-from patchkin.errors import ConfigError
 from patchkin.losses import (
     AdversarialMode,
     Contrast,
-    fake_loss,
-    generator_loss,
     mean_over_taps,
     patch_contrast,
-    pixel_distance,
-    real_loss,
     relation_consistency,
 )
-from patchkin.method import Method, Preset, Progress, Terms, Update
+from patchkin.method import Direction, Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
-    ImagePool,
     ImagePoolConfig,
     InitConfig,
     PatchGANConfig,
     PatchMap,
     ProjectionHead,
     ResNetConfig,
-    ResNetGenerator,
     check_pair,
     discriminator_pair,
     draw_places,
     generator_pair,
     initialize,
-    judge_together,
-    match_channels,
     patch_maps,
+    pool_pair,
 )
 from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
+from patchkin.terms.identity import tapped_with_identity
 from patchkin.terms.patches import check_patches, embedded_pairs
+from patchkin.terms.previews import two_sided_previews
+from patchkin.terms.two_sided import (
+    two_sided_adversarial_terms,
+    two_sided_discriminator_terms,
+    two_sided_identity_terms,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,9 +69,9 @@ class DclGanConfig:
     """Defaults are the released DCLGAN."""
 
     generator: ResNetConfig = field(default_factory=ResNetConfig)
-    """Of G_A; G_B is the same with the channels exchanged."""
+    """Of G_AB; G_BA is the same with the channels exchanged."""
     discriminator: PatchGANConfig = field(default_factory=PatchGANConfig)
-    """Of D_A; D_B is the same for the channels of domain A."""
+    """Of D_B; D_A is the same for the channels of domain A."""
     initialization: InitConfig = field(default_factory=InitConfig)
     generator_adam: AdamConfig = field(default_factory=AdamConfig)
     """The paper says 1e-4, the code 2e-4 since two weeks after its release."""
@@ -114,9 +113,7 @@ class DclGanConfig:
     """Contrast with the patches of the whole batch rather than of the same image."""
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "gamma_divisor_start", "gamma_divisor_end"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"`{name}` must be positive; got {getattr(self, name)}.")
+        check_positive(self, "temperature", "gamma_divisor_start", "gamma_divisor_end")
         check_patches(self.taps, self.num_patches)
         check_pair(self.generator, self.discriminator, identity=self.identity_weight > 0)
 
@@ -164,16 +161,6 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
-class _Forward(NamedTuple):
-    """What one generator makes of its source, and the features of the source on the way."""
-
-    fake_BCHW: Tensor
-    identity_BCHW: Tensor | None
-    """What it makes of its target; None without the identity term."""
-    keys: list[Tensor]
-    """Per tap, without graph."""
-
-
 @final
 class DclGan(Method):
     """Dual contrastive learning (DCLGAN), and its form with semantic relations."""
@@ -185,7 +172,7 @@ class DclGan(Method):
     )
     config_type: ClassVar[type] = DclGanConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
-    translating: ClassVar[tuple[str, ...]] = ("G_A", "G_B")
+    translating: ClassVar[tuple[str, ...]] = ("G_AB", "G_BA")
     directions: ClassVar[tuple[str, ...]] = ("AtoB", "BtoA")
 
     config: DclGanConfig
@@ -194,13 +181,12 @@ class DclGan(Method):
         super().__init__()
         self.config = config = config or DclGanConfig()
         self.channels = (config.generator.in_channels, config.generator.out_channels)
-        self.G_A, self.G_B = generator_pair(config.generator)
-        self.D_A, self.D_B = discriminator_pair(config.discriminator, config.generator)
-        self.F_A = ProjectionHead(self.G_A.tap_channels(config.taps), config.head_width)
-        self.F_B = ProjectionHead(self.G_B.tap_channels(config.taps), config.head_width)
-        self.pool_A = ImagePool(self.channels[1], config.pool)
-        self.pool_B = ImagePool(self.channels[0], config.pool)
-        for network in (self.G_A, self.G_B, self.D_A, self.D_B, self.F_A, self.F_B):
+        self.G_AB, self.G_BA = generator_pair(config.generator)
+        self.D_B, self.D_A = discriminator_pair(config.discriminator, config.generator)
+        self.F_A = ProjectionHead(self.G_AB.tap_channels(config.taps), config.head_width)
+        self.F_B = ProjectionHead(self.G_BA.tap_channels(config.taps), config.head_width)
+        self.pool_B, self.pool_A = pool_pair(config.pool, config.generator)
+        for network in (self.G_AB, self.G_BA, self.D_B, self.D_A, self.F_A, self.F_B):
             initialize(network, config.initialization)
         decoupling = config.contrast == "relation"
         self.contrast = Contrast(
@@ -210,63 +196,75 @@ class DclGan(Method):
             temperature=config.temperature,
             all_negatives=config.all_negatives,
         )
-        self.multiple_of = self.G_A.multiple_of
-        self.min_size = self.G_A.min_size
-        self.min_training_size = max(self.G_A.min_size, self.D_A.min_size)
+        self.multiple_of = self.G_AB.multiple_of
+        self.min_size = self.G_AB.min_size
+        self.min_training_size = max(self.G_AB.min_size, self.D_B.min_size)
 
     def adam(self) -> dict[str, AdamConfig]:
         """One optimizer per network; the heads have rates of their own."""
         config = self.config
         return {
-            "G_A": config.generator_adam,
-            "G_B": config.generator_adam,
-            "F_A": config.head_adam,
-            "F_B": config.head_adam,
-            "D_A": config.discriminator_adam,
-            "D_B": config.discriminator_adam,
+            **dict.fromkeys(("G_AB", "G_BA"), config.generator_adam),
+            **dict.fromkeys(("F_A", "F_B"), config.head_adam),
+            **dict.fromkeys(("D_B", "D_A"), config.discriminator_adam),
         }
 
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
         """Forward once; both discriminators; then both generators and heads."""
-        to_b = self._forward(self.G_A, batch.a_BCHW, batch.b_BCHW)
-        to_a = self._forward(self.G_B, batch.b_BCHW, batch.a_BCHW)
-        shown_b_BCHW = self.pool_A(to_b.fake_BCHW, progress.draws, update.gather)
-        shown_a_BCHW = self.pool_B(to_a.fake_BCHW, progress.draws, update.gather)
+        config, a_BCHW, b_BCHW = self.config, batch.a_BCHW, batch.b_BCHW
+        taps, identity = config.taps, bool(config.identity_weight)
+        fake_b_BCHW, identity_b_BCHW, features_a = tapped_with_identity(
+            self.G_AB, a_BCHW, b_BCHW, taps, identity=identity
+        )
+        fake_a_BCHW, identity_a_BCHW, features_b = tapped_with_identity(
+            self.G_BA, b_BCHW, a_BCHW, taps, identity=identity
+        )
+        pooled_b_BCHW = self.pool_B(fake_b_BCHW, progress.draws, update.gather)
+        pooled_a_BCHW = self.pool_A(fake_a_BCHW, progress.draws, update.gather)
 
         def generator_terms() -> Terms:
             terms = {
-                **self._adversarial_terms(to_b.fake_BCHW, to_a.fake_BCHW),
-                **self._contrast_terms(to_b, to_a, progress),
-                **self._identity_terms(batch, to_b, to_a),
+                **two_sided_adversarial_terms(
+                    self,
+                    fake_b_BCHW,
+                    fake_a_BCHW,
+                    mode=config.adversarial,
+                    weight=config.adversarial_weight,
+                ),
+                **self._contrast_terms(fake_b_BCHW, features_a, fake_a_BCHW, features_b, progress),
+                **two_sided_identity_terms(
+                    batch,
+                    identity_b_BCHW,
+                    identity_a_BCHW,
+                    weight_b=config.identity_weight,
+                    weight_a=config.identity_weight,
+                ),
             }
-            share = 0.5 if self.config.pair_sum == "released" else 1.0
+            share = 0.5 if config.pair_sum == "released" else 1.0
             return {name: share * term for name, term in terms.items()}
 
         update(
-            "D_A",
             "D_B",
-            loss=lambda: self._discriminator_terms(batch, shown_b_BCHW, shown_a_BCHW),
+            "D_A",
+            loss=lambda: two_sided_discriminator_terms(
+                self, batch, pooled_b_BCHW, pooled_a_BCHW, mode=config.adversarial
+            ),
         )
-        update("G_A", "G_B", "F_A", "F_B", loss=generator_terms)
+        update("G_AB", "G_BA", "F_A", "F_B", loss=generator_terms)
 
-    def translate(self, x_BCHW: Tensor, *, direction: Literal["AtoB", "BtoA"] = "AtoB") -> Tensor:
-        """G_A(x), or G_B(x) for images of domain B."""
-        y_BCHW: Tensor = (self.G_A if direction == "AtoB" else self.G_B)(x_BCHW)
+    def translate(self, x_BCHW: Tensor, *, direction: Direction = "AtoB") -> Tensor:
+        """G_AB(x), or G_BA(x) for images of domain B."""
+        y_BCHW: Tensor = (self.G_AB if direction == "AtoB" else self.G_BA)(x_BCHW)
         return y_BCHW
-
-    def patch_maps(self, x_BCHW: Tensor, *, translated: bool = False) -> list[PatchMap]:
-        """Maps of G_A embedded by F_A; of translations, those of G_B embedded by F_B."""
-        generator, head = (self.G_B, self.F_B) if translated else (self.G_A, self.F_A)
-        return patch_maps(generator, head, self.config.taps, x_BCHW)
 
     def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
         """Both directions."""
-        return {
-            "input": batch.a_BCHW,
-            "translated": self.G_A(batch.a_BCHW),
-            "target": batch.b_BCHW,
-            "target to source": self.G_B(batch.b_BCHW),
-        }
+        return two_sided_previews(self.G_AB, self.G_BA, batch)
+
+    def patch_maps(self, x_BCHW: Tensor, *, translated: bool = False) -> list[PatchMap]:
+        """Maps of G_AB embedded by F_A; of translations, those of G_BA embedded by F_B."""
+        generator, head = (self.G_BA, self.F_B) if translated else (self.G_AB, self.F_A)
+        return patch_maps(generator, head, self.config.taps, x_BCHW)
 
     def gamma_divisor(self, progress: Progress) -> float:
         """The hardness of the negatives at this point of the curriculum."""
@@ -274,59 +272,27 @@ class DclGan(Method):
             progress.fraction, self.config.gamma_divisor_start, self.config.gamma_divisor_end
         )
 
-    def _forward(
-        self, generator: ResNetGenerator, source_BCHW: Tensor, target_BCHW: Tensor
-    ) -> _Forward:
-        """Source and, with the identity term, target through one generator, in one pass."""
-        parts = [source_BCHW]
-        if self.config.identity_weight:
-            parts.append(match_channels(target_BCHW, source_BCHW.shape[1]))
-        num_images = len(source_BCHW)
-        if len({part.shape[2:] for part in parts}) > 1:  # the domains differ in size
-            fake_BCHW, features = generator.forward_with_taps(source_BCHW, self.config.taps)
-            return _Forward(fake_BCHW, generator(parts[1]), [f.detach() for f in features])
-        outputs_BCHW, features = generator.forward_with_taps(torch.cat(parts), self.config.taps)
-        return _Forward(
-            outputs_BCHW[:num_images],
-            outputs_BCHW[num_images:] if self.config.identity_weight else None,
-            [feature[:num_images].detach() for feature in features],
-        )
-
-    def _discriminator_terms(
-        self, batch: UnpairedBatch, shown_b_BCHW: Tensor, shown_a_BCHW: Tensor
+    def _contrast_terms(
+        self,
+        fake_b_BCHW: Tensor,
+        features_a: list[Tensor],
+        fake_a_BCHW: Tensor,
+        features_b: list[Tensor],
+        progress: Progress,
     ) -> Terms:
-        mode, terms = self.config.adversarial, {}
-        for name, network, shown_BCHW, real_BCHW in (
-            ("A", self.D_A, shown_b_BCHW, batch.b_BCHW),
-            ("B", self.D_B, shown_a_BCHW, batch.a_BCHW),
-        ):
-            fake_logits, real_logits = judge_together(network, shown_BCHW, real_BCHW)
-            terms[f"fake_{name}"] = 0.5 * fake_loss(mode, fake_logits)
-            terms[f"real_{name}"] = 0.5 * real_loss(mode, real_logits)
-        return terms
+        """A with G_AB(a), then b with G_BA(b): keys in the input's embedding, queries in the other.
 
-    def _adversarial_terms(self, fake_b_BCHW: Tensor, fake_a_BCHW: Tensor) -> Terms:
-        mode, weight = self.config.adversarial, self.config.adversarial_weight
-        return {
-            "adversarial_A": weight * generator_loss(mode, self.D_A(fake_b_BCHW)),
-            "adversarial_B": weight * generator_loss(mode, self.D_B(fake_a_BCHW)),
-        }
-
-    def _contrast_terms(self, to_b: _Forward, to_a: _Forward, progress: Progress) -> Terms:
-        """A with G_A(A), then B with G_B(B): keys in the input's embedding, queries in the other's.
-
-        Keys are constant, so each term teaches the output's head and encoder, and the generator.
+        Keys are constant, so each teaches the output's head and encoder, and the generator.
         """
         config, terms = self.config, {}
-        for name, forward, key_head, query_encoder, query_head in (
-            ("A", to_b, self.F_A, self.G_B, self.F_B),
-            ("B", to_a, self.F_B, self.G_A, self.F_A),
+        for name, fake_BCHW, keys, key_head, query_encoder, query_head in (
+            ("AB", fake_b_BCHW, features_a, self.F_A, self.G_BA, self.F_B),
+            ("BA", fake_a_BCHW, features_b, self.F_B, self.G_AB, self.F_A),
         ):
-            places = draw_places(forward.keys, config.num_patches, progress.draws)
             pairs = embedded_pairs(
-                query_encoder.encode(forward.fake_BCHW, config.taps),
-                forward.keys,
-                places,
+                query_encoder.encode(fake_BCHW, config.taps),
+                keys,
+                draw_places(keys, config.num_patches, progress.draws),
                 query_head=query_head,
                 key_head=key_head,
             )
@@ -341,13 +307,3 @@ class DclGan(Method):
                 )
                 terms[f"contrast_{name}"] = config.contrast_weight * contrast
         return terms
-
-    def _identity_terms(self, batch: UnpairedBatch, to_b: _Forward, to_a: _Forward) -> Terms:
-        """Each generator should leave images of its target domain alone (plain L1)."""
-        if to_b.identity_BCHW is None or to_a.identity_BCHW is None:
-            return {}
-        weight = self.config.identity_weight
-        return {
-            "identity_A": weight * pixel_distance(to_b.identity_BCHW, batch.b_BCHW),
-            "identity_B": weight * pixel_distance(to_a.identity_BCHW, batch.a_BCHW),
-        }

@@ -6,7 +6,7 @@ far apart, after each domain's distances are standardised,
     L_G = L_GAN + lambda_dist mean |(d(x_i, x_j) - E_A) / S_A - (d(G(x_i), G(x_j)) - E_B) / S_B|,
 
 in one direction or in both, with a cycle term if wanted. The self-distance takes the two halves of
-one image instead of two images. D_A judges domain B and D_B judges domain A, as in CycleGAN.
+one image instead of two images.
 
 Differs from the released code: its statistics treat a batch as one image, so that they change with
 the batch size, and its self-distance is averaged over the batch before it is compared; here both
@@ -28,16 +28,11 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor, nn
 
+from patchkin.config import check_not_negative
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError, ShapeError
-from patchkin.losses import (
-    AdversarialMode,
-    fake_loss,
-    generator_loss,
-    pixel_distance,
-    real_loss,
-)
+from patchkin.losses import AdversarialMode, pixel_distance
 from patchkin.losses.distance import (
     Spread,
     distance_preservation,
@@ -45,8 +40,10 @@ from patchkin.losses.distance import (
     pair_distances,
     spread,
 )
-from patchkin.method import Method, Preset, Progress, Terms, Update
+from patchkin.method import Direction, Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
+    STRIDED_DISCRIMINATOR,
+    STRIDED_GENERATOR,
     ImagePool,
     ImagePoolConfig,
     InitConfig,
@@ -56,22 +53,21 @@ from patchkin.networks import (
     discriminator_pair,
     generator_pair,
     initialize,
-    judge_together,
 )
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
+from patchkin.terms.adversary import adversarial_terms, discriminator_terms
+from patchkin.terms.previews import two_sided_previews
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DistanceGanConfig:
     """Defaults are the released ones, except for `averaging` and what its statistics are of."""
 
-    generator: ResNetConfig = field(
-        default_factory=lambda: ResNetConfig(antialias_down=False, antialias_up=False)
-    )
-    """Of G_A; G_B is the same with the channels exchanged."""
-    discriminator: PatchGANConfig = field(default_factory=lambda: PatchGANConfig(antialias=False))
-    """Of D_A; D_B is the same for the channels of domain A."""
+    generator: ResNetConfig = STRIDED_GENERATOR
+    """Of G_AB; G_BA is the same with the channels exchanged."""
+    discriminator: PatchGANConfig = STRIDED_DISCRIMINATOR
+    """Of D_B; D_A is the same for the channels of domain A."""
     initialization: InitConfig = field(default_factory=lambda: InitConfig(kind="normal"))
     generator_adam: AdamConfig = field(default_factory=AdamConfig)
     discriminator_adam: AdamConfig = field(default_factory=AdamConfig)
@@ -96,9 +92,7 @@ class DistanceGanConfig:
     have 79,800 distances."""
 
     def __post_init__(self) -> None:
-        for name in ("distance_weight", "cycle_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"`{name}` must not be negative; got {getattr(self, name)}.")
+        check_not_negative(self, "distance_weight", "cycle_weight")
         if self.cycle_weight and not self.two_sided:
             raise ConfigError("A cycle needs both directions: set `two_sided`, or no weight.")
         if self.statistics_items < 2:
@@ -159,7 +153,7 @@ class DistanceGan(Method):
     )
     config_type: ClassVar[type] = DistanceGanConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
-    translating: ClassVar[tuple[str, ...]] = ("G_A", "G_B")
+    translating: ClassVar[tuple[str, ...]] = ("G_AB", "G_BA")
     directions: ClassVar[tuple[str, ...]] = ("AtoB", "BtoA")
 
     config: DistanceGanConfig
@@ -169,28 +163,28 @@ class DistanceGan(Method):
         self.config = config = config or DistanceGanConfig()
         self.channels = (config.generator.in_channels, config.generator.out_channels)
         generators = generator_pair(config.generator)
-        judges = discriminator_pair(config.discriminator, config.generator)
-        self.G_A, self.D_A = generators[0], judges[0]
+        discriminators = discriminator_pair(config.discriminator, config.generator)
+        self.G_AB, self.D_B = generators[0], discriminators[0]
         # Without the other direction its names stay, without weights.
-        self.G_B: nn.Module = generators[1] if config.two_sided else nn.Identity()
-        self.D_B: nn.Module = judges[1] if config.two_sided else nn.Identity()
+        self.G_BA: nn.Module = generators[1] if config.two_sided else nn.Identity()
+        self.D_A: nn.Module = discriminators[1] if config.two_sided else nn.Identity()
         for network in self.children():
             initialize(network, config.initialization)
-        self.pool_A = ImagePool(self.channels[1], config.pool)
-        self.pool_B = ImagePool(self.channels[0], config.pool) if config.two_sided else None
+        self.pool_B = ImagePool(self.channels[1], config.pool)
+        self.pool_A = ImagePool(self.channels[0], config.pool) if config.two_sided else None
         for domain in "AB":
             self.register_buffer(f"expectation_{domain}", torch.tensor(0.0))
             self.register_buffer(f"deviation_{domain}", torch.tensor(1.0))
-        self.multiple_of = self.G_A.multiple_of
-        self.min_size = self.G_A.min_size
-        self.min_training_size = max(self.G_A.min_size, self.D_A.min_size)
+        self.multiple_of = self.G_AB.multiple_of
+        self.min_size = self.G_AB.min_size
+        self.min_training_size = max(self.G_AB.min_size, self.D_B.min_size)
         self.min_batch_size = 2 if config.distance == "pairs" else 1
 
     def adam(self) -> dict[str, AdamConfig]:
         """One optimizer per network; the other direction's only if there is one."""
-        generator, judge = self.config.generator_adam, self.config.discriminator_adam
-        adam = {"G_A": generator, "D_A": judge}
-        return adam | ({"G_B": generator, "D_B": judge} if self.config.two_sided else {})
+        generator, discriminator = self.config.generator_adam, self.config.discriminator_adam
+        adam = {"G_AB": generator, "D_B": discriminator}
+        return adam | ({"G_BA": generator, "D_A": discriminator} if self.config.two_sided else {})
 
     def prepare(self, batches: Iterable[UnpairedBatch], draws: Draws) -> None:
         """E and S of both domains, from views of the training images."""
@@ -210,36 +204,47 @@ class DistanceGan(Method):
             self.get_buffer(f"deviation_{domain}").copy_(found.deviation)
 
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
-        """The generators, then D_A, then D_B, on the translations from before that update."""
+        """The generators, then D_B, then D_A, on the translations from before that update."""
         if len(batch) < self.min_batch_size:
             raise ConfigError(
                 "DistanceGAN compares the images of a batch, which must have at least "
                 f"{self.min_batch_size}; got {len(batch)}. Use --batch-size 2 or more, or set "
                 "`distance` to self."
             )
-        two_sided = self.config.two_sided
-        fake_b_BCHW = self.G_A(batch.a_BCHW)
-        fake_a_BCHW = self.G_B(batch.b_BCHW) if two_sided else None
+        config, draws = self.config, progress.draws
+        fake_b_BCHW = self.G_AB(batch.a_BCHW)
+        fake_a_BCHW = self.G_BA(batch.b_BCHW) if config.two_sided else None
 
         def generator_terms() -> Terms:
-            terms = self._direction_terms("A", batch.a_BCHW, fake_b_BCHW)
+            terms = self._direction_terms("AB", self.D_B, batch.a_BCHW, fake_b_BCHW)
             if fake_a_BCHW is not None:
-                terms |= self._direction_terms("B", batch.b_BCHW, fake_a_BCHW)
-            if self.config.cycle_weight and fake_a_BCHW is not None:
-                again_a, again_b = self.G_B(fake_b_BCHW), self.G_A(fake_a_BCHW)
-                terms["cycle_A"] = self.config.cycle_weight * pixel_distance(again_a, batch.a_BCHW)
-                terms["cycle_B"] = self.config.cycle_weight * pixel_distance(again_b, batch.b_BCHW)
+                terms |= self._direction_terms("BA", self.D_A, batch.b_BCHW, fake_a_BCHW)
+            if config.cycle_weight and fake_a_BCHW is not None:
+                cycled_a_BCHW, cycled_b_BCHW = self.G_BA(fake_b_BCHW), self.G_AB(fake_a_BCHW)
+                cycle_a = pixel_distance(cycled_a_BCHW, batch.a_BCHW)
+                cycle_b = pixel_distance(cycled_b_BCHW, batch.b_BCHW)
+                terms |= {
+                    "cycle_A": config.cycle_weight * cycle_a,
+                    "cycle_B": config.cycle_weight * cycle_b,
+                }
             return terms
 
-        update(*(("G_A", "G_B") if two_sided else ("G_A",)), loss=generator_terms)
-        shown_b_BCHW = self.pool_A(fake_b_BCHW, progress.draws, update.gather)
-        update("D_A", loss=lambda: self._judging_terms(self.D_A, shown_b_BCHW, batch.b_BCHW))
-        if self.pool_B is not None:
-            shown_a_BCHW = self.pool_B(fake_a_BCHW, progress.draws, update.gather)
-            update("D_B", loss=lambda: self._judging_terms(self.D_B, shown_a_BCHW, batch.a_BCHW))
+        mode = config.adversarial
+        update(*(("G_AB", "G_BA") if config.two_sided else ("G_AB",)), loss=generator_terms)
+        pooled_b_BCHW = self.pool_B(fake_b_BCHW, draws, update.gather)
+        update(
+            "D_B",
+            loss=lambda: discriminator_terms(self.D_B, pooled_b_BCHW, batch.b_BCHW, mode=mode),
+        )
+        if self.pool_A is not None:
+            pooled_a_BCHW = self.pool_A(fake_a_BCHW, draws, update.gather)
+            update(
+                "D_A",
+                loss=lambda: discriminator_terms(self.D_A, pooled_a_BCHW, batch.a_BCHW, mode=mode),
+            )
 
-    def translate(self, x_BCHW: Tensor, *, direction: Literal["AtoB", "BtoA"] = "AtoB") -> Tensor:
-        """G_A(x), or G_B(x) for images of domain B.
+    def translate(self, x_BCHW: Tensor, *, direction: Direction = "AtoB") -> Tensor:
+        """G_AB(x), or G_BA(x) for images of domain B.
 
         Raises:
             ConfigError: if a one-sided model is asked for the other direction.
@@ -249,15 +254,14 @@ class DistanceGan(Method):
                 "This DistanceGAN is one-sided and translates A to B only; train it with "
                 "`two_sided`, or with --direction BtoA."
             )
-        y_BCHW: Tensor = (self.G_A if direction == "AtoB" else self.G_B)(x_BCHW)
+        y_BCHW: Tensor = (self.G_AB if direction == "AtoB" else self.G_BA)(x_BCHW)
         return y_BCHW
 
     def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
         """Input and output, in both directions if there are two."""
-        columns = {"input": batch.a_BCHW, "translated": self.G_A(batch.a_BCHW)}
         if self.config.two_sided:
-            columns |= {"target": batch.b_BCHW, "target to source": self.G_B(batch.b_BCHW)}
-        return columns
+            return two_sided_previews(self.G_AB, self.G_BA, batch)
+        return {"input": batch.a_BCHW, "translated": self.G_AB(batch.a_BCHW)}
 
     def _spread(self, images: Sequence[Tensor]) -> Spread:
         """E and S of a domain from some batches of it."""
@@ -277,19 +281,21 @@ class DistanceGan(Method):
             return Spread(torch.tensor(0.0), torch.tensor(1.0))
         return spread(pair_distances(items))
 
-    def _direction_terms(self, side: str, real_BCHW: Tensor, fake_BCHW: Tensor) -> Terms:
-        """The adversary and the distances of one generator."""
-        judge = self.D_A if side == "A" else self.D_B
-        adversarial = generator_loss(self.config.adversarial, judge(fake_BCHW))
+    def _direction_terms(
+        self, direction: str, network: nn.Module, real_BCHW: Tensor, fake_BCHW: Tensor
+    ) -> Terms:
+        """The adversary and the distances of one generator, from and to the domains named."""
+        source, target = direction[0], direction[1]
+        adversarial = adversarial_terms(
+            network, fake_BCHW, mode=self.config.adversarial, suffix=f"_{target}"
+        )
         distance = distance_preservation(
             self._distances(real_BCHW),
             self._distances(fake_BCHW),
-            *(self._spread_of(domain) for domain in ("AB" if side == "A" else "BA")),
+            self._spread_of(source),
+            self._spread_of(target),
         )
-        return {
-            f"adversarial_{side}": adversarial,
-            f"distance_{side}": self.config.distance_weight * distance,
-        }
+        return {**adversarial, f"distance_{direction}": self.config.distance_weight * distance}
 
     def _distances(self, x_BCHW: Tensor) -> Tensor:
         if self.config.distance == "pairs":
@@ -303,11 +309,3 @@ class DistanceGan(Method):
         return Spread(
             self.get_buffer(f"expectation_{domain}"), self.get_buffer(f"deviation_{domain}")
         )
-
-    def _judging_terms(self, network: nn.Module, shown_BCHW: Tensor, real_BCHW: Tensor) -> Terms:
-        mode = self.config.adversarial
-        fake_logits, real_logits = judge_together(network, shown_BCHW, real_BCHW)
-        return {
-            "fake": 0.5 * fake_loss(mode, fake_logits),
-            "real": 0.5 * real_loss(mode, real_logits),
-        }

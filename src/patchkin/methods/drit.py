@@ -27,34 +27,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
+from patchkin.config import check_at_least_one, check_not_negative
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
-from patchkin.errors import ConfigError
-from patchkin.losses import (
-    AdversarialMode,
-    fake_loss,
-    generator_loss,
-    pixel_distance,
-    real_loss,
-)
-from patchkin.losses.latent import (
-    code_distance,
-    mean_square,
-    mode_seeking,
-    normal_divergence,
-    over_scales,
-    undecided_loss,
-)
+from patchkin.losses import AdversarialMode, fake_loss, pixel_distance, real_loss
+from patchkin.losses.latent import code_distance, mean_square, mode_seeking, undecided_loss
 from patchkin.method import Direction, Preset, Progress, StyledMethod, Terms, Update
 from patchkin.networks import InitConfig, initialize
 from patchkin.networks.drit import (
     SIDES,
-    Attribute,
     AttributeEncoder,
     ContentDiscriminator,
     ContentDiscriminatorConfig,
@@ -64,21 +50,24 @@ from patchkin.networks.drit import (
     Side,
     least_image,
 )
-from patchkin.networks.munit import (
-    MultiScaleConfig,
-    MultiScaleDiscriminator,
-    judge_scales_together,
-    style_rows,
-)
+from patchkin.networks.munit import MultiScaleConfig, MultiScaleDiscriminator, style_rows
 from patchkin.randomness import Draws, SeededDraws
 from patchkin.schedules import AdamConfig, ScheduleConfig
-
-_LAST_STEPS = 2
-"""Of an epoch, in which the released code lets all networks learn."""
-
-
-def _released_adam() -> AdamConfig:
-    return AdamConfig(learning_rate=1e-4, weight_decay=1e-4)
+from patchkin.terms.adversary import scale_adversarial_terms, scale_discriminator_terms
+from patchkin.terms.drit import (
+    BySide,
+    Codes,
+    all_learn,
+    content_noise,
+    contents_of,
+    dealt,
+    encoded,
+    exchanged,
+    exchanged_at_random,
+    prior_loss,
+)
+from patchkin.terms.previews import styled_previews
+from patchkin.terms.styled import RELEASED_ADAM, check_one_domain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,9 +86,9 @@ class DritConfig:
         default_factory=ContentDiscriminatorConfig
     )
     initialization: InitConfig = field(default_factory=lambda: InitConfig(kind="normal"))
-    generator_adam: AdamConfig = field(default_factory=_released_adam)
+    generator_adam: AdamConfig = RELEASED_ADAM
     """For both encoders and the generator."""
-    discriminator_adam: AdamConfig = field(default_factory=_released_adam)
+    discriminator_adam: AdamConfig = RELEASED_ADAM
     content_adam: AdamConfig = field(
         default_factory=lambda: AdamConfig(learning_rate=4e-5, weight_decay=1e-4, clip_norm=5.0)
     )
@@ -128,38 +117,32 @@ class DritConfig:
     (released, with batches of two). False: all images serve for both."""
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "out_channels", "generator_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
-        for name in (
-            "content_weight", "prior_weight", "self_weight", "cycle_weight", "latent_weight",
-            "mode_seeking_weight", "content_noise",
-        ):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise ConfigError(f"`{name}` must not be negative; got {getattr(self, name)}.")
+        check_at_least_one(self, "in_channels", "out_channels", "generator_every")
+        check_not_negative(
+            self,
+            "content_weight",
+            "prior_weight",
+            "self_weight",
+            "cycle_weight",
+            "latent_weight",
+            "mode_seeking_weight",
+            "content_noise",
+        )
 
 
-_PUBLISHED = ScheduleConfig(epochs=1200)
-_VIEWS = DataConfig(size=216, load_size=256, batch_size=2, jitter_in_decay=True)
+def _published(summary: str, method: DritConfig) -> Preset:
+    data = DataConfig(size=216, load_size=256, batch_size=2, jitter_in_decay=True)
+    return Preset(summary=summary, method=method, schedule=ScheduleConfig(epochs=1200), data=data)
+
 
 PRESETS: Mapping[str, Preset] = {
-    "released": Preset(
-        summary="DRIT++: mode seeking, 216 pixels, batch 2, 600 + 600 epochs",
-        method=DritConfig(),
-        schedule=_PUBLISHED,
-        data=_VIEWS,
+    "released": _published(
+        "DRIT++: mode seeking, 216 pixels, batch 2, 600 + 600 epochs", DritConfig()
     ),
-    "drit": Preset(
-        summary="DRIT: without mode seeking",
-        method=DritConfig(mode_seeking_weight=0.0),
-        schedule=_PUBLISHED,
-        data=_VIEWS,
-    ),
-    "mix": Preset(
-        summary="DRIT++ for changes of shape, cat2dog and portraits (released: concat 0)",
-        method=DritConfig(networks=DritNetworkConfig(form="mix")),
-        schedule=_PUBLISHED,
-        data=_VIEWS,
+    "drit": _published("DRIT: without mode seeking", DritConfig(mode_seeking_weight=0.0)),
+    "mix": _published(
+        "DRIT++ for changes of shape, cat2dog and portraits (released: concat 0)",
+        DritConfig(networks=DritNetworkConfig(form="mix")),
     ),
     "toy": Preset(
         summary="a small DRIT++ for the built-in toy set, minutes on a CPU",
@@ -178,19 +161,6 @@ PRESETS: Mapping[str, Preset] = {
         data=DataConfig(size=64, load_size=64),
     ),
 }
-
-
-BySide = Mapping[Side, Tensor]
-"""Something of each domain."""
-
-
-class _Codes(NamedTuple):
-    """What images of both domains are made of."""
-
-    content: BySide
-    attribute: Mapping[Side, Attribute]
-    z_BS: BySide
-    """Drawn from the attributes."""
 
 
 @final
@@ -239,25 +209,27 @@ class Drit(StyledMethod):
     def adam(self) -> dict[str, AdamConfig]:
         """One optimizer per network."""
         config = self.config
-        learners = dict.fromkeys(("E_content", "E_attribute", "G"), config.generator_adam)
-        judges = dict.fromkeys(("D_A", "D_B", "D_A2", "D_B2"), config.discriminator_adam)
-        return {**learners, **judges, "D_content": config.content_adam}
+        return {
+            **dict.fromkeys(("E_content", "E_attribute", "G"), config.generator_adam),
+            **dict.fromkeys(("D_A", "D_B", "D_A2", "D_B2"), config.discriminator_adam),
+            "D_content": config.content_adam,
+        }
 
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
         """D_content alone; or all discriminators, then the encoders and the generator twice."""
-        draws = progress.draws
-        images, others = self._dealt(batch)
-        noise = self._noise(images, draws)
-        if not self._generator_learns(progress):
+        config, draws = self.config, progress.draws
+        images, others = dealt(batch, split=config.split_batch)
+        noise = content_noise(self, images, config.content_noise, draws)
+        if not all_learn(progress, every=config.generator_every):
             with torch.no_grad():
-                contents = self._contents(images, noise)
-            update("D_content", loss=lambda: self._content_judging_terms(contents))
+                contents = contents_of(self, images, noise)
+            update("D_content", loss=lambda: self._content_discriminator_terms(contents))
             return
-        codes = self._encoded(images, noise, draws)
-        fakes = self._exchanged(codes.content, codes.z_BS)
+        codes = encoded(self, images, noise, draws)
+        fakes = exchanged(self, codes.content, codes.z_BS)
         latents = self._latents(images["A"], draws)
         with torch.no_grad():
-            random = self._random(codes.content, latents)
+            random = exchanged_at_random(self, codes.content, latents)
         update(
             "D_A",
             "D_B",
@@ -265,9 +237,9 @@ class Drit(StyledMethod):
             "D_B2",
             "D_content",
             loss=lambda: {
-                **self._judging_terms("", fakes, images),
-                **self._judging_terms("2", random, others, times=len(latents)),
-                **self._content_judging_terms(codes.content),
+                **self._discriminator_terms("", fakes, images),
+                **self._discriminator_terms("2", random, others, times=len(latents)),
+                **self._content_discriminator_terms(codes.content),
             },
         )
         update(
@@ -282,16 +254,16 @@ class Drit(StyledMethod):
         self, draws: Draws, *, count: int, domain: int = 0, direction: Direction = "AtoB"
     ) -> Tensor:
         """Attributes from N(0, I) [count, S], for either direction."""
-        _check_domain(domain)
+        check_one_domain(domain, self.name)
         return draws.normal(count, self.config.networks.attribute_width)
 
     def reference_styles(
         self, reference_BCHW: Tensor, *, domain: int = 0, direction: Direction = "AtoB"
     ) -> Tensor:
         """The attributes of images of the target domain, [B, S]: the means, nothing drawn."""
-        _check_domain(domain)
-        attribute: Attribute = self.E_attribute(reference_BCHW, _ends(direction)[1])
-        return attribute.mean_BS
+        check_one_domain(domain, self.name)
+        mean_BS: Tensor = self.E_attribute(reference_BCHW, _ends(direction)[1]).mean_BS
+        return mean_BS
 
     def translate(
         self,
@@ -308,72 +280,9 @@ class Drit(StyledMethod):
 
     def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
         """With the fixed attribute, with that of the target image, and the way back."""
-        a_BCHW, b_BCHW = batch.a_BCHW, batch.b_BCHW
-        styles_b_BS = self.reference_styles(b_BCHW)
-        return {
-            "input": a_BCHW,
-            "translated": self.translate(a_BCHW),
-            "in the target's style": self.translate(a_BCHW, styles_BS=styles_b_BS),
-            "target": b_BCHW,
-            "target to source": self.translate(b_BCHW, direction="BtoA"),
-            "target put together": self.G(self.E_content(b_BCHW, "B"), styles_b_BS, "B"),
-        }
-
-    def _generator_learns(self, progress: Progress) -> bool:
-        """In every third step of an epoch and the last two; without epochs, every third step."""
-        if progress.total_epochs is None:
-            return (progress.step + 1) % self.config.generator_every == 0
-        steps_per_epoch = progress.total_steps // progress.total_epochs
-        place = progress.step % steps_per_epoch
-        last = place >= steps_per_epoch - _LAST_STEPS
-        return last or (place + 1) % self.config.generator_every == 0
-
-    def _dealt(self, batch: UnpairedBatch) -> tuple[BySide, BySide]:
-        """Images to encode, and images to show to D_A2 and D_B2."""
-        if len(batch) < self.min_batch_size:
-            raise ConfigError(
-                f"`split_batch` halves the batch, which must have at least {self.min_batch_size} "
-                f"images; got {len(batch)}. Use --batch-size 2 or more, or set it to false."
-            )
-        images: BySide = {"A": batch.a_BCHW, "B": batch.b_BCHW}
-        if not self.config.split_batch:
-            return images, images
-        half = len(batch) // 2
-        return (
-            {side: images[side][:half] for side in SIDES},
-            {side: images[side][half:] for side in SIDES},
-        )
-
-    # Codes and images
-
-    def _noise(self, images: BySide, draws: Draws) -> BySide:
-        """Of the size of the contents."""
-        return {
-            side: self.config.content_noise
-            * draws.normal_rows(len(images[side]), *self.E_content.map_shape(images[side])).to(
-                images[side]
-            )
-            for side in SIDES
-        }
-
-    def _contents(self, images: BySide, noise: BySide) -> BySide:
-        return {side: self.E_content(images[side], side) + noise[side] for side in SIDES}
-
-    def _encoded(self, images: BySide, noise: BySide, draws: Draws) -> _Codes:
-        width = self.config.networks.attribute_width
-        attributes = {side: self.E_attribute(images[side], side) for side in SIDES}
-        z_BS = {
-            side: attributes[side].sample(draws.normal_rows(len(images[side]), width))
-            for side in SIDES
-        }
-        return _Codes(self._contents(images, noise), attributes, z_BS)
-
-    def _exchanged(self, contents: BySide, z_BS: BySide) -> BySide:
-        """Images of each domain with the contents of the other."""
-        return {
-            "A": self.G(contents["B"], z_BS["A"], "A"),
-            "B": self.G(contents["A"], z_BS["B"], "B"),
-        }
+        styles_BS = self.reference_styles(batch.b_BCHW)
+        reconstructed_BCHW = self.G(self.E_content(batch.b_BCHW, "B"), styles_BS, "B")
+        return styled_previews(self, batch, reconstructed_BCHW)
 
     def _latents(self, like_BCHW: Tensor, draws: Draws) -> list[Tensor]:
         """From N(0, I), one per image; with mode seeking two."""
@@ -381,48 +290,62 @@ class Drit(StyledMethod):
         count = 2 if self.config.mode_seeking_weight else 1
         return [draws.normal_rows(len(like_BCHW), width).to(like_BCHW) for _ in range(count)]
 
-    def _random(self, contents: BySide, latents: list[Tensor]) -> BySide:
-        """Contents exchanged and joined with the first latents, and behind them the second."""
-        repeated = {side: torch.cat([contents[side]] * len(latents)) for side in SIDES}
-        return self._exchanged(repeated, dict.fromkeys(SIDES, torch.cat(latents)))
-
-    # What is learned
-
-    def _judging_terms(self, number: str, fakes: BySide, reals: BySide, *, times: int = 1) -> Terms:
+    def _discriminator_terms(
+        self, number: str, fakes: BySide, reals: BySide, *, times: int = 1
+    ) -> Terms:
         """Of D_A and D_B, or with the number 2 of D_A2 and D_B2."""
-        mode, terms = self.config.adversarial, {}
+        terms: Terms = {}
         for side in SIDES:
-            logits = judge_scales_together(
-                getattr(self, f"D_{side}{number}"), fakes[side].detach(), reals[side]
+            terms |= scale_discriminator_terms(
+                self._discriminator(f"{side}{number}"),
+                fakes[side].detach(),
+                reals[side],
+                mode=self.config.adversarial,
+                weight=times,
+                suffix=f"_{side}{number}",
             )
-            terms[f"fake_{side}{number}"] = times * over_scales(fake_loss, mode, logits[0])
-            terms[f"real_{side}{number}"] = times * over_scales(real_loss, mode, logits[1])
         return terms
 
-    def _content_judging_terms(self, contents: BySide) -> Terms:
+    def _adversarial_terms(self, name: str, fake_BCHW: Tensor, *, times: int = 1) -> Terms:
+        """Of the generator against D_A, D_B, D_A2 or D_B2."""
+        return scale_adversarial_terms(
+            self._discriminator(name),
+            fake_BCHW,
+            mode=self.config.adversarial,
+            weight=times,
+            suffix=f"_{name}",
+        )
+
+    def _discriminator(self, name: str) -> MultiScaleDiscriminator:
+        network: MultiScaleDiscriminator = getattr(self, f"D_{name}")
+        return network
+
+    def _content_discriminator_terms(self, contents: BySide) -> Terms:
         return {
             "content_A": real_loss("vanilla", self.D_content(contents["A"].detach())),
             "content_B": fake_loss("vanilla", self.D_content(contents["B"].detach())),
         }
 
-    def _first_terms(self, images: BySide, codes: _Codes, fakes: BySide, draws: Draws) -> Terms:
+    def _first_terms(self, images: BySide, codes: Codes, fakes: BySide, draws: Draws) -> Terms:
         """With the attributes of the images themselves."""
         config = self.config
         terms: Terms = {}
-        found = self._encoded(fakes, self._noise(fakes, draws), draws)
-        back = self._exchanged(found.content, found.z_BS)
+        noise = content_noise(self, fakes, config.content_noise, draws)
+        codes_of_fakes = encoded(self, fakes, noise, draws)
+        cycled = exchanged(self, codes_of_fakes.content, codes_of_fakes.z_BS)
         for side in SIDES:
             content, image_BCHW = codes.content[side], images[side]
-            again_BCHW = self.G(content, codes.z_BS[side], side)
+            reconstructed_BCHW = self.G(content, codes.z_BS[side], side)
             undecided = undecided_loss(self.D_content(content))
-            prior = _prior_loss(codes.attribute[side])
+            prior = prior_loss(codes.attribute[side])
+            reconstruction = pixel_distance(reconstructed_BCHW, image_BCHW)
             terms |= {
-                f"adversarial_{side}": self._fooling(side, fakes[side]),
+                **self._adversarial_terms(side, fakes[side]),
                 f"undecided_{side}": config.content_weight * undecided,
                 f"prior_{side}": config.prior_weight * prior,
                 f"size_{side}": config.prior_weight * mean_square(content),
-                f"self_{side}": config.self_weight * pixel_distance(again_BCHW, image_BCHW),
-                f"cycle_{side}": config.cycle_weight * pixel_distance(back[side], image_BCHW),
+                f"self_{side}": config.self_weight * reconstruction,
+                f"cycle_{side}": config.cycle_weight * pixel_distance(cycled[side], image_BCHW),
             }
         return terms
 
@@ -430,35 +353,19 @@ class Drit(StyledMethod):
         """With attributes drawn at random."""
         config = self.config
         terms: Terms = {}
-        random = self._random(self._contents(images, noise), latents)
+        random = exchanged_at_random(self, contents_of(self, images, noise), latents)
         for side in SIDES:
-            one_BCHW, *other = random[side].chunk(len(latents))
-            found_BS = self.E_attribute(one_BCHW, side).mean_BS
-            distance = code_distance(found_BS, latents[0])
-            terms[f"adversarial_{side}2"] = len(latents) * self._fooling(f"{side}2", random[side])
+            first_BCHW, *second = random[side].chunk(len(latents))
+            latent_BS = self.E_attribute(first_BCHW, side).mean_BS
+            distance = code_distance(latent_BS, latents[0])
+            terms |= self._adversarial_terms(f"{side}2", random[side], times=len(latents))
             terms[f"latent_{side}"] = config.latent_weight * distance
-            if other:
-                modes = mode_seeking(one_BCHW, other[0], *latents)
+            if second:
+                modes = mode_seeking(first_BCHW, second[0], *latents)
                 terms[f"modes_{side}"] = config.mode_seeking_weight * modes
         return terms
-
-    def _fooling(self, name: str, fake_BCHW: Tensor) -> Tensor:
-        network: MultiScaleDiscriminator = getattr(self, f"D_{name}")
-        return over_scales(generator_loss, self.config.adversarial, network(fake_BCHW))
-
-
-def _prior_loss(attribute: Attribute) -> Tensor:
-    """How far an attribute is from N(0, I); where it is a vector, its mean square."""
-    if attribute.log_variance_BS is None:
-        return mean_square(attribute.mean_BS)
-    return normal_divergence(attribute.mean_BS, attribute.log_variance_BS)
 
 
 def _ends(direction: Direction) -> tuple[Side, Side]:
     """Source and target domain."""
     return ("A", "B") if direction == "AtoB" else ("B", "A")
-
-
-def _check_domain(domain: int) -> None:
-    if domain:
-        raise ConfigError(f"`drit` has one target domain in each direction, 0; got {domain}.")

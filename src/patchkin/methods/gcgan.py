@@ -24,19 +24,15 @@ from typing import ClassVar, Literal, final
 
 from torch import Tensor
 
+from patchkin.config import check_not_negative
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
-from patchkin.errors import ConfigError
-from patchkin.losses import (
-    AdversarialMode,
-    fake_loss,
-    generator_loss,
-    pixel_distance,
-    real_loss,
-)
+from patchkin.losses import AdversarialMode
 from patchkin.losses.geometry import Transform, geometry_consistency, transformed
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
+    STRIDED_DISCRIMINATOR,
+    STRIDED_GENERATOR,
     ImagePool,
     ImagePoolConfig,
     InitConfig,
@@ -46,21 +42,20 @@ from patchkin.networks import (
     check_channels,
     discriminator,
     initialize,
-    judge_together,
     match_channels,
 )
 from patchkin.schedules import AdamConfig, ScheduleConfig
+from patchkin.terms.adversary import adversarial_terms, discriminator_terms
+from patchkin.terms.identity import identity_terms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GcGanConfig:
     """Defaults are the released ones."""
 
-    generator: ResNetConfig = field(
-        default_factory=lambda: ResNetConfig(antialias_down=False, antialias_up=False)
-    )
+    generator: ResNetConfig = STRIDED_GENERATOR
     """CycleGAN's; both generators are alike."""
-    discriminator: PatchGANConfig = field(default_factory=lambda: PatchGANConfig(antialias=False))
+    discriminator: PatchGANConfig = STRIDED_DISCRIMINATOR
     """CycleGAN's; both discriminators are alike."""
     initialization: InitConfig = field(default_factory=InitConfig)
     generator_adam: AdamConfig = field(default_factory=AdamConfig)
@@ -81,9 +76,7 @@ class GcGanConfig:
     """Of |G(y) - y| and |G_gc(f(y)) - f(y)|; released: lambda_AB * identity = 10 * 0.5."""
 
     def __post_init__(self) -> None:
-        for name in ("consistency_weight", "identity_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"`{name}` must not be negative; got {getattr(self, name)}.")
+        check_not_negative(self, "consistency_weight", "identity_weight")
         check_channels(self.generator, self.discriminator)
 
 
@@ -161,34 +154,45 @@ class GcGan(Method):
 
     def adam(self) -> dict[str, AdamConfig]:
         """One optimizer per network; the released code has one for all G and one for all D."""
-        generator, judge = self.config.generator_adam, self.config.discriminator_adam
-        return dict.fromkeys(self._generators(), generator) | {"D": judge, "D_gc": judge}
+        config = self.config
+        generators = dict.fromkeys(self._generators(), config.generator_adam)
+        return generators | dict.fromkeys(("D", "D_gc"), config.discriminator_adam)
 
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
         """The generators first, then both discriminators on what they had made."""
-        turned_a = transformed(batch.a_BCHW, self.config.transform)
-        turned_b = transformed(batch.b_BCHW, self.config.transform)
-        output_BCHW, output_of_turned = self.G(batch.a_BCHW), self._translate_turned(turned_a)
+        config = self.config
+        turned_a = transformed(batch.a_BCHW, config.transform)
+        turned_b = transformed(batch.b_BCHW, config.transform)
+        fake_BCHW, fake_turned = self.G(batch.a_BCHW), self._translated_turned(turned_a)
 
         def generator_terms() -> Terms:
+            consistency = geometry_consistency(fake_BCHW, fake_turned, config.transform)
             return {
-                **self._adversarial_terms(output_BCHW, output_of_turned),
-                "consistency": self.config.consistency_weight
-                * geometry_consistency(output_BCHW, output_of_turned, self.config.transform),
+                **adversarial_terms(
+                    self.D, fake_BCHW, mode=config.adversarial, weight=config.adversarial_weight
+                ),
+                **adversarial_terms(
+                    self.D_gc,
+                    fake_turned,
+                    mode=config.adversarial,
+                    weight=config.adversarial_weight,
+                    suffix="_gc",
+                ),
+                "consistency": config.consistency_weight * consistency,
                 **self._identity_terms(batch.b_BCHW, turned_b),
             }
 
+        def both_discriminators() -> Terms:
+            mode = config.adversarial
+            return {
+                **discriminator_terms(self.D, pooled_BCHW, batch.b_BCHW, mode=mode),
+                **discriminator_terms(self.D_gc, pooled_turned, turned_b, mode=mode, suffix="_gc"),
+            }
+
         update(*self._generators(), loss=generator_terms)
-        shown_BCHW = self.pool(output_BCHW, progress.draws, update.gather)
-        shown_turned = self.pool_gc(output_of_turned, progress.draws, update.gather)
-        update(
-            "D",
-            "D_gc",
-            loss=lambda: {
-                **self._judging_terms("", shown_BCHW, batch.b_BCHW),
-                **self._judging_terms("_gc", shown_turned, turned_b),
-            },
-        )
+        pooled_BCHW = self.pool(fake_BCHW, progress.draws, update.gather)
+        pooled_turned = self.pool_gc(fake_turned, progress.draws, update.gather)
+        update("D", "D_gc", loss=both_discriminators)
 
     def translate(self, x_BCHW: Tensor) -> Tensor:
         """G(x)."""
@@ -198,33 +202,18 @@ class GcGan(Method):
     def _generators(self) -> tuple[str, ...]:
         return ("G", "G_gc") if self.config.generators == "cross" else ("G",)
 
-    def _translate_turned(self, turned: Tensor) -> Tensor:
+    def _translated_turned(self, turned: Tensor) -> Tensor:
         y: Tensor = (self.G_gc if self.config.generators == "cross" else self.G)(turned)
         return y
 
-    def _adversarial_terms(self, output_BCHW: Tensor, output_of_turned: Tensor) -> Terms:
-        mode, weight = self.config.adversarial, self.config.adversarial_weight
-        return {
-            "adversarial": weight * generator_loss(mode, self.D(output_BCHW)),
-            "adversarial_gc": weight * generator_loss(mode, self.D_gc(output_of_turned)),
-        }
-
     def _identity_terms(self, real_BCHW: Tensor, turned_real: Tensor) -> Terms:
-        """Images of the target domain should stay as they are."""
+        """Images of the target domain should stay as they are, whichever way they are turned."""
         weight = self.config.identity_weight
         if weight == 0:
             return {}
-        again_BCHW = self.G(match_channels(real_BCHW, self.channels[0]))
-        again_turned = self._translate_turned(match_channels(turned_real, self.channels[0]))
+        identity_BCHW = self.G(match_channels(real_BCHW, self.channels[0]))
+        identity_turned = self._translated_turned(match_channels(turned_real, self.channels[0]))
         return {
-            "identity": weight * pixel_distance(again_BCHW, real_BCHW),
-            "identity_gc": weight * pixel_distance(again_turned, turned_real),
-        }
-
-    def _judging_terms(self, which: str, shown: Tensor, real: Tensor) -> Terms:
-        mode, network = self.config.adversarial, self.get_submodule(f"D{which}")
-        fake_logits, real_logits = judge_together(network, shown, real)
-        return {
-            f"fake{which}": 0.5 * fake_loss(mode, fake_logits),
-            f"real{which}": 0.5 * real_loss(mode, real_logits),
+            **identity_terms(identity_BCHW, real_BCHW, weight=weight),
+            **identity_terms(identity_turned, turned_real, weight=weight, suffix="_gc"),
         }

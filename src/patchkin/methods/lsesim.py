@@ -21,7 +21,7 @@ Shape suffixes: B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, final
 
@@ -30,20 +30,9 @@ from torch import Tensor
 
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
-from patchkin.errors import ConfigError, ShapeError
-from patchkin.losses import (
-    AdversarialMode,
-    fake_loss,
-    generator_loss,
-    pixel_distance,
-    real_loss,
-)
-from patchkin.losses.spatial_correlation import (
-    MapComparison,
-    self_similarity,
-    structure_contrast,
-    structure_distance,
-)
+from patchkin.errors import ShapeError
+from patchkin.losses import AdversarialMode
+from patchkin.losses.spatial_correlation import MapComparison
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
     ImagePool,
@@ -52,17 +41,19 @@ from patchkin.networks import (
     PatchGANConfig,
     ResNetConfig,
     ResNetGenerator,
+    SharedPlaces,
     check_channels,
     discriminator,
-    draw_places,
     initialize,
-    judge_together,
     match_channels,
 )
 from patchkin.networks.recolouring import ColourChange
-from patchkin.networks.vgg import VGG16_WIDTH, FeatureSelector, VGGFeatures
+from patchkin.networks.vgg import VGG16_WIDTH
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
+from patchkin.terms.adversary import adversarial_terms, discriminator_terms
+from patchkin.terms.identity import identity_terms
+from patchkin.terms.structure import StructureConfig, StructureContent, check_colours
 
 _RATE = AdamConfig(learning_rate=1e-4)
 """Released: half of CUT's, for all networks."""
@@ -118,19 +109,29 @@ class LSeSimConfig:
     """tau of the selector's contrast."""
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise ConfigError(f"`temperature` must be positive; got {self.temperature}.")
-        if self.num_patches < 0:
-            raise ConfigError(f"`num_patches` must not be negative; got {self.num_patches}.")
-        if self.window < 1:
-            raise ConfigError(f"`window` must be at least 1; got {self.window}.")
+        self.structure()
         for name in ("in_channels", "out_channels"):
-            if getattr(self.generator, name) not in (1, 3):
-                raise ConfigError(
-                    f"VGG16 sees grey or colour images: `{name}` must be 1 or 3; "
-                    f"got {getattr(self.generator, name)}."
-                )
+            check_colours(getattr(self.generator, name), name)
         check_channels(self.generator, self.discriminator)
+
+    def structure(self) -> StructureConfig:
+        """What the loss compares.
+
+        Raises:
+            ConfigError: a setting makes no sense.
+        """
+        return StructureConfig(
+            features=self.features,
+            vgg_weights=self.vgg_weights,
+            feature_width=self.feature_width,
+            layers=self.layers,
+            num_patches=self.num_patches,
+            window=self.window,
+            comparison=self.comparison,
+            unit_features=self.unit_features,
+            learned=self.learned,
+            temperature=self.temperature,
+        )
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -182,49 +183,49 @@ class LSeSim(Method):
         self.D = discriminator(config.discriminator)
         for network in (self.G, self.D):
             initialize(network, config.initialization)
-        self.vgg = VGGFeatures(
-            config.layers,
-            weights=config.vgg_weights,
-            random=config.features == "random",
-            width=config.feature_width,
-        )
-        if config.learned:
-            self.F = FeatureSelector(self.vgg.channels)
-            initialize(self.F, InitConfig(kind="normal"))
+        self.S = StructureContent(config.structure())
         self.channels = (config.generator.in_channels, config.generator.out_channels)
         self.pool = ImagePool(self.channels[1], config.pool)
         self.multiple_of = self.G.multiple_of
         self.min_size = self.G.min_size
-        self.min_training_size = max(self.G.min_size, self.D.min_size, self.vgg.min_size)
+        self.min_training_size = max(self.G.min_size, self.D.min_size, self.S.vgg.min_size)
 
     def adam(self) -> dict[str, AdamConfig]:
         """One optimizer per network."""
         config = self.config
         adam = {"G": config.generator_adam, "D": config.discriminator_adam}
-        return adam | ({"F": config.selector_adam} if config.learned else {})
+        return adam | ({"S": config.selector_adam} if config.learned else {})
 
     def prepare(self, batches: Iterable[UnpairedBatch], draws: Draws) -> None:
         """Read VGG16's weights, so that a missing file is noticed at once."""
-        self.vgg.make_ready()
+        self.S.vgg.make_ready()
 
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
         """Forward; with a selector its step; then D, then G."""
+        config, draws = self.config, progress.draws
         fake_BCHW = self.G(batch.a_BCHW)
         with torch.no_grad():
-            source = self.vgg(batch.a_BCHW)
-        target = self.vgg(fake_BCHW)
-        if self.config.learned:
-            update("F", loss=lambda: self._selector_terms(batch, source, target, progress.draws))
-        shown_BCHW = self.pool(fake_BCHW, progress.draws, update.gather)
-        update("D", loss=lambda: self._discriminator_terms(shown_BCHW, batch.b_BCHW))
+            source = self.S.vgg(batch.a_BCHW)
+        output = self.S.vgg(fake_BCHW)
+        if config.learned:
+            update("S", loss=lambda: self._selector_terms(batch, source, output, draws))
+        pooled_BCHW = self.pool(fake_BCHW, draws, update.gather)
+        update(
+            "D",
+            loss=lambda: discriminator_terms(
+                self.D, pooled_BCHW, batch.b_BCHW, mode=config.adversarial
+            ),
+        )
 
         def generator_terms() -> Terms:
-            adversarial = generator_loss(self.config.adversarial, self.D(fake_BCHW))
-            structure = self._structure(source, target, progress.draws)
+            adversarial = adversarial_terms(
+                self.D, fake_BCHW, mode=config.adversarial, weight=config.adversarial_weight
+            )
+            structure = self.S.distance(source, output, self._places(draws))
             return {
-                "adversarial": self.config.adversarial_weight * adversarial,
-                "structure": self.config.structure_weight * structure,
-                **self._identity_terms(batch.b_BCHW, progress.draws),
+                **adversarial,
+                "structure": config.structure_weight * structure,
+                **self._identity_terms(batch.b_BCHW, draws),
             }
 
         update("G", loss=generator_terms)
@@ -234,35 +235,27 @@ class LSeSim(Method):
         y_BCHW: Tensor = self.G(x_BCHW)
         return y_BCHW
 
-    def _discriminator_terms(self, shown_BCHW: Tensor, real_BCHW: Tensor) -> Terms:
-        fake_logits, real_logits = judge_together(self.D, shown_BCHW, real_BCHW)
-        mode = self.config.adversarial
-        return {
-            "fake": 0.5 * fake_loss(mode, fake_logits),
-            "real": 0.5 * real_loss(mode, real_logits),
-        }
+    def _places(self, draws: Draws) -> SharedPlaces:
+        return SharedPlaces(draws, self.config.num_patches)
 
     def _identity_terms(self, real_BCHW: Tensor, draws: Draws) -> Terms:
         config, terms = self.config, {}
         if not config.identity_structure_weight and not config.identity_weight:
             return {}
-        again_BCHW = self.G(match_channels(real_BCHW, self.channels[0]))
+        identity_BCHW = self.G(match_channels(real_BCHW, self.channels[0]))
         if config.identity_structure_weight:
-            structure = self._structure(self.vgg(real_BCHW), self.vgg(again_BCHW), draws)
+            structure = self.S.distance(
+                self.S.vgg(real_BCHW), self.S.vgg(identity_BCHW), self._places(draws)
+            )
             terms["identity_structure"] = config.identity_structure_weight * structure
         if config.identity_weight:
-            terms["identity"] = config.identity_weight * pixel_distance(again_BCHW, real_BCHW)
+            terms |= identity_terms(identity_BCHW, real_BCHW, weight=config.identity_weight)
         return terms
 
     def _selector_terms(
-        self,
-        batch: UnpairedBatch,
-        source: Sequence[Tensor],
-        target: Sequence[Tensor],
-        draws: Draws,
+        self, batch: UnpairedBatch, source: list[Tensor], output: list[Tensor], draws: Draws
     ) -> Terms:
         """A belongs to G(A) and to a recoloured A; B, turned by 180 degrees, to neither."""
-        target = [feature.detach() for feature in target]
         a_BCHW, b_BCHW = (match_channels(x, 3) for x in (batch.a_BCHW, batch.b_BCHW))
         if a_BCHW.shape != b_BCHW.shape:
             raise ShapeError(
@@ -270,43 +263,12 @@ class LSeSim(Method):
                 f"size; got {tuple(a_BCHW.shape[2:])} and {tuple(b_BCHW.shape[2:])}. Use a "
                 "`preprocess` that crops, or set `learned` to false."
             )
-        others = [b_BCHW]
+        same, others = [feature.detach() for feature in output], [b_BCHW]
         with torch.no_grad():
             if self.config.augment:
-                recoloured = self.vgg(ColourChange.drawn(draws)(a_BCHW))
+                recoloured = self.S.vgg(ColourChange.drawn(draws)(a_BCHW))
                 source = [feature.repeat(2, 1, 1, 1) for feature in source]
-                target = [torch.cat(pair) for pair in zip(target, recoloured, strict=True)]
+                same = [torch.cat(pair) for pair in zip(same, recoloured, strict=True)]
                 others.append(ColourChange.drawn(draws)(b_BCHW))
-            other = self.vgg(torch.cat(others).flip(2, 3))
-        maps = self._similarities([source, target, other], draws)
-        losses = [structure_contrast(*rows, temperature=self.config.temperature) for rows in maps]
-        return {"contrast": torch.stack(losses).mean()}
-
-    def _structure(
-        self, source: Sequence[Tensor], target: Sequence[Tensor], draws: Draws
-    ) -> Tensor:
-        """The distance of the similarity maps, the mean over layers."""
-        config = self.config
-        losses = [
-            structure_distance(*rows, comparison=config.comparison, unit=config.unit_features)
-            for rows in self._similarities([source, target], draws)
-        ]
-        return torch.stack(losses).mean()
-
-    def _similarities(
-        self, images: Sequence[Sequence[Tensor]], draws: Draws
-    ) -> list[tuple[Tensor, ...]]:
-        """Similarity maps at the same places of several images, per layer."""
-        config = self.config
-        if config.learned:
-            images = [self.F(features) for features in images]
-        places: list[Tensor | None] = [None] * len(config.layers)
-        if config.num_patches:
-            places = [*draw_places(images[0], config.num_patches, draws)]
-        return [
-            tuple(
-                self_similarity(feature, places_K, window=config.window, unit=config.unit_features)
-                for feature in layer
-            )
-            for places_K, *layer in zip(places, *images, strict=True)
-        ]
+            other = self.S.vgg(torch.cat(others).flip(2, 3))
+        return {"contrast": self.S.contrast(source, same, other, self._places(draws))}

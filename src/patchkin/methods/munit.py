@@ -11,8 +11,8 @@ x_ab = G_B(c_a, s_b), s_b ~ N(0, I), and x_ba likewise,
         + lambda_s (|E_B(x_ab) - s_b| + |E_A(x_ba) - s_a|)               styles
         + lambda_cyc (|G_A(E_B(x_ab), s_a) - a| + |G_B(E_A(x_ba), s_b) - b|).
 
-G_A is the autoencoder of domain A and makes images of A; D_A judges domain A (in CycleGAN both
-letters name a direction). The discriminators learn first, on styles of their own.
+G_A is the autoencoder of domain A: it takes images of A apart, as E_A, and makes images of A. D_A
+judges them. The discriminators learn first, on styles of their own.
 
 Differs from the paper: the released code neither halves the discriminators' loss nor lets the
 gradient stop at a target, and penalises all weights (Adam's L2, 1e-4). Its perceptual loss, for
@@ -26,22 +26,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
+from patchkin.config import check_at_least_one, check_not_negative
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
-from patchkin.errors import ConfigError
-from patchkin.losses import (
-    AdversarialMode,
-    fake_loss,
-    generator_loss,
-    pixel_distance,
-    real_loss,
-)
-from patchkin.losses.latent import code_distance, over_scales
+from patchkin.losses import AdversarialMode, pixel_distance
+from patchkin.losses.latent import code_distance
 from patchkin.method import Direction, Preset, Progress, StyledMethod, Terms, Update
 from patchkin.networks import InitConfig, initialize
 from patchkin.networks.munit import (
@@ -50,15 +44,13 @@ from patchkin.networks.munit import (
     MunitGenerator,
     MunitGeneratorConfig,
     StyleEncoder,
-    judge_scales_together,
     style_rows,
 )
 from patchkin.randomness import Draws, SeededDraws
 from patchkin.schedules import AdamConfig, ScheduleConfig
-
-
-def _released_adam() -> AdamConfig:
-    return AdamConfig(learning_rate=1e-4, weight_decay=1e-4)
+from patchkin.terms.adversary import scale_adversarial_terms, scale_discriminator_terms
+from patchkin.terms.previews import styled_previews
+from patchkin.terms.styled import RELEASED_ADAM, check_one_domain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +68,8 @@ class MunitConfig:
     discriminator_initialization: InitConfig = field(
         default_factory=lambda: InitConfig(kind="normal")
     )
-    generator_adam: AdamConfig = field(default_factory=_released_adam)
-    discriminator_adam: AdamConfig = field(default_factory=_released_adam)
+    generator_adam: AdamConfig = RELEASED_ADAM
+    discriminator_adam: AdamConfig = RELEASED_ADAM
     adversarial: AdversarialMode = "lsgan"
     """Released: lsgan, or nsgan, which is called `nonsaturating` here."""
     adversarial_weight: float = 1.0
@@ -93,14 +85,15 @@ class MunitConfig:
     edges2shoes and edges2handbags, 10 for photographs."""
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "out_channels"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
-        for name in (
-            "adversarial_weight", "image_weight", "content_weight", "style_weight", "cycle_weight",
-        ):  # fmt: skip
-            if getattr(self, name) < 0:
-                raise ConfigError(f"`{name}` must not be negative; got {getattr(self, name)}.")
+        check_at_least_one(self, "in_channels", "out_channels")
+        check_not_negative(
+            self,
+            "adversarial_weight",
+            "image_weight",
+            "content_weight",
+            "style_weight",
+            "cycle_weight",
+        )
 
 
 _PUBLISHED = ScheduleConfig(steps=1_000_000, decay_fraction=0.0, halve_every=100_000)
@@ -133,13 +126,8 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
-class _Parts(NamedTuple):
-    """What the images of both domains are made of."""
-
-    content_a: Tensor
-    style_a_BS: Tensor
-    content_b: Tensor
-    style_b_BS: Tensor
+ByDomain = Mapping[str, Tensor]
+"""Something of domain A and of domain B."""
 
 
 @final
@@ -170,8 +158,8 @@ class Munit(StyledMethod):
         self.D_B = MultiScaleDiscriminator(b, config.discriminator)
         for generator in (self.G_A, self.G_B):
             initialize(generator, config.generator_initialization)
-        for judge in (self.D_A, self.D_B):
-            initialize(judge, config.discriminator_initialization)
+        for network in (self.D_A, self.D_B):
+            initialize(network, config.discriminator_initialization)
         fixed_style_1S = SeededDraws(0, 0).normal(1, config.generator.style_width)
         self.register_buffer("fixed_style_1S", fixed_style_1S, persistent=False)
         self.multiple_of = self.G_A.multiple_of
@@ -180,41 +168,38 @@ class Munit(StyledMethod):
 
     def adam(self) -> dict[str, AdamConfig]:
         """One optimizer per network."""
-        generator, judge = self.config.generator_adam, self.config.discriminator_adam
-        return {"G_A": generator, "G_B": generator, "D_A": judge, "D_B": judge}
+        config = self.config
+        generators = dict.fromkeys(("G_A", "G_B"), config.generator_adam)
+        return generators | dict.fromkeys(("D_A", "D_B"), config.discriminator_adam)
 
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
         """Both discriminators on translations in styles of their own, then both generators."""
-        parts = _Parts(*self.G_A.encode(batch.a_BCHW), *self.G_B.encode(batch.b_BCHW))
+        content_a, style_a_BS = self.G_A.encode(batch.a_BCHW)
+        content_b, style_b_BS = self.G_B.encode(batch.b_BCHW)
+        contents = {"A": content_a, "B": content_b}
+        styles_BS = {"A": style_a_BS, "B": style_b_BS}
         with torch.no_grad():
-            shown_a_BCHW, shown_b_BCHW = self._translated(parts, *self._drawn(parts, progress))
-        update(
-            "D_A",
-            "D_B",
-            loss=lambda: {
-                **self._judging_terms("A", shown_a_BCHW, batch.a_BCHW),
-                **self._judging_terms("B", shown_b_BCHW, batch.b_BCHW),
-            },
-        )
-        style_a_BS, style_b_BS = self._drawn(parts, progress)
+            fakes = self._translated(contents, self._random_styles(contents, progress.draws))
+        update("D_A", "D_B", loss=lambda: self._discriminator_terms(batch, fakes))
+        random_BS = self._random_styles(contents, progress.draws)
         update(
             "G_A",
             "G_B",
-            loss=lambda: self._generator_terms(batch, parts, style_a_BS, style_b_BS),
+            loss=lambda: self._generator_terms(batch, contents, styles_BS, random_BS),
         )
 
     def latent_styles(
         self, draws: Draws, *, count: int, domain: int = 0, direction: Direction = "AtoB"
     ) -> Tensor:
         """Styles from N(0, I) [count, S], for either direction."""
-        _check_domain(domain)
+        check_one_domain(domain, self.name)
         return draws.normal(count, self.config.generator.style_width)
 
     def reference_styles(
         self, reference_BCHW: Tensor, *, domain: int = 0, direction: Direction = "AtoB"
     ) -> Tensor:
         """What the style encoder of the target domain sees in its images, [B, S]."""
-        _check_domain(domain)
+        check_one_domain(domain, self.name)
         return (self.G_B if direction == "AtoB" else self.G_A).style(reference_BCHW)
 
     def translate(
@@ -231,75 +216,58 @@ class Munit(StyledMethod):
 
     def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
         """In the fixed style, in that of the target image, and the way back."""
-        a_BCHW, b_BCHW = batch.a_BCHW, batch.b_BCHW
-        styles_b_BS = self.reference_styles(b_BCHW)
-        return {
-            "input": a_BCHW,
-            "translated": self.translate(a_BCHW),
-            "in the target's style": self.translate(a_BCHW, styles_BS=styles_b_BS),
-            "target": b_BCHW,
-            "target to source": self.translate(b_BCHW, direction="BtoA"),
-            "target put together": self.G_B(b_BCHW),
-        }
+        return styled_previews(self, batch, self.G_B(batch.b_BCHW))
 
-    def _drawn(self, parts: _Parts, progress: Progress) -> tuple[Tensor, Tensor]:
+    def _random_styles(self, contents: ByDomain, draws: Draws) -> ByDomain:
         """A style of domain A for every image of B, then one of B for every image of A."""
         width = self.config.generator.style_width
-        style_a_BS = progress.draws.normal_rows(len(parts.content_b), width)
-        style_b_BS = progress.draws.normal_rows(len(parts.content_a), width)
-        return style_a_BS.to(parts.content_b), style_b_BS.to(parts.content_a)
-
-    def _translated(
-        self, parts: _Parts, style_a_BS: Tensor, style_b_BS: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """x_ba and x_ab."""
-        return (
-            self.G_A.decode(parts.content_b, style_a_BS),
-            self.G_B.decode(parts.content_a, style_b_BS),
-        )
-
-    def _judging_terms(self, side: str, fake_BCHW: Tensor, real_BCHW: Tensor) -> Terms:
-        network: MultiScaleDiscriminator = getattr(self, f"D_{side}")
-        fake_logits, real_logits = judge_scales_together(network, fake_BCHW, real_BCHW)
-        weight, mode = self.config.adversarial_weight, self.config.adversarial
         return {
-            f"fake_{side}": weight * over_scales(fake_loss, mode, fake_logits),
-            f"real_{side}": weight * over_scales(real_loss, mode, real_logits),
+            domain: draws.normal_rows(len(contents[other]), width).to(contents[other])
+            for domain, other in (("A", "B"), ("B", "A"))
+        }
+
+    def _translated(self, contents: ByDomain, styles_BS: ByDomain) -> ByDomain:
+        """x_ba in domain A, and x_ab in domain B."""
+        return {
+            "A": self.G_A.decode(contents["B"], styles_BS["A"]),
+            "B": self.G_B.decode(contents["A"], styles_BS["B"]),
+        }
+
+    def _discriminator_terms(self, batch: UnpairedBatch, fakes: ByDomain) -> Terms:
+        mode, weight = self.config.adversarial, self.config.adversarial_weight
+        return {
+            **scale_discriminator_terms(
+                self.D_A, fakes["A"], batch.a_BCHW, mode=mode, weight=weight, suffix="_A"
+            ),
+            **scale_discriminator_terms(
+                self.D_B, fakes["B"], batch.b_BCHW, mode=mode, weight=weight, suffix="_B"
+            ),
         }
 
     def _generator_terms(
-        self, batch: UnpairedBatch, parts: _Parts, style_a_BS: Tensor, style_b_BS: Tensor
+        self, batch: UnpairedBatch, contents: ByDomain, styles_BS: ByDomain, random_BS: ByDomain
     ) -> Terms:
-        config = self.config
-        fake_a_BCHW, fake_b_BCHW = self._translated(parts, style_a_BS, style_b_BS)
-        again_a_BCHW = self.G_A.decode(parts.content_a, parts.style_a_BS)
-        again_b_BCHW = self.G_B.decode(parts.content_b, parts.style_b_BS)
-        content_b, found_a_BS = self.G_A.encode(fake_a_BCHW)
-        content_a, found_b_BS = self.G_B.encode(fake_b_BCHW)
+        config, mode, weight = self.config, self.config.adversarial, self.config.adversarial_weight
+        fakes = self._translated(contents, random_BS)
+        reconstructed_a_BCHW = self.G_A.decode(contents["A"], styles_BS["A"])
+        reconstructed_b_BCHW = self.G_B.decode(contents["B"], styles_BS["B"])
+        content_b, style_a_BS = self.G_A.encode(fakes["A"])
+        content_a, style_b_BS = self.G_B.encode(fakes["B"])
         terms = {
-            "adversarial_A": config.adversarial_weight * self._fooling("A", fake_a_BCHW),
-            "adversarial_B": config.adversarial_weight * self._fooling("B", fake_b_BCHW),
-            "image_A": config.image_weight * pixel_distance(again_a_BCHW, batch.a_BCHW),
-            "image_B": config.image_weight * pixel_distance(again_b_BCHW, batch.b_BCHW),
-            "style_A": config.style_weight * code_distance(found_a_BS, style_a_BS),
-            "style_B": config.style_weight * code_distance(found_b_BS, style_b_BS),
-            "content_A": config.content_weight * code_distance(content_a, parts.content_a),
-            "content_B": config.content_weight * code_distance(content_b, parts.content_b),
+            **scale_adversarial_terms(self.D_A, fakes["A"], mode=mode, weight=weight, suffix="_A"),
+            **scale_adversarial_terms(self.D_B, fakes["B"], mode=mode, weight=weight, suffix="_B"),
+            "image_A": config.image_weight * pixel_distance(reconstructed_a_BCHW, batch.a_BCHW),
+            "image_B": config.image_weight * pixel_distance(reconstructed_b_BCHW, batch.b_BCHW),
+            "style_A": config.style_weight * code_distance(style_a_BS, random_BS["A"]),
+            "style_B": config.style_weight * code_distance(style_b_BS, random_BS["B"]),
+            "content_A": config.content_weight * code_distance(content_a, contents["A"]),
+            "content_B": config.content_weight * code_distance(content_b, contents["B"]),
         }
         if config.cycle_weight:
-            back_a_BCHW = self.G_A.decode(content_a, parts.style_a_BS)
-            back_b_BCHW = self.G_B.decode(content_b, parts.style_b_BS)
+            cycled_a_BCHW = self.G_A.decode(content_a, styles_BS["A"])
+            cycled_b_BCHW = self.G_B.decode(content_b, styles_BS["B"])
             terms |= {
-                "cycle_A": config.cycle_weight * pixel_distance(back_a_BCHW, batch.a_BCHW),
-                "cycle_B": config.cycle_weight * pixel_distance(back_b_BCHW, batch.b_BCHW),
+                "cycle_A": config.cycle_weight * pixel_distance(cycled_a_BCHW, batch.a_BCHW),
+                "cycle_B": config.cycle_weight * pixel_distance(cycled_b_BCHW, batch.b_BCHW),
             }
         return terms
-
-    def _fooling(self, side: str, fake_BCHW: Tensor) -> Tensor:
-        network: MultiScaleDiscriminator = getattr(self, f"D_{side}")
-        return over_scales(generator_loss, self.config.adversarial, network(fake_BCHW))
-
-
-def _check_domain(domain: int) -> None:
-    if domain:
-        raise ConfigError(f"`munit` has one target domain in each direction, 0; got {domain}.")

@@ -29,17 +29,14 @@ from typing import ClassVar, Literal, NamedTuple, final
 import torch
 from torch import Tensor
 
+from patchkin.config import check_at_least_one, check_positive
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError
 from patchkin.losses import (
     AdversarialMode,
-    fake_loss,
-    generator_loss,
     mean_over_taps,
-    real_loss,
 )
-from patchkin.losses.contrast import check_temperature
 from patchkin.losses.negatives import generated_info_nce, negative_diversity
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
@@ -53,14 +50,16 @@ from patchkin.networks import (
     discriminator,
     draw_places,
     initialize,
-    judge_together,
     match_channels,
     patch_maps,
 )
+from patchkin.networks.momentum import follow
 from patchkin.networks.negative_generator import NegativeGenerator
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
+from patchkin.terms.adversary import adversarial_terms, discriminator_terms
 from patchkin.terms.patches import check_patches, embedded_pairs
+from patchkin.terms.previews import one_sided_previews
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,10 +108,9 @@ class NegCutConfig:
     """Flip the generator's input in half of the steps, and its features back (FastNEGCUT)."""
 
     def __post_init__(self) -> None:
-        check_temperature(self.temperature)
+        check_positive(self, "temperature")
         check_patches(self.taps, self.num_patches, fewest=2)  # negatives are compared in pairs
-        if self.noise_width < 1:
-            raise ConfigError(f"`noise_width` must be at least 1; got {self.noise_width}.")
+        check_at_least_one(self, "noise_width")
         if not 0 <= self.head_momentum < 1:
             raise ConfigError(f"`head_momentum` must be in [0, 1); got {self.head_momentum}.")
         check_channels(self.generator, self.discriminator)
@@ -201,10 +199,8 @@ class NegCut(Method):
     def adam(self) -> dict[str, AdamConfig]:
         """One optimizer per network; the head learns at the generator's rate."""
         config = self.config
-        generator = config.generator_adam
         return {
-            "G": generator,
-            "F": generator,
+            **dict.fromkeys("GF", config.generator_adam),
             "D": config.discriminator_adam,
             "N": config.negatives_adam,
         }
@@ -217,10 +213,15 @@ class NegCut(Method):
         if self.config.identity:
             branches["identity_nce"] = slice(len(batch), None)
         draws = progress.draws
-        update("D", loss=lambda: self._discriminator_terms(fake_BCHW.detach(), batch.b_BCHW))
+        update(
+            "D",
+            loss=lambda: discriminator_terms(
+                self.D, fake_BCHW.detach(), batch.b_BCHW, mode=self.config.adversarial
+            ),
+        )
         update("N", loss=lambda: self._negatives_terms(seen.detached(), branches, draws))
         update("G", "F", loss=lambda: self._generator_terms(fake_BCHW, seen, branches, draws))
-        self._follow_head()
+        follow(self.F_average, self.F, momentum=self.config.head_momentum)
 
     def translate(self, x_BCHW: Tensor) -> Tensor:
         """G(x)."""
@@ -233,12 +234,8 @@ class NegCut(Method):
         return patch_maps(self.G, self.F, self.config.taps, x_BCHW)
 
     def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
-        """Input, output, and with the identity term a target image and its reconstruction."""
-        columns = {"input": batch.a_BCHW, "translated": self.G(batch.a_BCHW)}
-        if self.config.identity:
-            again = self.G(match_channels(batch.b_BCHW, self.channels[0]))
-            columns |= {"target": batch.b_BCHW, "identity": again}
-        return columns
+        """Input, output, and with the identity term a target image and what G makes of it."""
+        return one_sided_previews(self.G, batch, self.channels[0], identity=self.config.identity)
 
     def _forward(self, batch: UnpairedBatch, draws: Draws) -> tuple[Tensor, _Seen]:
         """G(A), then with the identity term G(B), and what N, F and G will compare."""
@@ -267,14 +264,6 @@ class NegCut(Method):
         ]
         return [rows_BKC.mean(dim=1) for rows_BKC in self.F_average(features, everywhere)]
 
-    def _discriminator_terms(self, fake_BCHW: Tensor, real_BCHW: Tensor) -> Terms:
-        fake_logits, real_logits = judge_together(self.D, fake_BCHW, real_BCHW)
-        mode = self.config.adversarial
-        return {
-            "fake": 0.5 * fake_loss(mode, fake_logits),
-            "real": 0.5 * real_loss(mode, real_logits),
-        }
-
     def _negatives_terms(self, seen: _Seen, branches: Mapping[str, slice], draws: Draws) -> Terms:
         """The contrast with its sign turned, and the diversity."""
         terms, diversities = {}, []
@@ -290,8 +279,9 @@ class NegCut(Method):
         self, fake_BCHW: Tensor, seen: _Seen, branches: Mapping[str, slice], draws: Draws
     ) -> Terms:
         config = self.config
-        adversarial = generator_loss(config.adversarial, self.D(fake_BCHW))
-        terms = {"adversarial": config.adversarial_weight * adversarial}
+        terms = adversarial_terms(
+            self.D, fake_BCHW, mode=config.adversarial, weight=config.adversarial_weight
+        )
         for name, part in branches.items():
             contrast, _ = self._contrast(seen.images(part), draws)
             terms[name] = config.contrast_weight * contrast / len(branches)
@@ -309,11 +299,3 @@ class NegCut(Method):
             for pair, negative_BPC in zip(pairs, negatives, strict=True)
         )
         return contrast, negatives
-
-    @torch.no_grad()
-    def _follow_head(self) -> None:
-        torch._foreach_lerp_(
-            list(self.F_average.parameters()),
-            list(self.F.parameters()),
-            1 - self.config.head_momentum,
-        )

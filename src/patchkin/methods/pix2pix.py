@@ -22,16 +22,11 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from patchkin.config import check_not_negative
 from patchkin.data.config import DataConfig
 from patchkin.data.paired import PairedBatch
 from patchkin.errors import ConfigError
-from patchkin.losses import (
-    AdversarialMode,
-    fake_loss,
-    generator_loss,
-    pixel_distance,
-    real_loss,
-)
+from patchkin.losses import AdversarialMode, pixel_distance
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
     InitConfig,
@@ -40,9 +35,9 @@ from patchkin.networks import (
     UNetConfig,
     discriminator,
     initialize,
-    judge_together,
 )
 from patchkin.schedules import AdamConfig, ScheduleConfig
+from patchkin.terms.adversary import adversarial_terms, discriminator_terms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,8 +57,7 @@ class Pix2PixConfig:
     """lambda_L1."""
 
     def __post_init__(self) -> None:
-        if self.content_weight < 0:
-            raise ConfigError(f"`content_weight` must not be negative; got {self.content_weight}.")
+        check_not_negative(self, "content_weight")
         wanted = self.generator.in_channels + self.generator.out_channels
         if self.discriminator.in_channels != wanted:
             raise ConfigError(
@@ -136,9 +130,26 @@ class Pix2Pix(Method):
 
     def train_step(self, batch: PairedBatch, update: Update, progress: Progress) -> None:
         """Forward once; D on the detached output; then G."""
-        fake_BCHW = self.G(batch.a_BCHW)
-        update("D", loss=lambda: self._discriminator_terms(batch, fake_BCHW.detach()))
-        update("G", loss=lambda: self._generator_terms(batch, fake_BCHW))
+        config, fake_BCHW = self.config, self.G(batch.a_BCHW)
+
+        def generator_terms() -> Terms:
+            fake_pairs = _paired(batch.a_BCHW, fake_BCHW)
+            content = pixel_distance(fake_BCHW, batch.b_BCHW)
+            return {
+                **adversarial_terms(self.D, fake_pairs, mode=config.adversarial),
+                "content": config.content_weight * content,
+            }
+
+        update(
+            "D",
+            loss=lambda: discriminator_terms(
+                self.D,
+                _paired(batch.a_BCHW, fake_BCHW.detach()),
+                _paired(batch.a_BCHW, batch.b_BCHW),
+                mode=config.adversarial,
+            ),
+        )
+        update("G", loss=generator_terms)
 
     def translate(self, x_BCHW: Tensor) -> Tensor:
         """G(x)."""
@@ -153,24 +164,7 @@ class Pix2Pix(Method):
             "truth": batch.b_BCHW,
         }
 
-    def _discriminator_terms(self, batch: PairedBatch, fake_BCHW: Tensor) -> Terms:
-        fake_logits, real_logits = judge_together(
-            self.D, _pair(batch.a_BCHW, fake_BCHW), _pair(batch.a_BCHW, batch.b_BCHW)
-        )
-        mode = self.config.adversarial
-        return {
-            "fake": 0.5 * fake_loss(mode, fake_logits),
-            "real": 0.5 * real_loss(mode, real_logits),
-        }
 
-    def _generator_terms(self, batch: PairedBatch, fake_BCHW: Tensor) -> Terms:
-        logits = self.D(_pair(batch.a_BCHW, fake_BCHW))
-        content = pixel_distance(fake_BCHW, batch.b_BCHW)
-        return {
-            "adversarial": generator_loss(self.config.adversarial, logits),
-            "content": self.config.content_weight * content,
-        }
-
-
-def _pair(source_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
+def _paired(source_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
+    """One on top of the other, as the discriminator judges them."""
     return torch.cat([source_BCHW, target_BCHW], dim=1)

@@ -19,86 +19,56 @@ Shape suffixes: B images, C channels, H and W pixels, K patches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple, final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, final
 
-import torch
 from torch import Tensor
 
+from patchkin.config import check_positive
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
-from patchkin.errors import ConfigError
 from patchkin.losses import (
-    AdversarialMode,
     Contrast,
     as_info_nce,
-    generator_loss,
     mean_over_taps,
     patch_contrast,
     relation_consistency,
 )
-from patchkin.losses.augmentation import AugmentationKind, augmented
-from patchkin.losses.contrast import check_temperature
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
-    InitConfig,
-    PatchGANConfig,
     PatchMap,
     ProjectionHead,
-    ResNetConfig,
     ResNetGenerator,
     SharedPlaces,
-    check_channels,
     discriminator,
     initialize,
     match_channels,
     patch_maps,
 )
-from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
-from patchkin.terms.adversary import check_adversary, discriminator_terms
-from patchkin.terms.patches import check_patches, embedded_pairs
-
-IN_TURN_PIXELS = 256 * 256
-"""Of a batch, from which on a CPU computes A and B in turn (benchmarks/speed)."""
+from patchkin.terms.branches import Branches, Order, Pairs, at_once, of_branch
+from patchkin.terms.one_sided import (
+    TOY,
+    OneSidedConfig,
+    one_sided_adversarial_terms,
+    one_sided_discriminator_terms,
+)
+from patchkin.terms.patches import embedded_pairs
+from patchkin.terms.previews import one_sided_previews
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SemanticRelationConfig:
+class SemanticRelationConfig(OneSidedConfig):
     """Defaults are the published horse-to-zebra values."""
 
-    generator: ResNetConfig = field(default_factory=ResNetConfig)
-    discriminator: PatchGANConfig = field(default_factory=PatchGANConfig)
-    initialization: InitConfig = field(default_factory=InitConfig)
-    generator_adam: AdamConfig = field(default_factory=AdamConfig)
-    """For the generator and the projection head."""
-    discriminator_adam: AdamConfig = field(default_factory=AdamConfig)
-    adversarial: AdversarialMode = "lsgan"
-    adversarial_weight: float = 1.0
-    """lambda_GAN."""
-    augmentation: tuple[AugmentationKind, ...] = ()
-    """Random changes of all images that the discriminator sees (Zhao et al. 2020). Ours; not in the
-    paper."""
-    r1_weight: float = 0.0
-    """Of the discriminator's squared slope at real images, per patch. Ours; not in the paper."""
-    taps: tuple[int, ...] = (0, 4, 8, 12, 16)
-    """Modules of the generator whose output is compared."""
-    head_width: int = 256
-    """Length of an embedded patch."""
-    num_patches: int = 256
-    """K: places drawn per tap, shared by the images of a batch; fewer if the map has fewer."""
     relation_weight: float = 0.05
     """lambda_SRC. The loss is a sum over patches, so it goes with `num_patches`. 0 switches SRC
     off (Table 3)."""
     contrast: Literal["nce", "dce"] = "dce"
     """InfoNCE, or the decoupled form without the positive in the denominator (Eq. 6; Table 3)."""
     contrast_weight: float = 0.1
-    """lambda_hDCE."""
-    temperature: float = 0.07
-    """tau of the contrast. SRC has no temperature."""
-    identity: bool = True
-    """Contrast B with G(B) too; both contrasts then count half (released: dce_idt)."""
+    """lambda_hDCE; with `identity` each of both contrasts counts half (released: dce_idt)."""
     hard_negatives: bool = True
     """Weight the negatives by the input's own similarities (Table 3)."""
     weights: Literal["released", "paper"] = "released"
@@ -111,24 +81,15 @@ class SemanticRelationConfig:
     """If set, replaces the line late in the run (released: step_gamma)."""
     gamma_late_from: float = 0.5
     """Share of the run after which `gamma_divisor_late` holds (released: epoch 200 of 400)."""
-    all_negatives: bool = False
-    """Contrast with the patches of the whole batch rather than of the same image."""
-
-    branches: Literal["auto", "at_once", "in_turn"] = "auto"
+    branches: Order = "auto"
     """Whether the two contrasts, of A and of B, are computed as one batch or one after the other:
     the same numbers within rounding. In turn needs about half of the memory; at once keeps an
     accelerator busier. `auto` is in turn on a CPU for batches of 256 x 256 pixels and more, where
     both take the same time; below, at once is quicker."""
 
     def __post_init__(self) -> None:
-        check_temperature(self.temperature)
-        for name in ("gamma_divisor_start", "gamma_divisor_end", "gamma_divisor_late"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ConfigError(f"`{name}` must be positive; got {value}.")
-        check_patches(self.taps, self.num_patches)
-        check_channels(self.generator, self.discriminator)
-        check_adversary(self.augmentation, self.r1_weight)
+        OneSidedConfig.__post_init__(self)
+        check_positive(self, "gamma_divisor_start", "gamma_divisor_end", "gamma_divisor_late")
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -148,32 +109,11 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "toy": Preset(
         summary="a small model for the built-in toy set, minutes on a CPU",
-        method=SemanticRelationConfig(
-            # Without a norm: instance norm takes away the colours of sky and grass, which so few
-            # steps do not bring back (benchmarks/toy).
-            generator=ResNetConfig(ngf=16, blocks=6, norm="none", antialias_down=False),
-            discriminator=PatchGANConfig(ndf=16, antialias=False),
-            initialization=InitConfig(gain=0.7),
-            generator_adam=AdamConfig(learning_rate=5e-4),
-            discriminator_adam=AdamConfig(learning_rate=2.5e-4),
-            taps=(0, 4, 8, 12, 14),
-            head_width=64,
-            num_patches=64,
-            relation_weight=0.5,
-            contrast_weight=1.0,
-        ),
+        method=SemanticRelationConfig(**TOY, relation_weight=0.5, contrast_weight=1.0),
         schedule=ScheduleConfig(steps=2000, ema_decay=0.995),
         data=DataConfig(size=64, load_size=64, workers=0),
     ),
 }
-
-
-class _Forward(NamedTuple):
-    """What the generator makes of images, and the features of its input on the way."""
-
-    outputs_BCHW: Tensor
-    keys: list[Tensor]
-    """Per tap, without graph."""
 
 
 @final
@@ -211,48 +151,44 @@ class SemanticRelation(Method):
 
     def adam(self) -> dict[str, AdamConfig]:
         """One optimizer per network; the head learns at the generator's rate."""
-        generator, judge = self.config.generator_adam, self.config.discriminator_adam
-        return {"G": generator, "F": generator, "D": judge}
+        config = self.config
+        return dict.fromkeys("GF", config.generator_adam) | {"D": config.discriminator_adam}
 
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
-        """Forward A; D on the detached output; then G and F by the terms of A and of B.
-
-        In turn, what belongs to B is computed when the maps of A are gone.
-        """
+        """Forward; D on the detached output; then G and F by the adversary, SRC and hDCE."""
+        config, draws = self.config, progress.draws
         inputs = {"contrast": batch.a_BCHW}
-        if self.config.identity and self.config.contrast_weight:
+        if config.identity and config.contrast_weight:
             inputs["identity_contrast"] = match_channels(batch.b_BCHW, self.channels[0])
-        parts = [list(inputs)] if self._at_once(batch.a_BCHW) else [[name] for name in inputs]
-        places = SharedPlaces(progress.draws, self.config.num_patches)
+        together = at_once(config.branches, batch.a_BCHW)
+        branches = Branches(inputs, self._forward, together=together)
+        fake_BCHW, places = branches.first_BCHW, SharedPlaces(draws, config.num_patches)
 
-        def terms(part: list[str], forward: _Forward) -> Terms:
-            queries = self.G.encode(
-                match_channels(forward.outputs_BCHW, self.channels[0]), self.config.taps
+        def generator_terms(
+            names: Sequence[str], outputs_BCHW: Tensor, keys: list[Tensor]
+        ) -> Terms:
+            terms: Terms = {}
+            if "contrast" in names:
+                terms |= one_sided_adversarial_terms(self.D, fake_BCHW, config, draws)
+            queries = self.G.encode(match_channels(outputs_BCHW, self.channels[0]), config.taps)
+            # At the places of all images of the step, in both branches, as released.
+            pairs = embedded_pairs(
+                queries, keys, places.on(keys), query_head=self.F, key_head=self.F
             )
-            pairs = self._embedded(queries, forward.keys, places)
-            return self._semantic_terms(part, pairs, update, progress)
+            if "contrast" in names:
+                terms |= self._relation_terms(of_branch(pairs, names, "contrast"))
+            for name in names:
+                own = of_branch(pairs, names, name)
+                terms |= self._contrast_terms(name, own, update, progress)
+            return terms
 
-        def first_terms() -> Terms:
-            shown_BCHW = augmented(fake_BCHW, self.config.augmentation, progress.draws)
-            adversarial = generator_loss(self.config.adversarial, self.D(shown_BCHW))
-            return {
-                "adversarial": self.config.adversarial_weight * adversarial,
-                **terms(parts[0], waiting.pop()),
-            }
-
-        def forward(part: list[str]) -> _Forward:
-            return self._forward(torch.cat([inputs[name] for name in part]))
-
-        waiting = [forward(parts[0])]
-        fake_BCHW = waiting[0].outputs_BCHW[: len(batch)]
         update(
             "D",
-            loss=lambda: self._discriminator_terms(
-                fake_BCHW.detach(), batch.b_BCHW, progress.draws
+            loss=lambda: one_sided_discriminator_terms(
+                self.D, fake_BCHW, batch.b_BCHW, config, draws
             ),
         )
-        rest = [lambda part=part: terms(part, forward(part)) for part in parts[1:]]
-        update("G", "F", loss=[first_terms, *rest])
+        update("G", "F", loss=branches.losses(generator_terms))
 
     def translate(self, x_BCHW: Tensor) -> Tensor:
         """G(x)."""
@@ -265,12 +201,8 @@ class SemanticRelation(Method):
         return patch_maps(self.G, self.F, self.config.taps, x_BCHW)
 
     def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
-        """Input, output, and with the identity term a target image and its reconstruction."""
-        columns = {"input": batch.a_BCHW, "translated": self.G(batch.a_BCHW)}
-        if self.config.identity:
-            again = self.G(match_channels(batch.b_BCHW, self.channels[0]))
-            columns |= {"target": batch.b_BCHW, "identity": again}
-        return columns
+        """Input, output, and with the identity term a target image and what G makes of it."""
+        return one_sided_previews(self.G, batch, self.channels[0], identity=self.config.identity)
 
     def gamma_divisor(self, progress: Progress) -> float:
         """The hardness of the negatives at this point of the curriculum."""
@@ -282,62 +214,29 @@ class SemanticRelation(Method):
             late_from=self.config.gamma_late_from,
         )
 
-    def _at_once(self, x_BCHW: Tensor) -> bool:
-        """Whether A and B go through the networks as one batch, or one after the other."""
-        if self.config.branches == "auto":
-            return x_BCHW.device.type != "cpu" or x_BCHW[:, 0].numel() < IN_TURN_PIXELS
-        return self.config.branches == "at_once"
-
-    def _forward(self, x_BCHW: Tensor) -> _Forward:
+    def _forward(self, x_BCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Outputs, and features of the images on the way, per tap and without graph."""
         outputs_BCHW, features = self.G.forward_with_taps(x_BCHW, self.config.taps)
-        return _Forward(outputs_BCHW, [feature.detach() for feature in features])
+        return outputs_BCHW, [feature.detach() for feature in features]
 
-    def _discriminator_terms(self, fake_BCHW: Tensor, real_BCHW: Tensor, draws: Draws) -> Terms:
-        return discriminator_terms(
-            self.D,
-            fake_BCHW,
-            real_BCHW,
-            mode=self.config.adversarial,
-            draws=draws,
-            augmentation=self.config.augmentation,
-            r1_weight=self.config.r1_weight,
-        )
+    def _relation_terms(self, pairs: Pairs) -> Terms:
+        """SRC (Eq. 3) between patches w of G(A) and z of A."""
+        if not self.config.relation_weight:
+            return {}
+        relation = mean_over_taps(relation_consistency(*pair) for pair in pairs)
+        return {"relation": self.config.relation_weight * relation}
 
-    def _semantic_terms(
-        self,
-        part: list[str],
-        pairs: list[tuple[Tensor, Tensor]],
-        update: Update,
-        progress: Progress,
-    ) -> Terms:
-        """SRC and the contrast of A with G(A), the contrast of B with G(B), or both."""
-        config, terms = self.config, {}
-        num_images = len(pairs[0][0]) // len(part)
-        if config.relation_weight and "contrast" in part:
-            terms["relation"] = config.relation_weight * mean_over_taps(
-                relation_consistency(q[:num_images], k[:num_images]) for q, k in pairs
-            )
-        if config.contrast_weight:
-            share = config.contrast_weight / (2 if config.identity else 1)
-            gamma_divisor = self.gamma_divisor(progress)
-            for number, name in enumerate(part):
-                images = slice(number * num_images, (number + 1) * num_images)
-                rows = [
-                    patch_contrast(q[images], k[images], self.contrast, gamma_divisor=gamma_divisor)
-                    for q, k in pairs
-                ]
-                terms[name] = share * mean_over_taps(rows)
-                if config.contrast == "dce":
-                    # The released log shows the InfoNCE that DCE came from.
-                    as_nce = mean_over_taps(as_info_nce(loss.detach()) for loss in rows)
-                    update.report(**{f"{name}_as_nce": config.contrast_weight * as_nce})
-        return terms
-
-    def _embedded(
-        self, queries: list[Tensor], keys: list[Tensor], places: SharedPlaces
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Embedded patches of outputs (Eq. 2's w) and inputs (z) at the same places, per tap.
-
-        The places are those of all images of the step, in both branches, as released.
-        """
-        return embedded_pairs(queries, keys, places.on(keys), query_head=self.F, key_head=self.F)
+    def _contrast_terms(self, name: str, pairs: Pairs, update: Update, progress: Progress) -> Terms:
+        """HDCE (Eq. 4 and 5), or another contrast, between patches w of outputs and z of inputs."""
+        config = self.config
+        if not config.contrast_weight:
+            return {}
+        gamma_divisor = self.gamma_divisor(progress)
+        losses = [
+            patch_contrast(*pair, self.contrast, gamma_divisor=gamma_divisor) for pair in pairs
+        ]
+        if config.contrast == "dce":  # the released log shows the InfoNCE that DCE came from
+            as_nce = mean_over_taps(as_info_nce(loss.detach()) for loss in losses)
+            update.report(**{f"{name}_as_nce": config.contrast_weight * as_nce})
+        share = 0.5 if config.identity else 1.0
+        return {name: share * config.contrast_weight * mean_over_taps(losses)}

@@ -29,6 +29,7 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from patchkin.config import check_positive
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError
@@ -36,13 +37,8 @@ from patchkin.losses import (
     AdversarialMode,
     Contrast,
     as_info_nce,
-    fake_loss,
-    generator_loss,
     mean_over_taps,
     patch_contrast,
-    pixel_distance,
-    r1_penalty,
-    real_loss,
     relation_consistency,
 )
 from patchkin.method import Method, Preset, Progress, Terms, Update
@@ -54,15 +50,18 @@ from patchkin.networks import (
     StyleGan2DiscriminatorConfig,
     StyleGan2Generator,
     StyleGan2GeneratorConfig,
+    check_channels,
     draw_places,
     initialize,
     match_channels,
     patch_maps,
 )
-from patchkin.numerics import without_autocast
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
+from patchkin.terms.adversary import adversarial_terms, discriminator_terms
+from patchkin.terms.identity import identity_terms
 from patchkin.terms.patches import check_patches, embedded_pairs
+from patchkin.terms.previews import one_sided_previews
 
 _ADAM = AdamConfig(learning_rate=2e-3, beta1=0.0, beta2=0.99)
 
@@ -114,9 +113,7 @@ class SinCutConfig:
     """At the end of the run; linear in between."""
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "gamma_divisor_start", "gamma_divisor_end"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"`{name}` must be positive; got {getattr(self, name)}.")
+        check_positive(self, "temperature", "gamma_divisor_start", "gamma_divisor_end")
         check_patches(self.taps, self.num_patches)
         if self.num_patches == 1 and not self.all_negatives:
             raise ConfigError(
@@ -129,18 +126,7 @@ class SinCutConfig:
                 "The released weights are void for one patch per image and undefined for more; "
                 "set `weights` fixed."
             )
-        channels = (self.generator.in_channels, self.generator.out_channels)
-        if channels[1] != self.discriminator.in_channels:
-            raise ConfigError(
-                "The discriminator's `in_channels` must be the generator's `out_channels`; got "
-                f"{self.discriminator.in_channels} and {channels[1]}."
-            )
-        if channels[0] != channels[1] and 1 not in channels:
-            raise ConfigError(
-                "The generator's encoder reads its own output too, so `in_channels` and "
-                f"`out_channels` must be equal or one of them 1; got {channels[0]} and "
-                f"{channels[1]}."
-            )
+        check_channels(self.generator, self.discriminator)
 
 
 _CROPS = DataConfig(size=64, preprocess="zoom_and_patch", batch_size=16)
@@ -215,32 +201,43 @@ class SinCut(Method):
 
     def adam(self) -> dict[str, AdamConfig]:
         """One optimizer per network; the head learns at the generator's rate."""
-        generator, judge = self.config.generator_adam, self.config.discriminator_adam
-        return {"G": generator, "F": generator, "D": judge}
+        config = self.config
+        return dict.fromkeys("GF", config.generator_adam) | {"D": config.discriminator_adam}
 
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
         """Forward once, with noise; D on the detached output; then G and F together."""
+        config = self.config
         real_BCHW = torch.cat([batch.a_BCHW, match_channels(batch.b_BCHW, self.channels[0])])
         outputs_BCHW, features = self.G.forward_with_taps(
-            real_BCHW, self.config.taps, self._noise(real_BCHW, progress.draws)
+            real_BCHW, config.taps, self._noise(real_BCHW, progress.draws)
         )
         keys = [feature.detach() for feature in features]
         fake_BCHW, identity_BCHW = outputs_BCHW[: len(batch)], outputs_BCHW[len(batch) :]
 
         def generator_terms() -> Terms:
-            adversarial = generator_loss(self.config.adversarial, self.D(fake_BCHW))
-            queries = self.G.encode(
-                match_channels(outputs_BCHW, self.channels[0]), self.config.taps
+            terms = adversarial_terms(
+                self.D, fake_BCHW, mode=config.adversarial, weight=config.adversarial_weight
             )
-            terms = {"adversarial": self.config.adversarial_weight * adversarial}
-            if self.config.contrast == "nce":
+            queries = self.G.encode(match_channels(outputs_BCHW, self.channels[0]), config.taps)
+            if config.contrast == "nce":
                 terms |= self._nce_terms(queries, keys, len(batch), progress.draws)
             else:
                 terms |= self._semantic_terms(queries, keys, len(batch), update, progress)
-            distance = pixel_distance(identity_BCHW, batch.b_BCHW)
-            return terms | {"identity": self.config.identity_weight * distance}
+            return terms | identity_terms(
+                identity_BCHW, batch.b_BCHW, weight=config.identity_weight
+            )
 
-        update("D", loss=lambda: self._discriminator_terms(fake_BCHW.detach(), batch.b_BCHW))
+        update(
+            "D",
+            loss=lambda: discriminator_terms(
+                self.D,
+                fake_BCHW.detach(),
+                batch.b_BCHW,
+                mode=config.adversarial,
+                r1_weight=config.r1_weight,
+                together=False,  # twice as large a batch would round otherwise
+            ),
+        )
         update("G", "F", loss=generator_terms)
 
     def translate(self, x_BCHW: Tensor) -> Tensor:
@@ -254,13 +251,8 @@ class SinCut(Method):
         return patch_maps(self.G, self.F, self.config.taps, x_BCHW)
 
     def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
-        """Input, output, a target image and its reconstruction."""
-        return {
-            "input": batch.a_BCHW,
-            "translated": self.G(batch.a_BCHW),
-            "target": batch.b_BCHW,
-            "identity": self.G(match_channels(batch.b_BCHW, self.channels[0])),
-        }
+        """Input, output, a target image and what G makes of it."""
+        return one_sided_previews(self.G, batch, self.channels[0], identity=True)
 
     def gamma_divisor(self, progress: Progress) -> float:
         """The hardness of the negatives at this point of the curriculum."""
@@ -272,17 +264,6 @@ class SinCut(Method):
         height, width = x_BCHW.shape[-2:]
         sizes = self.G.noise_sizes(height, width)
         return [draws.normal_rows(len(x_BCHW), 1, h, w).to(x_BCHW.device) for h, w in sizes]
-
-    def _discriminator_terms(self, fake_BCHW: Tensor, real_BCHW: Tensor) -> Terms:
-        mode, weight = self.config.adversarial, self.config.r1_weight
-        terms = {"fake": 0.5 * fake_loss(mode, self.D(fake_BCHW))}
-        if not weight:
-            return terms | {"real": 0.5 * real_loss(mode, self.D(real_BCHW))}
-        real_BCHW = real_BCHW.detach().requires_grad_()
-        with without_autocast(real_BCHW):  # second derivatives are too small for 16 bits
-            logits_B1 = self.D(real_BCHW)
-        terms["real"] = 0.5 * real_loss(mode, logits_B1)
-        return terms | {"r1": weight * r1_penalty(logits_B1, real_BCHW)}
 
     def _nce_terms(
         self, queries: list[Tensor], keys: list[Tensor], num_images: int, draws: Draws

@@ -21,67 +21,43 @@ Shape suffixes: B images, C channels, H and W pixels, S numbers of a style.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, final
 
-import torch
 from torch import Tensor
 
 from patchkin.data.config import DataConfig
 from patchkin.data.domains import DomainBatch
-from patchkin.errors import ConfigError
-from patchkin.losses import fake_loss, generator_loss, pixel_distance, r1_penalty, real_loss
-from patchkin.losses.style import fading_weight, style_distance, style_diversity
 from patchkin.method import Direction, Preset, Progress, StyledMethod, Terms, Update, in_parts
-from patchkin.networks import InitConfig, initialize
+from patchkin.networks import initialize
 from patchkin.networks.starganv2 import (
     DomainDiscriminator,
     MappingNetwork,
     StyleEncoder,
     StyleGenerator,
-    StyleNetworksConfig,
     StyleTask,
-    same_domain,
     style_of,
 )
-from patchkin.numerics import without_autocast
-from patchkin.randomness import Draws, SeededDraws
+from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
-
-_ADAM = AdamConfig(learning_rate=1e-4, beta1=0.0, beta2=0.99, weight_decay=1e-4)
-_MAPPING_ADAM = replace(_ADAM, learning_rate=1e-6)
+from patchkin.terms.starganv2 import (
+    TOY,
+    StyleConfig,
+    diversity_weight,
+    domain_latent_styles,
+    domain_previews,
+    domain_reference_styles,
+    domain_translated,
+    style_discriminator_terms,
+    style_generator_terms,
+    style_tasks,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StarGanV2Config:
+class StarGanV2Config(StyleConfig):
     """Defaults are the published values for animal faces (AFHQ)."""
-
-    networks: StyleNetworksConfig = field(default_factory=StyleNetworksConfig)
-    initialization: InitConfig = field(default_factory=lambda: InitConfig(kind="kaiming"))
-    adam: AdamConfig = _ADAM
-    """Of G, E and D."""
-    mapping_adam: AdamConfig = _MAPPING_ADAM
-    """Of F."""
-    penalty_weight: float = 1.0
-    """lambda_reg, of R1 (which has a factor 1/2)."""
-    style_weight: float = 1.0
-    """lambda_sty."""
-    diversity_weight: float = 2.0
-    """lambda_ds at the start; it falls linearly to 0 (2 for AFHQ, 1 for CelebA-HQ)."""
-    diversity_steps: int | None = None
-    """Steps until lambda_ds is 0; the whole run unless given (released: 100,000 of 100,000)."""
-    cycle_weight: float = 1.0
-    """lambda_cyc."""
-    micro_batch: int | None = None
-    """Images whose graph is kept at once. The gradient is that of the whole batch, since no image
-    sees another; less memory, a little more time."""
-
-    def __post_init__(self) -> None:
-        for name in ("diversity_steps", "micro_batch"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"`{name}` must be at least 1; got {value}.")
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -93,19 +69,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "toy": Preset(
         summary="a small StarGAN v2 for three domains of 64 pixels, minutes on a CPU",
-        method=StarGanV2Config(
-            networks=StyleNetworksConfig(
-                num_domains=3,
-                image_size=64,
-                base_width=16,
-                max_width=64,
-                style_width=16,
-                latent_width=8,
-                hidden_width=64,
-            ),
-            adam=replace(_ADAM, learning_rate=5e-4),  # few steps
-            mapping_adam=replace(_ADAM, learning_rate=5e-6),
-        ),
+        method=StarGanV2Config(**TOY),
         schedule=ScheduleConfig(steps=2000, decay_fraction=0.0, ema_decay=0.99),
         data=DataConfig(size=64, batch_size=4, workers=0),
     ),
@@ -147,40 +111,25 @@ class StarGanV2(StyledMethod):
 
     def train_step(self, batch: DomainBatch, update: Update, progress: Progress) -> None:
         """D for latents, D for references; then G, F and E for latents, G for references."""
-        config, images = self.config, (batch.x_BCHW, batch.domain_B, batch.target_B)
-        latents = [
-            progress.draws.normal_rows(len(batch), self.F.latent_width).to(batch.x_BCHW)
-            for _ in range(2)
-        ]
-        latent = StyleTask(*images, *latents).split(config.micro_batch)
-        references = (batch.reference_BCHW, batch.second_reference_BCHW)
-        reference = StyleTask(*images, *references).split(config.micro_batch)
-        generator_terms = partial(
-            self._generator_terms,
-            diversity_weight=fading_weight(
-                config.diversity_weight,
-                progress.step,
-                config.diversity_steps or progress.total_steps,
-            ),
-        )
-        for kind, parts in (("latent", latent), ("reference", reference)):
+        tasks = style_tasks(self, batch, progress.draws)
+        weight = diversity_weight(self.config, progress.step, progress.total_steps)
+        generator_terms = partial(self._generator_terms, diversity_weight=weight)
+        for kind, parts in tasks.items():
             update("D", loss=in_parts(partial(self._discriminator_terms, kind=kind), parts))
-        update("G", "F", "E", loss=in_parts(generator_terms, latent))
-        update("G", loss=in_parts(generator_terms, reference))
+        update("G", "F", "E", loss=in_parts(generator_terms, tasks["latent"]))
+        update("G", loss=in_parts(generator_terms, tasks["reference"]))
 
     def latent_styles(
         self, draws: Draws, *, count: int, domain: int = 0, direction: Direction = "AtoB"
     ) -> Tensor:
         """F(z, domain) for random latents z."""
-        return self.F.random_styles(draws, same_domain(domain, count, self.num_domains))
+        return domain_latent_styles(self, draws, count=count, domain=domain)
 
     def reference_styles(
         self, reference_BCHW: Tensor, *, domain: int = 0, direction: Direction = "AtoB"
     ) -> Tensor:
         """E(x, domain) for images of the domain, at least `image_size` high and wide."""
-        domain_B = same_domain(domain, len(reference_BCHW), self.num_domains)
-        styles_BS: Tensor = self.E(reference_BCHW, domain_B.to(reference_BCHW.device))
-        return styles_BS
+        return domain_reference_styles(self, reference_BCHW, domain=domain)
 
     def translate(
         self,
@@ -190,51 +139,25 @@ class StarGanV2(StyledMethod):
         direction: Direction = "AtoB",
     ) -> Tensor:
         """G(x, s); unless given, s is one random style of the first domain, always the same."""
-        if styles_BS is None:
-            styles_BS = self.latent_styles(SeededDraws(0, 0), count=1).expand(len(x_BCHW), -1)
-        y_BCHW: Tensor = self.G(x_BCHW, styles_BS)
-        return y_BCHW
+        return domain_translated(self, x_BCHW, styles_BS)
 
     def previews(self, batch: DomainBatch) -> dict[str, Tensor]:
         """Input, a random style of the target domain, a reference, its style, and back again."""
-        random_BS = self.F.random_styles(SeededDraws(0, 0), batch.target_B)
-        dressed_BCHW = self.G(batch.x_BCHW, self.E(batch.reference_BCHW, batch.target_B))
-        return {
-            "input": batch.x_BCHW,
-            "random style": self.G(batch.x_BCHW, random_BS),
-            "reference": batch.reference_BCHW,
-            "in its style": dressed_BCHW,
-            "back": self.G(dressed_BCHW, self.E(batch.x_BCHW, batch.domain_B)),
-        }
+        return domain_previews(self, batch)
 
     def _discriminator_terms(self, task: StyleTask, kind: str) -> Terms:
-        with torch.no_grad():
-            style_BS = style_of(self.F, self.E, task.source, task.target_B)
-            fake_BCHW = self.G(task.x_BCHW, style_BS)
-        fake_logits = self.D(fake_BCHW, task.target_B)
-        with without_autocast(task.x_BCHW):  # the penalty squares gradients too small for 16 bits
-            real_BCHW = task.x_BCHW.detach().requires_grad_()
-            real_logits = self.D(real_BCHW, task.domain_B)
-            penalty = r1_penalty(real_logits, real_BCHW)
-        return {
-            f"{kind}_real": real_loss("vanilla", real_logits),
-            f"{kind}_fake": fake_loss("vanilla", fake_logits),
-            f"{kind}_penalty": self.config.penalty_weight * penalty,
-        }
+        return style_discriminator_terms(self, task, kind)
 
     def _generator_terms(self, task: StyleTask, diversity_weight: float) -> Terms:
-        config, target_B = self.config, task.target_B
-        style_BS = style_of(self.F, self.E, task.source, target_B)
+        style_BS = style_of(self.F, self.E, task.source, task.target_B)
         encoding_BCHW = self.G.encodings(task.x_BCHW)[-1]
         fake_BCHW = self.G.decoded(encoding_BCHW, style_BS)
-        again_BCHW = self.G(fake_BCHW, self.E(task.x_BCHW, task.domain_B))
-        with torch.no_grad():  # last: under autocast it would leave weights without graph behind
-            second_BS = style_of(self.F, self.E, task.second_source, target_B)
-            second_BCHW = self.G.decoded(encoding_BCHW, second_BS)
-        style = style_distance(self.E(fake_BCHW, target_B), style_BS)
-        return {
-            "adversarial": generator_loss("vanilla", self.D(fake_BCHW, target_B)),
-            "style": config.style_weight * style,
-            "diversity": -diversity_weight * style_diversity(fake_BCHW, second_BCHW),
-            "cycle": config.cycle_weight * pixel_distance(again_BCHW, task.x_BCHW),
-        }
+        return style_generator_terms(
+            self,
+            task,
+            style_BS=style_BS,
+            encoding_BCHW=encoding_BCHW,
+            fake_BCHW=fake_BCHW,
+            returning_BCHW=self.G.encodings(fake_BCHW)[-1],
+            diversity_weight=diversity_weight,
+        )

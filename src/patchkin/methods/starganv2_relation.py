@@ -38,24 +38,18 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
+from patchkin.config import check_at_least_one, check_positive
 from patchkin.data.config import DataConfig
 from patchkin.data.domains import DomainBatch
-from patchkin.errors import ConfigError
 from patchkin.losses import (
     Contrast,
     as_info_nce,
-    fake_loss,
-    generator_loss,
     mean_over_taps,
     patch_contrast,
-    pixel_distance,
-    r1_penalty,
-    real_loss,
     relation_consistency,
 )
-from patchkin.losses.style import fading_weight, style_distance, style_diversity
 from patchkin.method import Direction, Preset, Progress, StyledMethod, Terms, Update, in_parts
-from patchkin.networks import InitConfig, PatchMap, ProjectionHead, SharedPlaces, initialize
+from patchkin.networks import PatchMap, ProjectionHead, SharedPlaces, initialize
 from patchkin.networks.recolouring import ColourChange
 from patchkin.networks.starganv2 import (
     DomainDiscriminator,
@@ -64,48 +58,40 @@ from patchkin.networks.starganv2 import (
     StyleGenerator,
     StyleNetworksConfig,
     StyleTask,
-    same_domain,
     style_of,
 )
-from patchkin.numerics import without_autocast
-from patchkin.randomness import Draws, SeededDraws
+from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
 from patchkin.terms.patches import embedded_pairs
-from patchkin.terms.structure import StructureConfig, StructureContent
+from patchkin.terms.starganv2 import (
+    TOY,
+    StyleConfig,
+    diversity_weight,
+    domain_latent_styles,
+    domain_previews,
+    domain_reference_styles,
+    domain_translated,
+    style_discriminator_terms,
+    style_generator_terms,
+    style_tasks,
+    style_translated,
+)
+from patchkin.terms.structure import StructureConfig, StructureContent, check_colours
 
-_ADAM = AdamConfig(learning_rate=1e-4, beta1=0.0, beta2=0.99, weight_decay=1e-4)
-_MAPPING_ADAM = replace(_ADAM, learning_rate=1e-6)
-_SELECTOR_ADAM = replace(_ADAM, weight_decay=0.0)
+_SELECTOR_ADAM = AdamConfig(learning_rate=1e-4, beta1=0.0, beta2=0.99)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StarGanV2RelationConfig:
+class StarGanV2RelationConfig(StyleConfig):
     """Defaults are the paper's; what it does not tell is as released for Seasons."""
 
     networks: StyleNetworksConfig = field(
         default_factory=lambda: StyleNetworksConfig(num_domains=4)
     )
-    initialization: InitConfig = field(default_factory=lambda: InitConfig(kind="kaiming"))
-    adam: AdamConfig = _ADAM
-    """Of G, E, D and P."""
-    mapping_adam: AdamConfig = _MAPPING_ADAM
-    """Of F."""
     selector_adam: AdamConfig = _SELECTOR_ADAM
     """Of LSeSim's selector."""
-    penalty_weight: float = 1.0
-    """lambda_reg, of R1 (which has a factor 1/2)."""
-    style_weight: float = 1.0
-    """lambda_sty."""
-    diversity_weight: float = 2.0
-    """lambda_ds at the start; it falls linearly to 0."""
-    diversity_steps: int | None = None
-    """Steps until lambda_ds is 0; the whole run unless given (released: 100,000 of 100,000)."""
-    cycle_weight: float = 1.0
-    """lambda_cyc."""
     cycle: Literal["paper", "released"] = "paper"
     """What must become x again in its own style: its translation, or x itself."""
-    micro_batch: int | None = None
-    """Images whose graph is kept at once. The gradient is that of the whole batch."""
     content: Literal["relation", "lsesim", "none"] = "relation"
     """Which loss keeps the content. `none` is StarGAN v2."""
     structure: StructureConfig = field(default_factory=StructureConfig)
@@ -136,75 +122,43 @@ class StarGanV2RelationConfig:
     """At the end of the run; linear in between."""
 
     def __post_init__(self) -> None:
-        for name in ("diversity_steps", "micro_batch", "num_patches", "head_width"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"`{name}` must be at least 1; got {value}.")
-        for name in ("temperature", "gamma_divisor_start", "gamma_divisor_end"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"`{name}` must be positive; got {getattr(self, name)}.")
-        if self.content == "lsesim" and self.networks.channels not in (1, 3):
-            raise ConfigError(
-                "VGG16 sees grey or colour images: with `content` lsesim `channels` must be 1 or "
-                f"3; got {self.networks.channels}."
-            )
+        StyleConfig.__post_init__(self)
+        check_at_least_one(self, "num_patches", "head_width")
+        check_positive(self, "temperature", "gamma_divisor_start", "gamma_divisor_end")
+        if self.content == "lsesim":
+            check_colours(self.networks.channels, "channels")
 
 
-_SCHEDULE = ScheduleConfig(steps=100_000, decay_fraction=0.0, ema_decay=0.999)
+def _published(summary: str, method: StarGanV2RelationConfig) -> Preset:
+    schedule = ScheduleConfig(steps=100_000, decay_fraction=0.0, ema_decay=0.999)
+    return Preset(summary=summary, method=method, schedule=schedule, data=DataConfig(batch_size=8))
+
+
 _SEASONS = StarGanV2RelationConfig(
     networks=StyleNetworksConfig(num_domains=4, generator="released"),
     cycle="released",
     direction="released",
     num_patches=128,
 )
-_TOY = StyleNetworksConfig(
-    num_domains=3,
-    image_size=64,
-    base_width=16,
-    max_width=64,
-    style_width=16,
-    latent_width=8,
-    hidden_width=64,
+_WEATHER = replace(
+    _SEASONS, networks=replace(_SEASONS.networks, num_domains=5), contrast_weight=0.1
 )
 PRESETS: Mapping[str, Preset] = {
-    "paper": Preset(
-        summary="StarGAN v2 with SRC and hDCE as the paper says, 256 patches, 100,000 steps",
-        method=StarGanV2RelationConfig(),
-        schedule=_SCHEDULE,
-        data=DataConfig(batch_size=8),
+    "paper": _published(
+        "StarGAN v2 with SRC and hDCE as the paper says, 256 patches, 100,000 steps",
+        StarGanV2RelationConfig(),
     ),
-    "released-seasons": Preset(
-        summary="released, 4 domains: its own generator, the input learns, no cycle",
-        method=_SEASONS,
-        schedule=_SCHEDULE,
-        data=DataConfig(batch_size=8),
+    "released-seasons": _published(
+        "released, 4 domains: its own generator, the input learns, no cycle", _SEASONS
     ),
-    "released-weather": Preset(
-        summary="released, 5 domains: lambda_hDCE 0.1",
-        method=replace(
-            _SEASONS,
-            networks=replace(_SEASONS.networks, num_domains=5),
-            contrast_weight=0.1,
-        ),
-        schedule=_SCHEDULE,
-        data=DataConfig(batch_size=8),
-    ),
-    "lsesim": Preset(
-        summary="the paper's baseline: StarGAN v2 with LSeSim in place of SRC and hDCE",
-        method=StarGanV2RelationConfig(content="lsesim"),
-        schedule=_SCHEDULE,
-        data=DataConfig(batch_size=8),
+    "released-weather": _published("released, 5 domains: lambda_hDCE 0.1", _WEATHER),
+    "lsesim": _published(
+        "the paper's baseline: StarGAN v2 with LSeSim in place of SRC and hDCE",
+        StarGanV2RelationConfig(content="lsesim"),
     ),
     "toy": Preset(
         summary="a small model for three domains of 64 pixels, minutes on a CPU",
-        method=StarGanV2RelationConfig(
-            networks=_TOY,
-            adam=replace(_ADAM, learning_rate=5e-4),  # few steps
-            mapping_adam=replace(_ADAM, learning_rate=5e-6),
-            layers=(0, 1, 2, 3),
-            head_width=64,
-            num_patches=64,
-        ),
+        method=StarGanV2RelationConfig(**TOY, layers=(0, 1, 2, 3), head_width=64, num_patches=64),
         schedule=ScheduleConfig(steps=2000, decay_fraction=0.0, ema_decay=0.99),
         data=DataConfig(size=64, batch_size=4, workers=0),
     ),
@@ -283,88 +237,48 @@ class StarGanV2Relation(StyledMethod):
     def train_step(self, batch: DomainBatch, update: Update, progress: Progress) -> None:
         """D twice; G, F, E and P for latents; G for references. A selector learns before them."""
         config, draws = self.config, progress.draws
-        images = (batch.x_BCHW, batch.domain_B, batch.target_B)
-        latents = [
-            draws.normal_rows(len(batch), self.F.latent_width).to(batch.x_BCHW) for _ in range(2)
-        ]
-        references = (batch.reference_BCHW, batch.second_reference_BCHW)
-        parts = {
-            "latent": StyleTask(*images, *latents).split(config.micro_batch),
-            "reference": StyleTask(*images, *references).split(config.micro_batch),
-        }
+        tasks = style_tasks(self, batch, draws)
         if self._selecting:
             places = SharedPlaces(draws, config.structure.num_patches)
             colours = [ColourChange.drawn(draws) for _ in range(2)]
             selector_terms = partial(self._selector_terms, places=places, colours=colours)
-            update("S", loss=in_parts(selector_terms, parts["reference"]))
-        for kind, tasks in parts.items():
-            update("D", loss=in_parts(partial(self._discriminator_terms, kind=kind), tasks))
+            update("S", loss=in_parts(selector_terms, tasks["reference"]))
+        for kind, parts in tasks.items():
+            update("D", loss=in_parts(partial(self._discriminator_terms, kind=kind), parts))
         head = ("P",) if config.content == "relation" else ()
         for kind, learners in (("latent", ("G", "F", "E", *head)), ("reference", ("G",))):
             shared = self._pass(progress)
             generator_terms = partial(self._generator_terms, shared=shared)
-            update(*learners, loss=in_parts(generator_terms, parts[kind]))
+            update(*learners, loss=in_parts(generator_terms, tasks[kind]))
             if isinstance(shared.as_nce, Tensor):  # what the released log shows
                 update.report(**{f"{kind}_contrast_as_nce": shared.as_nce / len(batch)})
 
     def _pass(self, progress: Progress) -> _Pass:
-        config = self.config
-        of_structure = config.content == "lsesim"
+        config, step, total_steps = self.config, progress.step, progress.total_steps
+        patches = config.structure if config.content == "lsesim" else config
         return _Pass(
-            diversity_weight=fading_weight(
-                config.diversity_weight,
-                progress.step,
-                config.diversity_steps or progress.total_steps,
-            ),
+            diversity_weight=diversity_weight(config, step, total_steps),
             gamma_divisor=gamma_curriculum(  # the release counts steps from 0 here
-                progress.step / progress.total_steps,
-                config.gamma_divisor_start,
-                config.gamma_divisor_end,
+                step / total_steps, config.gamma_divisor_start, config.gamma_divisor_end
             ),
-            places=SharedPlaces(
-                progress.draws,
-                config.structure.num_patches if of_structure else config.num_patches,
-            ),
+            places=SharedPlaces(progress.draws, patches.num_patches),
         )
+
+    def previews(self, batch: DomainBatch) -> dict[str, Tensor]:
+        """Input, a random style of the target domain, a reference, its style, and back again."""
+        return domain_previews(self, batch)
 
     def latent_styles(
         self, draws: Draws, *, count: int, domain: int = 0, direction: Direction = "AtoB"
     ) -> Tensor:
         """F(z, domain) for random latents z."""
-        return self.F.random_styles(draws, same_domain(domain, count, self.num_domains))
+        return domain_latent_styles(self, draws, count=count, domain=domain)
 
     def reference_styles(
         self, reference_BCHW: Tensor, *, domain: int = 0, direction: Direction = "AtoB"
     ) -> Tensor:
         """E(x, domain) for images of the domain, at least `image_size` high and wide."""
-        domain_B = same_domain(domain, len(reference_BCHW), self.num_domains)
-        styles_BS: Tensor = self.E(reference_BCHW, domain_B.to(reference_BCHW.device))
-        return styles_BS
-
-    def translate(
-        self,
-        x_BCHW: Tensor,
-        *,
-        styles_BS: Tensor | None = None,
-        direction: Direction = "AtoB",
-    ) -> Tensor:
-        """G(x, s); unless given, s is one random style of the first domain, always the same."""
-        if styles_BS is None:
-            styles_BS = self.latent_styles(SeededDraws(0, 0), count=1).expand(len(x_BCHW), -1)
-        y_BCHW: Tensor = self.G(x_BCHW, styles_BS)
-        return y_BCHW
-
-    def previews(self, batch: DomainBatch) -> dict[str, Tensor]:
-        """Input, a random style of the target domain, a reference, its style, and back again."""
-        random_BS = self.F.random_styles(SeededDraws(0, 0), batch.target_B)
-        dressed_BCHW = self.G(batch.x_BCHW, self.E(batch.reference_BCHW, batch.target_B))
-        return {
-            "input": batch.x_BCHW,
-            "random style": self.G(batch.x_BCHW, random_BS),
-            "reference": batch.reference_BCHW,
-            "in its style": dressed_BCHW,
-            "back": self.G(dressed_BCHW, self.E(batch.x_BCHW, batch.domain_B)),
-        }
+        return domain_reference_styles(self, reference_BCHW, domain=domain)
 
     def patch_maps(self, x_BCHW: Tensor, *, translated: bool = False) -> list[PatchMap]:
         """Maps of the generator's encoder at `layers`, embedded by P.
@@ -381,46 +295,42 @@ class StarGanV2Relation(StyledMethod):
             for index, (layer, pixels) in enumerate(zip(layers, fields, strict=True))
         ]
 
+    def translate(
+        self,
+        x_BCHW: Tensor,
+        *,
+        styles_BS: Tensor | None = None,
+        direction: Direction = "AtoB",
+    ) -> Tensor:
+        """G(x, s); unless given, s is one random style of the first domain, always the same."""
+        return domain_translated(self, x_BCHW, styles_BS)
+
     def _discriminator_terms(self, task: StyleTask, kind: str) -> Terms:
-        with torch.no_grad():
-            style_BS = style_of(self.F, self.E, task.source, task.target_B)
-            fake_BCHW = self.G(task.x_BCHW, style_BS)
-        fake_logits = self.D(fake_BCHW, task.target_B)
-        with without_autocast(task.x_BCHW):  # the penalty squares gradients too small for 16 bits
-            real_BCHW = task.x_BCHW.detach().requires_grad_()
-            real_logits = self.D(real_BCHW, task.domain_B)
-            penalty = r1_penalty(real_logits, real_BCHW)
-        return {
-            f"{kind}_real": real_loss("vanilla", real_logits),
-            f"{kind}_fake": fake_loss("vanilla", fake_logits),
-            f"{kind}_penalty": self.config.penalty_weight * penalty,
-        }
+        return style_discriminator_terms(self, task, kind)
 
     def _generator_terms(self, task: StyleTask, shared: _Pass) -> Terms:
         """The terms of StarGAN v2, then those of the content; each image is encoded once."""
-        config, target_B = self.config, task.target_B
-        style_BS = style_of(self.F, self.E, task.source, target_B)
+        config = self.config
+        style_BS = style_of(self.F, self.E, task.source, task.target_B)
         maps = self.G.encodings(task.x_BCHW)
         fake_BCHW = self.G.decoded(maps[-1], style_BS)
         fake_maps = self.G.encodings(fake_BCHW)
-        again = (fake_maps if config.cycle == "paper" else maps)[-1]
-        again_BCHW = self.G.decoded(again, self.E(task.x_BCHW, task.domain_B))
-        with torch.no_grad():  # last: under autocast it would leave weights without graph behind
-            second_BS = style_of(self.F, self.E, task.second_source, target_B)
-            second_BCHW = self.G.decoded(maps[-1], second_BS)
-        style = style_distance(self.E(fake_BCHW, target_B), style_BS)
-        diversity = style_diversity(fake_BCHW, second_BCHW)
-        terms = {
-            "adversarial": generator_loss("vanilla", self.D(fake_BCHW, target_B)),
-            "style": config.style_weight * style,
-            "diversity": -shared.diversity_weight * diversity,
-            "cycle": config.cycle_weight * pixel_distance(again_BCHW, task.x_BCHW),
-        }
+        terms = style_generator_terms(
+            self,
+            task,
+            style_BS=style_BS,
+            encoding_BCHW=maps[-1],
+            fake_BCHW=fake_BCHW,
+            returning_BCHW=(fake_maps if config.cycle == "paper" else maps)[-1],
+            diversity_weight=shared.diversity_weight,
+        )
         match config.content:
             case "relation":
                 return terms | self._relation_terms(maps, fake_maps, shared)
             case "lsesim":
-                distance = self.S.distance(task.x_BCHW, fake_BCHW, shared.places)
+                with torch.no_grad():
+                    source = self.S.vgg(task.x_BCHW)
+                distance = self.S.distance(source, self.S.vgg(fake_BCHW), shared.places)
                 return terms | {"structure": config.structure.weight * distance}
             case "none":
                 return terms
@@ -453,8 +363,12 @@ class StarGanV2Relation(StyledMethod):
         self, task: StyleTask, places: SharedPlaces, colours: Sequence[ColourChange]
     ) -> Terms:
         """The other image is the reference whose style the translation takes."""
+        own, other = (
+            change(x_BCHW)
+            for change, x_BCHW in zip(colours, (task.x_BCHW, task.source), strict=True)
+        )
         with torch.no_grad():
-            style_BS = style_of(self.F, self.E, task.source, task.target_B)
-            fake_BCHW = self.G(task.x_BCHW, style_BS)
-        contrast = self.S.contrast(task.x_BCHW, fake_BCHW, task.source, places, colours)
-        return {"contrast": contrast}
+            source = self.S.vgg(task.x_BCHW.repeat(2, 1, 1, 1))
+            same = self.S.vgg(torch.cat([style_translated(self, task), own]))
+            others = self.S.vgg(torch.cat([task.source, other]).flip(2, 3))
+        return {"contrast": self.S.contrast(source, same, others, places)}

@@ -3,11 +3,10 @@
 Two generators without a cycle. A siamese network S learns, together with them, numbers for images
 such that the vector between two images is that between their translations,
 
-    L_G = L_GAN(G_A) + L_GAN(G_B) + lambda (margin + euclid + cosine),
+    L_G = L_GAN(G_AB) + L_GAN(G_BA) + lambda (margin + euclid + cosine),
 
-minimised by G_A, G_B and S at once; the margin keeps S from mapping everything to one point. The
-definition is over pairs of a batch, which must have two images at least. D_A judges domain B and
-D_B judges domain A.
+minimised by G_AB, G_BA and S at once; the margin keeps S from mapping everything to one point. The
+definition is over pairs of a batch, which must have two images at least.
 
 Differs from the released code (TensorFlow 1): D and G learn from the same batch, where it draws
 one for each; images are shuffled anew in every epoch, where neighbours stayed neighbours. The first
@@ -21,20 +20,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, final
+from typing import Annotated, ClassVar, final
 
 from torch import Tensor
 
-from patchkin.config import flag
+from patchkin.config import check_at_least_one, check_not_negative, flag
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError
-from patchkin.losses import AdversarialMode, fake_loss, generator_loss, real_loss
+from patchkin.losses import AdversarialMode
 from patchkin.losses.travel import TravelLosses, travel_losses
-from patchkin.method import Method, Preset, Progress, Terms, Update
-from patchkin.networks import InitConfig, initialize, judge_together
+from patchkin.method import Direction, Method, Preset, Progress, Terms, Update
+from patchkin.networks import InitConfig, initialize
 from patchkin.networks.siamese import GlobalDiscriminator, Siamese, TravelGenerator
 from patchkin.schedules import AdamConfig, ScheduleConfig
+from patchkin.terms.previews import two_sided_previews
+from patchkin.terms.two_sided import two_sided_adversarial_terms, two_sided_discriminator_terms
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,12 +63,8 @@ class TravelGanConfig:
     """The least squared length of a vector between two source images."""
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "out_channels", "width", "vector_width"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
-        for name in ("travel_weight", "margin"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"`{name}` must not be negative; got {getattr(self, name)}.")
+        check_at_least_one(self, "in_channels", "out_channels", "width", "vector_width")
+        check_not_negative(self, "travel_weight", "margin")
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -97,7 +94,7 @@ class TravelGan(Method):
     )
     config_type: ClassVar[type] = TravelGanConfig
     presets: ClassVar[Mapping[str, Preset]] = PRESETS
-    translating: ClassVar[tuple[str, ...]] = ("G_A", "G_B")
+    translating: ClassVar[tuple[str, ...]] = ("G_AB", "G_BA")
     directions: ClassVar[tuple[str, ...]] = ("AtoB", "BtoA")
 
     config: TravelGanConfig
@@ -106,14 +103,10 @@ class TravelGan(Method):
         super().__init__()
         self.config = config = config or TravelGanConfig()
         a, b = self.channels = (config.in_channels, config.out_channels)
-        self.G_A, self.G_B = (
-            TravelGenerator(a, b, config.width),
-            TravelGenerator(b, a, config.width),
-        )
-        self.D_A, self.D_B = (
-            GlobalDiscriminator(b, config.width),
-            GlobalDiscriminator(a, config.width),
-        )
+        self.G_AB = TravelGenerator(a, b, config.width)
+        self.G_BA = TravelGenerator(b, a, config.width)
+        self.D_B = GlobalDiscriminator(b, config.width)
+        self.D_A = GlobalDiscriminator(a, config.width)
         self.S = Siamese((a, b), config.width, config.vector_width)
         for network in self.children():
             initialize(network, config.initialization)
@@ -121,8 +114,9 @@ class TravelGan(Method):
 
     def adam(self) -> dict[str, AdamConfig]:
         """One optimizer per network; S learns with the generators, at their rate."""
-        generator, judge = self.config.generator_adam, self.config.discriminator_adam
-        return {"G_A": generator, "G_B": generator, "S": generator, "D_A": judge, "D_B": judge}
+        config = self.config
+        generators = dict.fromkeys(("G_AB", "G_BA", "S"), config.generator_adam)
+        return generators | dict.fromkeys(("D_B", "D_A"), config.discriminator_adam)
 
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
         """Both discriminators, then both generators and S."""
@@ -132,54 +126,38 @@ class TravelGan(Method):
                 f"{self.min_batch_size}; got {len(batch)}. Use --batch-size 2 or more "
                 "(released: 16)."
             )
-        fake_b_BCHW, fake_a_BCHW = self.G_A(batch.a_BCHW), self.G_B(batch.b_BCHW)
+        mode = self.config.adversarial
+        fake_b_BCHW, fake_a_BCHW = self.G_AB(batch.a_BCHW), self.G_BA(batch.b_BCHW)
         update(
-            "D_A",
             "D_B",
-            loss=lambda: {
-                **self._judging_terms("A", fake_b_BCHW.detach(), batch.b_BCHW),
-                **self._judging_terms("B", fake_a_BCHW.detach(), batch.a_BCHW),
-            },
+            "D_A",
+            loss=lambda: two_sided_discriminator_terms(
+                self,
+                batch,
+                fake_b_BCHW.detach(),
+                fake_a_BCHW.detach(),
+                mode=mode,
+                weight=0.25,  # released: half for real and fake, of the mean over both
+            ),
         )
         update(
-            "G_A",
-            "G_B",
+            "G_AB",
+            "G_BA",
             "S",
             loss=lambda: {
-                **self._adversarial_terms(fake_b_BCHW, fake_a_BCHW),
+                **two_sided_adversarial_terms(self, fake_b_BCHW, fake_a_BCHW, mode=mode),
                 **self._travel_terms(batch, fake_b_BCHW, fake_a_BCHW),
             },
         )
 
-    def translate(self, x_BCHW: Tensor, *, direction: Literal["AtoB", "BtoA"] = "AtoB") -> Tensor:
-        """G_A(x), or G_B(x) for images of domain B."""
-        y_BCHW: Tensor = (self.G_A if direction == "AtoB" else self.G_B)(x_BCHW)
+    def translate(self, x_BCHW: Tensor, *, direction: Direction = "AtoB") -> Tensor:
+        """G_AB(x), or G_BA(x) for images of domain B."""
+        y_BCHW: Tensor = (self.G_AB if direction == "AtoB" else self.G_BA)(x_BCHW)
         return y_BCHW
 
     def previews(self, batch: UnpairedBatch) -> dict[str, Tensor]:
         """Both directions."""
-        return {
-            "input": batch.a_BCHW,
-            "translated": self.G_A(batch.a_BCHW),
-            "target": batch.b_BCHW,
-            "target to source": self.G_B(batch.b_BCHW),
-        }
-
-    def _judging_terms(self, side: str, fake_BCHW: Tensor, real_BCHW: Tensor) -> Terms:
-        """Released: half for real and fake, of the mean over both discriminators."""
-        mode, network = self.config.adversarial, self.get_submodule(f"D_{side}")
-        fake_logits, real_logits = judge_together(network, fake_BCHW, real_BCHW)
-        return {
-            f"fake_{side}": 0.25 * fake_loss(mode, fake_logits),
-            f"real_{side}": 0.25 * real_loss(mode, real_logits),
-        }
-
-    def _adversarial_terms(self, fake_b_BCHW: Tensor, fake_a_BCHW: Tensor) -> Terms:
-        mode = self.config.adversarial
-        return {
-            "adversarial_A": generator_loss(mode, self.D_A(fake_b_BCHW)),
-            "adversarial_B": generator_loss(mode, self.D_B(fake_a_BCHW)),
-        }
+        return two_sided_previews(self.G_AB, self.G_BA, batch)
 
     def _travel_terms(
         self, batch: UnpairedBatch, fake_b_BCHW: Tensor, fake_a_BCHW: Tensor

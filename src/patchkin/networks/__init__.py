@@ -43,14 +43,19 @@ from patchkin.networks.stylegan2 import (
     StyleGan2GeneratorConfig,
 )
 from patchkin.networks.two_sided import (
+    STRIDED_DISCRIMINATOR,
+    STRIDED_GENERATOR,
     apply_together,
     check_pair,
     discriminator_pair,
     generator_pair,
+    pool_pair,
 )
 from patchkin.networks.unet import UNet, UNetConfig
 
 __all__ = [
+    "STRIDED_DISCRIMINATOR",
+    "STRIDED_GENERATOR",
     "BlurDownsample",
     "BlurUpsample",
     "HeadKind",
@@ -95,6 +100,7 @@ __all__ = [
     "norm_layer",
     "parse_channels",
     "patch_maps",
+    "pool_pair",
     "stack_taps",
     "unit_rows",
     "uses_bias",

@@ -8,7 +8,7 @@ Shape suffixes: B images, C channels, H and W pixels, h and w patches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from patchkin.config import flag
 from patchkin.errors import ConfigError
 from patchkin.networks.normalization import NormKind, apply_layers, norm_layer, uses_bias
 from patchkin.networks.resampling import BlurDownsample
-from patchkin.networks.resnet import ResNetConfig
 
 _KERNEL = 4
 _SLOPE = 0.2
@@ -150,13 +149,27 @@ def judge_together(
     return fake_logits, real_logits
 
 
-def check_channels(generator: ResNetConfig, discriminator: PatchGANConfig) -> None:
+class _Generating(Protocol):
+    @property
+    def in_channels(self) -> int: ...
+
+    @property
+    def out_channels(self) -> int: ...
+
+
+class _Judging(Protocol):
+    @property
+    def in_channels(self) -> int: ...
+
+
+def check_channels(generator: _Generating, discriminator: _Judging) -> None:
     """Refuse networks of a one-sided method whose channels do not fit each other.
 
     Raises:
         ConfigError: if the discriminator does not take what the generator makes, or if the domains
             differ in channels and neither is grey (see `match_channels`).
 
+    >>> from patchkin.networks import ResNetConfig
     >>> check_channels(ResNetConfig(in_channels=4), PatchGANConfig())
     Traceback (most recent call last):
     patchkin.errors.ConfigError: The generator's encoder reads its own output too, so `in_channels`

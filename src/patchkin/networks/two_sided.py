@@ -11,15 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from patchkin.errors import ConfigError
+from patchkin.networks.image_pool import ImagePool, ImagePoolConfig
 from patchkin.networks.patchgan import PatchGAN, PatchGANConfig, PixelDiscriminator, discriminator
 from patchkin.networks.resnet import ResNetConfig, ResNetGenerator
 
+STRIDED_GENERATOR = ResNetConfig(antialias_down=False, antialias_up=False)
+"""CycleGAN's: it strides and transposes convolutions where CUT's blurs and enlarges."""
+STRIDED_DISCRIMINATOR = PatchGANConfig(antialias=False)
+"""CycleGAN's."""
+
 
 def generator_pair(config: ResNetConfig) -> tuple[ResNetGenerator, ResNetGenerator]:
-    """G_A from A to B as `config` says, and G_B from B to A.
+    """G_AB as `config` says, and G_BA from B to A.
 
-    >>> G_A, G_B = generator_pair(ResNetConfig(ngf=2, blocks=1, in_channels=1))
-    >>> G_B(G_A(torch.zeros(1, 1, 8, 8))).shape
+    >>> G_AB, G_BA = generator_pair(ResNetConfig(ngf=2, blocks=1, in_channels=1))
+    >>> G_BA(G_AB(torch.zeros(1, 1, 8, 8))).shape
     torch.Size([1, 1, 8, 8])
     """
     back = replace(config, in_channels=config.out_channels, out_channels=config.in_channels)
@@ -29,14 +35,24 @@ def generator_pair(config: ResNetConfig) -> tuple[ResNetGenerator, ResNetGenerat
 def discriminator_pair(
     config: PatchGANConfig, generator: ResNetConfig
 ) -> tuple[PatchGAN | PixelDiscriminator, PatchGAN | PixelDiscriminator]:
-    """D_A, which judges the images of domain B that G_A makes, and D_B, which judges domain A.
+    """D_B, which judges images of domain B as G_AB makes them, and D_A, which judges domain A.
 
-    >>> D_A, D_B = discriminator_pair(PatchGANConfig(ndf=2), ResNetConfig(in_channels=1))
-    >>> D_A.model[0].in_channels, D_B.model[0].in_channels
+    >>> D_B, D_A = discriminator_pair(PatchGANConfig(ndf=2), ResNetConfig(in_channels=1))
+    >>> D_B.model[0].in_channels, D_A.model[0].in_channels
     (3, 1)
     """
     back = replace(config, in_channels=generator.in_channels)
     return discriminator(config), discriminator(back)
+
+
+def pool_pair(config: ImagePoolConfig, generator: ResNetConfig) -> tuple[ImagePool, ImagePool]:
+    """A pool of translations into domain B, for D_B, and one of translations into domain A.
+
+    >>> pool_B, pool_A = pool_pair(ImagePoolConfig(), ResNetConfig(in_channels=1))
+    >>> pool_B.channels, pool_A.channels
+    (3, 1)
+    """
+    return ImagePool(generator.out_channels, config), ImagePool(generator.in_channels, config)
 
 
 def check_pair(generator: ResNetConfig, discriminator: PatchGANConfig, *, identity: bool) -> None:

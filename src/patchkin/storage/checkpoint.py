@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from patchkin.storage.atomic import (
     write_bytes,
     write_text,
 )
+from patchkin.storage.names import current_names
 from patchkin.storage.shipped import find_shipped, named_so
 
 MODEL_FILE = "model.safetensors"
@@ -61,8 +62,8 @@ class ModelHeader:
     encoding: dict[str, Any] = field(default_factory=dict)
     """What the data was: value range of float images, names of domains, and width and height of
     whole training images of each domain when views are cut from them."""
-    version: int = 1
-    """Of this header."""
+    version: int = 2
+    """Of this header, and of the names of the tensors (`storage.names`)."""
 
     @property
     def height_width(self) -> tuple[int, int]:
@@ -90,6 +91,14 @@ class ModelHeader:
         if isinstance(header.get("size"), list):
             header["size"] = tuple(header["size"])
         return cls(**header)
+
+    def renamed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a file with this header, under today's names."""
+        return current_names(tensors, method=self.method, version=self.version, prefix=EMA_PREFIX)
+
+    def current(self) -> ModelHeader:
+        """The header of the same model under today's names."""
+        return replace(self, version=type(self).version)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,12 +190,13 @@ class CheckpointStore:
                     raise CheckpointError(f"`{folder / name}` is damaged: its checksum differs.")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"`{folder}` is damaged: {error}.") from error
-        header, model = read_model(folder / MODEL_FILE)
+        header, model = _read(folder / MODEL_FILE)
+        optimizers = load_file(folder / OPTIMIZERS_FILE)
         return Snapshot(
             step=step,
-            header=header,
-            model=model,
-            optimizers=load_file(folder / OPTIMIZERS_FILE),
+            header=header.current(),
+            model=header.renamed(model),
+            optimizers=header.renamed(optimizers),
             state=state["run"],
         )
 
@@ -273,9 +283,17 @@ def _hint(path: Path) -> str:
 def read_model(path: Path) -> tuple[ModelHeader, dict[str, Tensor]]:
     """Header and tensors of a model file; those in float16 (of shipped models) as float32.
 
+    Files of earlier versions are read too; their tensors have today's names.
+
     Raises:
         CheckpointError: it cannot be read or is no patchkin model.
     """
+    header, tensors = _read(path)
+    return header.current(), header.renamed(tensors)
+
+
+def _read(path: Path) -> tuple[ModelHeader, dict[str, Tensor]]:
+    """As the file has them, but for float16."""
     try:
         with safe_open(path, framework="pt") as file:
             header = ModelHeader.from_metadata(file.metadata(), path)

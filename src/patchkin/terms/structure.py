@@ -1,4 +1,4 @@
-"""LSeSim's loss as a content term for other methods (Zheng, Cham and Cai, CVPR 2021).
+"""LSeSim's spatially-correlative loss, fixed or learned (Zheng, Cham and Cai, CVPR 2021).
 
 Shape suffixes: B images, C channels, H and W pixels, K places,
 N positions that a place is compared with.
@@ -10,17 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
+from patchkin.config import check_at_least_one, check_not_negative, check_positive
 from patchkin.errors import ConfigError
+from patchkin.losses import mean_over_taps
 from patchkin.losses.spatial_correlation import (
+    MapComparison,
     self_similarity,
     structure_contrast,
     structure_distance,
 )
 from patchkin.networks import InitConfig, SharedPlaces, initialize
-from patchkin.networks.recolouring import ColourChange
 from patchkin.networks.vgg import VGG16_WIDTH, FeatureSelector, VGGFeatures
 
 
@@ -39,20 +40,40 @@ class StructureConfig:
     layers: tuple[int, ...] = (4, 7, 9)
     """Rectifiers of VGG16 whose maps are compared: relu3_1, relu4_1, relu4_3."""
     num_patches: int = 256
-    """Places drawn per layer, shared by the images of a batch; fewer if the map has fewer."""
+    """Places drawn per layer, shared by the images of a batch; fewer if the map has fewer. 0 takes
+    all."""
     window: int = 32
     """Side of the window around a place (64 with fixed features)."""
     learned: bool = True
     """Train a selector of features; without it the loss is FSeSim's."""
     temperature: float = 0.07
     """tau of the selector's contrast."""
+    comparison: MapComparison = "cosine"
+    """Of two maps (released: loss_mode)."""
+    unit_features: bool = False
+    """Scale features to unit length (released: use_norm)."""
 
     def __post_init__(self) -> None:
-        for name in ("num_patches", "window"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
-        if self.temperature <= 0:
-            raise ConfigError(f"`temperature` must be positive; got {self.temperature}.")
+        check_not_negative(self, "num_patches")
+        check_at_least_one(self, "window")
+        check_positive(self, "temperature")
+
+
+def check_colours(channels: int, name: str) -> None:
+    """Refuse images that VGG16 cannot see.
+
+    Raises:
+        ConfigError: they are neither grey nor colour.
+
+    >>> check_colours(4, "in_channels")
+    Traceback (most recent call last):
+    patchkin.errors.ConfigError: VGG16 sees grey or colour images: `in_channels` must be 1 or 3;
+    got 4.
+    """
+    if channels not in (1, 3):
+        raise ConfigError(
+            f"VGG16 sees grey or colour images: `{name}` must be 1 or 3; got {channels}."
+        )
 
 
 class StructureContent(nn.Module):
@@ -60,12 +81,13 @@ class StructureContent(nn.Module):
 
     Its parameters are the selector's; VGG16 does not learn and is no part of a checkpoint.
 
+    >>> import torch
     >>> _ = torch.manual_seed(0)
     >>> small = StructureConfig(features="random", feature_width=2, layers=(1, 2), num_patches=9)
     >>> content, x_BCHW = StructureContent(small), torch.rand(2, 3, 16, 16)
     >>> from patchkin.randomness import SeededDraws
-    >>> places = SharedPlaces(SeededDraws(0, 0), small.num_patches)
-    >>> round(content.distance(x_BCHW, x_BCHW, places).item(), 6)
+    >>> places, features = SharedPlaces(SeededDraws(0, 0), 9), content.vgg(x_BCHW)
+    >>> round(content.distance(features, features, places).item(), 6)
     0.0
     """
 
@@ -81,62 +103,60 @@ class StructureContent(nn.Module):
         self.selector = FeatureSelector(self.vgg.channels) if config.learned else None
         initialize(self, InitConfig(kind="normal"))
 
-    def distance(self, x_BCHW: Tensor, output_BCHW: Tensor, places: SharedPlaces) -> Tensor:
-        """The distance of the similarity maps, the mean over layers.
+    def distance(
+        self, source: Sequence[Tensor], output: Sequence[Tensor], places: SharedPlaces
+    ) -> Tensor:
+        """The distance of the similarity maps, a scalar, the mean over layers.
 
         Args:
-            x_BCHW: images; constant.
-            output_BCHW: their translations; receives the gradient.
+            source: VGG16's features of images, per layer; receive the gradient, unless they were
+                made without graph.
+            output: features of their translations; receive the gradient.
             places: where the maps are compared.
         """
-        output = self.vgg(output_BCHW)
-        with torch.no_grad():
-            source = self.vgg(x_BCHW)
-        pairs = self._similarities([source, output], places)
-        return torch.stack([structure_distance(*pair) for pair in pairs]).mean()
+        config = self.config
+        return mean_over_taps(
+            structure_distance(*pair, comparison=config.comparison, unit=config.unit_features)
+            for pair in self._similarities([source, output], places)
+        )
 
     def contrast(
         self,
-        x_BCHW: Tensor,
-        output_BCHW: Tensor,
-        other_BCHW: Tensor,
+        source: Sequence[Tensor],
+        same: Sequence[Tensor],
+        other: Sequence[Tensor],
         places: SharedPlaces,
-        colours: Sequence[ColourChange],
     ) -> Tensor:
-        """What the selector learns by; the images receive no gradient.
+        """What the selector learns by, a scalar in nats, the mean over layers.
 
-        An image belongs to its translation and to itself in other colours. Another image, turned
-        by 180 degrees, belongs to neither, in its own colours or others.
+        An image belongs to its translation, and to itself in other colours (`ColourChange`).
+        Another image, turned by 180 degrees, belongs to neither, in its own colours or others.
 
         Args:
-            x_BCHW: images.
-            output_BCHW: their translations.
-            other_BCHW: images of as many pixels.
+            source: VGG16's features of images, per layer, without graph.
+            same: features of images of the same structure, without graph.
+            other: features of images of another structure, without graph.
             places: where the maps are compared.
-            colours: a change for `x_BCHW`, and one for `other_BCHW`.
         """
-        own, other = (
-            change(images) for change, images in zip(colours, (x_BCHW, other_BCHW), strict=True)
-        )
-        with torch.no_grad():
-            source = self.vgg(x_BCHW.repeat(2, 1, 1, 1))
-            target = self.vgg(torch.cat([output_BCHW, own]))
-            others = self.vgg(torch.cat([other_BCHW, other]).flip(2, 3))
-        losses = [
+        return mean_over_taps(
             structure_contrast(*maps, temperature=self.config.temperature)
-            for maps in self._similarities([source, target, others], places)
-        ]
-        return torch.stack(losses).mean()
+            for maps in self._similarities([source, same, other], places)
+        )
 
     def _similarities(
         self, images: Sequence[Sequence[Tensor]], places: SharedPlaces
     ) -> list[tuple[Tensor, ...]]:
         """Similarity maps at the same places of several images, [B, K, N] per layer."""
+        config = self.config
         if self.selector is not None:
             images = [self.selector(maps) for maps in images]
+        places_LK: list[Tensor | None] = [None] * len(config.layers)
+        if config.num_patches:
+            places_LK = [*places.on(images[0])]
         return [
             tuple(
-                self_similarity(map_BCHW, places_K, window=self.config.window) for map_BCHW in layer
+                self_similarity(map_BCHW, places_K, window=config.window, unit=config.unit_features)
+                for map_BCHW in layer
             )
-            for places_K, *layer in zip(places.on(images[0]), *images, strict=True)
+            for places_K, *layer in zip(places_LK, *images, strict=True)
         ]

@@ -155,7 +155,8 @@ class Family:
 
 _JUDGES = (PATCHGAN, PIXEL)
 _ONE_SIDED = {"G": "G", "D": "D", "F": "F"}
-_TWO_SIDED = {"G_A": "G_A", "G_B": "G_B", "D_A": "D_A", "D_B": "D_B"}
+_TWO_SIDED = {"G_A": "G_AB", "G_B": "G_BA", "D_A": "D_B", "D_B": "D_A"}
+"""CycleGAN's code names a discriminator by the direction of the generator that it plays against."""
 _DUAL = _TWO_SIDED | {"F1": "F_A", "F2": "F_B"}
 
 FAMILIES = (
@@ -166,7 +167,11 @@ FAMILIES = (
         networks=_ONE_SIDED,
         kinds=(STYLEGAN2_GENERATOR, STYLEGAN2_DISCRIMINATOR, PROJECTION),
     ),
-    Family(method=LSeSim, networks=_ONE_SIDED, kinds=(RESNET, *_JUDGES, SELECTOR)),
+    Family(
+        method=LSeSim,
+        networks=_ONE_SIDED | {"F": "S.selector"},
+        kinds=(RESNET, *_JUDGES, SELECTOR),
+    ),
     Family(
         method=NegCut,
         networks=_ONE_SIDED | {"N": "N", "F_": "F_average"},
@@ -220,7 +225,7 @@ are those of a method's presets: what differs is only how they were trained."""
 def _generators(found: Found) -> Iterator[tuple[str, Any]]:
     """The generators' configurations, as of the direction from A to B."""
     for name, taken in found.items():
-        if name == "G_B":
+        if name == "G_BA":
             yield name, _turned(taken.config)
         elif name.startswith("G"):
             yield name, taken.config
@@ -253,19 +258,19 @@ def _generator_behind(default: Any, heads: Mapping[str, HeadShape], found: Found
     if isinstance(default, ResNetConfig):
         for head in heads.values():
             changes["ngf"] = max(max(head.channels) // 4, 1)  # of the residual blocks
-    for name in ("D", "D_A"):
+    for name in ("D", "D_B"):
         if name in found and not isinstance(default, UNetConfig):
             changes["out_channels"] = found[name].config.in_channels
     return replace(default, **changes)
 
 
 def _discriminator(base: Any, found: Found, generator: Any) -> Any:
-    """The configuration of D and D_A; the others are the same for other channels."""
+    """The configuration of D and D_B; that of D_A is the same for other channels."""
     seen = generator.out_channels
     if isinstance(generator, UNetConfig):  # pix2pix judges source and translation together
         seen += generator.in_channels
     judges = [
-        (name, taken.config if name != "D_B" else replace(taken.config, in_channels=seen))
+        (name, taken.config if name != "D_A" else replace(taken.config, in_channels=seen))
         for name, taken in found.items()
         if name.startswith("D")
     ]

@@ -80,7 +80,8 @@ def _read_safetensors(path: Path) -> tuple[ModelHeader | None, dict[str, Tensor]
     if "patchkin" not in metadata:
         return None, tensors
     try:
-        return ModelHeader.from_metadata(metadata, path), tensors
+        header = ModelHeader.from_metadata(metadata, path)
+        return header.current(), header.renamed(tensors)
     except (ValueError, TypeError) as error:
         raise unreadable(path, error) from error
 
