@@ -13,6 +13,7 @@ from torchvision.models import squeezenet1_1
 
 from patchkin.scoring import evaluate as evaluation
 from patchkin.translation.files import plan, translate_files
+from patchkin.translation.record import RECORD_FOLDER
 from patchkin.translation.translator import Translator
 
 
@@ -32,7 +33,7 @@ def photos(toy_root, tmp_path_factory):
 def whole(finished_run, photos, tmp_path_factory):
     """Translations by one process: bytes of files by name."""
     output = tmp_path_factory.mktemp("whole")
-    translate_files(Translator.load(finished_run, device="cpu"), plan([str(photos)], output))
+    translate_files(Translator.load(finished_run, device="cpu"), plan([str(photos)], output).jobs)
     return contents(output)
 
 
@@ -40,7 +41,7 @@ def contents(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and RECORD_FOLDER not in path.parts
     }
 
 

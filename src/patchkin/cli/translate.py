@@ -134,9 +134,9 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
     if options.processes < 1:
         raise ConfigError(f"`--processes` must be at least 1; got {options.processes}.")
     _resizing(options)
-    for path in (options.output, options.grid):
-        if path is not None:
-            check_output(path)
+    check_output(options.output)
+    if options.grid is not None:
+        check_output(options.grid, "--grid")
     shard = chosen_shard(options.shard)
     if options.grid is not None and not shard.is_all:
         raise ConfigError(

@@ -202,8 +202,12 @@ def renamed(jobs: Sequence[Job], rename: Callable[[Path], Path]) -> list[Job]:
     return changed
 
 
-def check_output(output: Path) -> None:
+def check_output(output: Path, flag: str = "--output") -> None:
     """Find out whether a folder, or a file, can be written, without leaving anything there.
+
+    Args:
+        output: the folder or file.
+        flag: that named it.
 
     Raises:
         StorageError: it cannot.
@@ -212,7 +216,7 @@ def check_output(output: Path) -> None:
     while not folder.is_dir():
         if folder.exists() and folder != output:
             raise StorageError(
-                f"Cannot write `{output}`: `{folder}` is a file. Choose another --output."
+                f"Cannot write `{output}`: `{folder}` is a file. Choose another {flag}."
             )
         if folder == folder.parent:
             break
@@ -222,7 +226,7 @@ def check_output(output: Path) -> None:
             pass
     except OSError as error:
         raised = StorageError(
-            f"Cannot write into `{folder}`: {reason(error)}. Choose another --output."
+            f"Cannot write into `{folder}`: {reason(error)}. Choose another {flag}."
         )
         raised.errno = error.errno
         raise raised from error
