@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import sys
 from typing import Literal
 
 import torch
@@ -57,6 +58,21 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
     if precision == "16-mixed" and device.type == "cpu":
         raise ConfigError("--precision 16-mixed needs a GPU. Use bf16-mixed or 32-true.")
     return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """The most memory that this process has held: of a GPU, or else of the machine.
+
+    None where the operating system does not say, as Windows.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, the others KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4

@@ -37,6 +37,10 @@ class StorageError(PatchkinError, OSError):
     """A file could not be written; whatever had been saved before is still there."""
 
 
+class InUseError(StorageError):
+    """Another process writes into the folder."""
+
+
 class DownloadError(PatchkinError, OSError):
     """A file could not be fetched, or what came is not what was asked for."""
 

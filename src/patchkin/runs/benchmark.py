@@ -8,7 +8,6 @@ convolutions and matrix products, forward and backward, two operations for each 
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,14 @@ from patchkin.data.domains import DomainBatch
 from patchkin.data.loading import open_training_data, training_loader
 from patchkin.data.paired import PairedBatch
 from patchkin.data.single import SingleImageDataset
-from patchkin.devices import Device, Precision, autocast_dtype, choose_device, keep_freed_memory
+from patchkin.devices import (
+    Device,
+    Precision,
+    autocast_dtype,
+    choose_device,
+    keep_freed_memory,
+    peak_memory_bytes,
+)
 from patchkin.errors import ConfigError, PatchkinError
 from patchkin.method import Method, Progress
 from patchkin.methods import METHODS
@@ -204,10 +210,8 @@ def _translate_seconds(method: Method, case: Case, device: torch.device) -> floa
 
 def _memory_gb(device: torch.device) -> float:
     """The largest so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    found = peak_memory_bytes(device)
+    return float("nan") if found is None else found / 1e9
 
 
 def loading_rates(

@@ -7,19 +7,16 @@ A run folder keeps `checkpoints/step_XXXXXXXX/` with
     state.json              step, checksums of the two files above, and what else a run must know
 
 and the pointers `checkpoints/last` and `checkpoints/best`, text files with the name of a folder. A
-folder is written under a temporary name, synced to disk, then renamed: one that has its final name
-is whole. Its checksums are verified when it is read, and a damaged one gives way to the one before.
+folder that has its final name is whole (`storage.atomic`). Its checksums are verified when it is
+read, and a damaged one gives way to the one before.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from patchkin.errors import CheckpointError, StorageError
+from patchkin.errors import CheckpointError
+from patchkin.storage.atomic import (
+    new_folder,
+    remove_folder,
+    remove_remains,
+    write_bytes,
+    write_text,
+)
 from patchkin.storage.shipped import find_shipped, named_so
 
 MODEL_FILE = "model.safetensors"
@@ -37,7 +41,8 @@ OPTIMIZERS_FILE = "optimizers.safetensors"
 STATE_FILE = "state.json"
 EMA_PREFIX = "ema."
 _FOLDER = re.compile(r"step_(\d{8,})")
-_TEMPORARY = ".unfinished-"
+_OS_ERROR = re.compile(r"([^:]+) \(os error (\d+)\)")
+"""How safetensors tells what the operating system said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,34 +119,16 @@ class CheckpointStore:
             StorageError: full disk or no permission. Everything saved before is untouched.
         """
         target = self.path(snapshot.step)
-        unfinished = self.folder / f"{_TEMPORARY}{target.name}"
-        replaced = self.folder / f"{_TEMPORARY}{target.name}-replaced"
-        with _storage_errors(target):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(unfinished, ignore_errors=True)
-            try:
-                unfinished.mkdir()
-                self._write_files(unfinished, snapshot)
-                if target.exists():  # the same step once more, as after an interruption
-                    shutil.rmtree(replaced, ignore_errors=True)
-                    target.rename(replaced)
-                unfinished.rename(target)
-                shutil.rmtree(replaced, ignore_errors=True)
-            except BaseException:
-                shutil.rmtree(unfinished, ignore_errors=True)
-                raise
-            _sync(self.folder)
+        remove_remains(self.folder)
+        with new_folder(target, replace=True) as unfinished:
+            self._write_files(unfinished, snapshot)
         self.point("last", snapshot.step)
         self._remove_old()
         return target
 
     def point(self, name: str, step: int) -> None:
         """Let `last` or `best` name the checkpoint of a step."""
-        pointer = self.folder / name
-        with _storage_errors(pointer):
-            temporary = pointer.with_name(f"{_TEMPORARY}{name}")
-            temporary.write_text(self.path(step).name + "\n", encoding="utf-8")
-            temporary.replace(pointer)
+        write_text(self.folder / name, self.path(step).name + "\n")
 
     def pointed(self, name: str) -> Path | None:
         """The folder that a pointer names, if both are there."""
@@ -204,11 +191,7 @@ class CheckpointStore:
             "sha256": {name: _sha256(folder / name) for name in tensors},
             "run": snapshot.state,
         }
-        with (folder / STATE_FILE).open("w", encoding="utf-8") as file:
-            json.dump(state, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync(folder)
+        write_bytes(folder / STATE_FILE, json.dumps(state, indent=1).encode(), synced=False)
 
     def _remove_old(self) -> None:
         if self._keep == 0:
@@ -216,28 +199,24 @@ class CheckpointStore:
         pinned = {self.pointed("best"), self.pointed("last")}
         for step in self.steps()[: -self._keep]:
             if self.path(step) not in pinned:
-                shutil.rmtree(self.path(step), ignore_errors=True)
+                remove_folder(self.path(step))
 
 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None
 ) -> None:
-    """A synced safetensors file; errors of the disk are raised as `OSError`."""
+    """A safetensors file, as readable as its folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     try:
         save_file(contiguous, path, metadata)
     except SafetensorError as error:
-        raise OSError(str(error)) from error
-    path.chmod(_readable_mode())
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _readable_mode() -> int:
-    """As for any new file: safetensors makes files that only their owner can read."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
+        told = _OS_ERROR.search(str(error))
+        raise OSError(*((int(told[2]), told[1].strip()) if told else (str(error),))) from error
+    path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets only its owner read it
 
 
 def find_model(path: Path, *, which: str = "last") -> Path:
@@ -378,23 +357,3 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some file systems cannot sync a folder
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(
-            f"Cannot write `{path}`: {reason}. What was saved before is untouched."
-        ) from error

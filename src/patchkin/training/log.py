@@ -20,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from patchkin.storage.atomic import append_line, write_text
+
 
 class RunLog:
     """Appends to `log.jsonl` and shows progress on standard error."""
@@ -53,7 +55,11 @@ class RunLog:
         self._bar = None
 
     def truncate_after(self, step: int) -> None:
-        """Drop the lines of steps that a resumed run will do again."""
+        """Drop the lines of steps that a resumed run will do again.
+
+        Raises:
+            StorageError: the file cannot be written; it is as it was.
+        """
         if self._quiet or not self._path.is_file():
             return
         kept = []
@@ -63,16 +69,16 @@ class RunLog:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
                 continue  # the torn last line of a killed run
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        temporary.replace(self._path)
+        write_text(self._path, "".join(kept))
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """One line of `log.jsonl`."""
-        if self._quiet:
-            return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """One line of `log.jsonl`.
+
+        Raises:
+            StorageError: it cannot be written; the lines before it are whole.
+        """
+        if not self._quiet:
+            append_line(self._path, json.dumps(record))
 
     def say(self, message: str) -> None:
         """A line for people, on standard error."""

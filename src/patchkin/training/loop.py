@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 import torch
 
-from patchkin.errors import CheckpointError, DivergenceError, StorageError
-from patchkin.images import image_grid
+from patchkin.devices import peak_memory_bytes
+from patchkin.errors import CheckpointError, DivergenceError
+from patchkin.images import image_grid, write_pillow
 from patchkin.method import Method, Progress, translating_mode
 from patchkin.randomness import SeededDraws, derive_seed
 from patchkin.schedules import ScheduleConfig
@@ -29,7 +30,7 @@ from patchkin.storage.checkpoint import (
     optimizer_tensors,
 )
 from patchkin.training.averaging import WeightAverage
-from patchkin.training.collectives import any_process, mean_over_processes
+from patchkin.training.collectives import any_process, by_first_process, mean_over_processes
 from patchkin.training.compilation import CompiledSteps
 from patchkin.training.config import TrainingConfig
 from patchkin.training.fabric import Fabric
@@ -228,7 +229,7 @@ class _Run:
         record = {"step": self.step, "scores": scores, "best": is_best}
         if self.step == 0 and self.scorer.baseline is not None:
             record["baseline"] = self.scorer.baseline
-        self.log.write(record)
+        by_first_process(self.fabric, lambda: self.log.write(record))
         listed = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self.log.say(f"step {self.step}/{self.total_steps}  validation: {listed}")
         return self.step > 0
@@ -243,17 +244,17 @@ class _Run:
     def _preview(self, *, final: bool) -> None:
         every = self.training.preview_every
         due = final or self.step == 0 or (every and self.step % every == 0)
-        if self._preview_batch is None or not due:
+        if due:
+            by_first_process(self.fabric, self._write_preview)
+
+    def _write_preview(self) -> None:
+        if self._preview_batch is None:
             return
-        folder = self.run_dir / "previews"
         with self._averaged(), translating_mode(self.method), self.fabric.autocast():
             columns = self.method.previews(self._preview_batch.to(self.fabric.device))
         rows = list(zip(*(images.float().cpu() for images in columns.values()), strict=True))
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            image_grid(rows, captions=list(columns)).save(folder / f"step_{self.step:08d}.png")
-        except OSError as error:
-            raise StorageError(f"Cannot write into `{folder}`: {error.strerror}.") from error
+        file = self.run_dir / "previews" / f"step_{self.step:08d}.png"
+        write_pillow(file, image_grid(rows, captions=list(columns)))
 
     def _averaged(self) -> Any:
         return self.average.in_place() if self.average is not None else nullcontext()
@@ -280,24 +281,17 @@ class _Run:
             },
             "memory_mib": _peak_memory_mib(self.fabric.device),
         }
-        self.log.write(record)
+        by_first_process(self.fabric, lambda: self.log.write(record))
         self.log.show_terms(record)
         self.window = Window()
 
     def _save(self) -> None:
-        """A checkpoint by the first process; the others learn whether it went well."""
-        problem = ""
-        if self.fabric.is_global_zero:
-            try:
-                self.store.save(self._snapshot())
-                if self.best.step == self.step:
-                    self.store.point("best", self.step)
-            except StorageError as error:
-                problem = str(error)
-        if self.fabric.world_size > 1:
-            problem = self.fabric.broadcast(problem)
-        if problem:
-            raise StorageError(problem)
+        by_first_process(self.fabric, self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
+        self.store.save(self._snapshot())
+        if self.best.step == self.step:
+            self.store.point("best", self.step)
 
     def _snapshot(self) -> Snapshot:
         model = dict(self.method.state_dict())
@@ -335,19 +329,23 @@ class _Run:
             self.updater.scaler.load_state_dict(snapshot.state["scaler"])
         self.best = _Best(**snapshot.state["best"])
         self.step = snapshot.step
-        self.log.truncate_after(self.step)
+        by_first_process(self.fabric, self._mend_files)
         self.log.say(f"Resuming {self.run_dir} after step {self.step}/{self.total_steps}.")
+
+    def _mend_files(self) -> None:
+        """As they are after the save of this step, wherever within or after it the run ended."""
+        self.log.truncate_after(self.step)
+        self.store.point("last", self.step)
+        if self.best.step is not None and self.store.path(self.best.step).is_dir():
+            self.store.point("best", self.best.step)
 
     def _trained(self) -> dict[str, torch.nn.Module]:
         return {name: self.method.get_submodule(name) for name in self.updater.optimizers}
 
 
-def _peak_memory_mib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    import resource  # not on Windows, where there is no figure
-
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+def _peak_memory_mib(device: torch.device) -> float | None:
+    found = peak_memory_bytes(device)
+    return None if found is None else round(found / 2**20, 1)
 
 
 @contextmanager
