@@ -180,6 +180,6 @@ def evaluation_images(
     """
     for start in range(0, len(paths), batch_size):
         chunk = paths[start : start + batch_size]
-        pictures = [transformable(read_image(path, channels), value_range) for path in chunk]
-        images = [finished(resized(picture.pixels, size, size)) for picture in pictures]
+        whole = [transformable(read_image(path, channels), value_range) for path in chunk]
+        images = [finished(resized(pixels, size, size)) for pixels in whole]
         yield ImageBatch(torch.stack(images), tuple(path.stem for path in chunk))

@@ -29,10 +29,10 @@ from patchkin.data.folders import cache_folder
 from patchkin.data.layouts import TOY, PairedImages, detect_layout, image_files
 from patchkin.data.steps import StepBatches, StepLoader
 from patchkin.data.toy import MAX_SIZE, MIN_SIZE, TOY_VERSION, Scene
-from patchkin.data.transforms import SeededViewDraws, resized, size_of, view
+from patchkin.data.transforms import Pixels, SeededViewDraws, resized, size_of, view
 from patchkin.data.verify import Broken, verify_images, without_broken
 from patchkin.errors import DataError, StorageError
-from patchkin.images import Picture, Pixels, read_image, write_pillow
+from patchkin.images import Picture, read_image, write_pillow
 from patchkin.randomness import derive_seed
 
 _TOY_COUNTS = {"train": 300, "val": 24, "test": 24}
@@ -141,7 +141,7 @@ def read_pair(
     wanted = channels if config.direction == "AtoB" else channels[::-1]
     halves: list[Pixels] = []
     for side, number in zip(("left", "right"), wanted, strict=True):
-        pixels = transformable(read(path, number), config.value_range).pixels
+        pixels = transformable(read(path, number), config.value_range)
         width, height = size_of(pixels)
         if width < 2:
             raise DataError(f"`{path}` is {width} pixel wide and cannot hold a pair side by side.")

@@ -18,9 +18,9 @@ from torch.utils.data import Dataset
 
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, UnpairedBatch, UnpairedItem, finished, transformable
-from patchkin.data.transforms import mirrored, resized, rounded_sides, size_of
+from patchkin.data.transforms import Pixels, mirrored, resized, rounded_sides, size_of
 from patchkin.errors import DataError
-from patchkin.images import Pixels, read_image
+from patchkin.images import read_image
 from patchkin.randomness import derive_seed
 
 Domain = Literal["a", "b"]
@@ -145,11 +145,11 @@ def cropped(pixels: Pixels, crop: Crop, side: int) -> Pixels:
 
 
 def _decoded(path: Path, config: DataConfig, channels: int) -> Pixels:
-    picture = transformable(read_image(path, channels), config.value_range)
-    width, height = picture.size
+    pixels = transformable(read_image(path, channels), config.value_range)
+    width, height = size_of(pixels)
     if min(width, height) < config.size:
         raise DataError(
             f"`{path}` has {width} x {height} pixels and is smaller than the crops of "
             f"{config.size}; take a larger image, or a smaller --size."
         )
-    return picture.pixels
+    return pixels

@@ -1,15 +1,15 @@
 """A decoded file: its pixels, and how the file stores them.
 
-8-bit pictures stay Pillow images until `to_tensor`, because the published pipelines resize them
-with Pillow in 8 bits and results depend on it. Everything else (16-bit, float, other numbers of
-channels than 1 and 3) is a CHW tensor.
+8-bit pictures stay Pillow images until they become values, because the published pipelines resize
+them with Pillow in 8 bits and results depend on it. Everything else (16-bit, float, other numbers
+of channels than 1 and 3) is a CHW array.
 
 | in the file                                   | pixels of the `Picture`          |
 |-----------------------------------------------|----------------------------------|
 | 8 bits, grey or colour, any Pillow format     | Pillow image of mode L or RGB    |
-| 16-bit PNG, PGM or TIFF, uint16 NPY           | uint16 tensor                    |
-| float TIFF or NPY                             | float32 tensor                   |
-| 8 bits, 2 or more than 3 channels (TIFF, NPY) | uint8 tensor                     |
+| 16-bit PNG, PGM or TIFF, uint16 NPY           | uint16 array                     |
+| float TIFF or NPY                             | float array                      |
+| 8 bits, 2 or more than 3 channels (TIFF, NPY) | uint8 array                      |
 
 Shape suffixes: C channels, H and W pixels.
 """
@@ -22,14 +22,13 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
-from patchkin.errors import ConfigError, DataError
+from patchkin.errors import DataError
 from patchkin.images.faults import DECODING_ERRORS
 
-Pixels: TypeAlias = "Image.Image | Tensor"
+Array: TypeAlias = npt.NDArray[Any]
+Pixels: TypeAlias = "Image.Image | Array"
 ValueRange: TypeAlias = tuple[float, float]
 Rounding: TypeAlias = Literal["released", "nearest"]
 
@@ -42,7 +41,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Files that count as images, lower case; a name is compared without regard to case."""
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's conversion to L
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's conversion to L
 _MAX_NPY_CHANNELS = 64  # a longer last axis is a width: the array is CHW
 
 
@@ -61,7 +60,7 @@ class Picture:
     """A decoded file."""
 
     pixels: Pixels
-    """Pillow image (L or RGB), or CHW tensor (uint8, uint16 or float32)."""
+    """Pillow image (L or RGB), or CHW array (uint8, uint16 or float32)."""
     encoding: Encoding
     """Of the file, before channels were added or removed."""
     name: str = "the image"
@@ -87,17 +86,17 @@ def is_image_file(path: Path) -> bool:
 def encoding_of(pixels: Pixels) -> Encoding:
     """What a file must store to hold these pixels without loss.
 
-    >>> encoding_of(torch.zeros(5, 2, 2, dtype=torch.uint16))
+    >>> encoding_of(np.zeros((5, 2, 2), np.uint16))
     Encoding(bits=16, channels=5)
     """
     if isinstance(pixels, Image.Image):
         return Encoding(8, 1 if pixels.mode == "L" else 3)
-    bits: dict[torch.dtype, Literal[8, 16, 32]] = {torch.uint8: 8, torch.uint16: 16}
-    return Encoding(bits.get(pixels.dtype, 32), pixels.shape[0])
+    bits: dict[str, Literal[8, 16, 32]] = {"uint8": 8, "uint16": 16}
+    return Encoding(bits.get(pixels.dtype.name, 32), pixels.shape[0])
 
 
-def pixels_from_array(array: npt.NDArray[Any]) -> Pixels:
-    """A decoded array, HW or HWC, as a Pillow image where one can hold it, else as a CHW tensor.
+def pixels_from_array(array: Array) -> Pixels:
+    """A decoded array, HW or HWC, as a Pillow image where one can hold it, else as a CHW array.
 
     Args:
         array: uint8, uint16, bool (0 and 255) or float.
@@ -106,7 +105,7 @@ def pixels_from_array(array: npt.NDArray[Any]) -> Pixels:
         DataError: if it has another type or shape, or floats that are not finite.
 
     >>> pixels_from_array(np.zeros((2, 4), np.uint16)).shape
-    torch.Size([1, 2, 4])
+    (1, 2, 4)
     """
     if array.ndim == 2:
         array = array[:, :, None]
@@ -127,7 +126,7 @@ def pixels_from_array(array: npt.NDArray[Any]) -> Pixels:
             np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array)
         )
     native = array.astype(array.dtype.newbyteorder("="))
-    return torch.from_numpy(np.ascontiguousarray(native.transpose(2, 0, 1)))
+    return np.ascontiguousarray(native.transpose(2, 0, 1))
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -147,38 +146,26 @@ def with_channels(pixels: Pixels, channels: int, name: str) -> Pixels:
     >>> with_channels(Image.new("RGB", (1, 1), (255, 0, 0)), 1, "a.png").getpixel((0, 0))
     76
     """
-    if isinstance(pixels, Image.Image) and channels in (1, 3):
-        return pixels.convert("L" if channels == 1 else "RGB")
-    if isinstance(pixels, Tensor) and (pixels.shape[0], channels) == (1, 3):
-        return pixels.expand(3, -1, -1)
-    if isinstance(pixels, Tensor) and (pixels.shape[0], channels) == (3, 1):
-        return luma(pixels.float()).round().to(pixels.dtype)
+    if isinstance(pixels, Image.Image):
+        if channels in (1, 3):
+            return pixels.convert("L" if channels == 1 else "RGB")
+    elif (pixels.shape[0], channels) == (1, 3):
+        return np.repeat(pixels, 3, axis=0)
+    elif (pixels.shape[0], channels) == (3, 1):
+        grey = luma(pixels.astype(np.float32))
+        return grey if pixels.dtype.kind == "f" else np.rint(grey).astype(pixels.dtype)
     raise DataError(
         f"`{name}` has {encoding_of(pixels).channels} channels, {channels} are wanted; "
         "set the channels of this domain, or convert the files."
     )
 
 
-def image_with_channels(image_CHW: Tensor, channels: int) -> Tensor:
-    """A float image with 1 or 3 channels for a file, as `with_channels` but without rounding.
-
-    Raises:
-        ConfigError: for any other pair of numbers.
-    """
-    if (image_CHW.shape[0], channels) == (1, 3):
-        return image_CHW.expand(3, -1, -1)
-    if (image_CHW.shape[0], channels) == (3, 1):
-        return luma(image_CHW)
-    raise ConfigError(
-        f"An image with {image_CHW.shape[0]} channels cannot be written with {channels}."
-    )
-
-
-def luma(image_CHW: Tensor) -> Tensor:
+def luma(image_CHW: Array) -> Array:
     """Grey [1, H, W] of a float RGB image, by the weights of ITU-R 601.
 
-    >>> luma(torch.tensor([1.0, 0.0, 0.0])[:, None, None]).item() == torch.tensor(0.299).item()
+    >>> bool(luma(np.float32([1, 0, 0])[:, None, None])[0, 0, 0] == np.float32(0.299))
     True
     """
-    weights = torch.tensor(_LUMA, dtype=image_CHW.dtype, device=image_CHW.device)
-    return (image_CHW * weights[:, None, None]).sum(dim=0, keepdim=True)
+    weights = np.array(LUMA, image_CHW.dtype)[:, None, None]
+    grey: Array = (image_CHW * weights).sum(axis=0, keepdims=True)
+    return grey

@@ -121,9 +121,9 @@ class Protocol:
         Raises:
             DataError: float values outside [0, 1], see `images.to_tensor`.
         """
-        if isinstance(picture.pixels, Tensor):
-            return self.prepare_output(to_tensor(picture))
-        return self._prepare(picture.pixels.convert("RGB"))
+        if isinstance(picture.pixels, Image.Image):
+            return self._prepare(picture.pixels.convert("RGB"))
+        return self.prepare_output(to_tensor(picture))
 
     def prepare_output(self, image_CHW: Tensor) -> Tensor:
         """As `prepare`, of an output in [-1, 1] with 1 or 3 channels, as if saved and read again.

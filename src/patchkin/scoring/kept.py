@@ -85,9 +85,8 @@ def load_at(path: Path, channels: int, size: int | None) -> Tensor:
     Raises:
         DataError: it cannot be read.
     """
-    picture = transformable(read_image(path, channels), None)
-    pixels = picture.pixels if size is None else resized(picture.pixels, size, size)
-    return finished(pixels)
+    pixels = transformable(read_image(path, channels), None)
+    return finished(pixels if size is None else resized(pixels, size, size))
 
 
 def _model_key(translator: Translator) -> str:

@@ -268,9 +268,8 @@ def _forms(
             (load_size, kind, (image.height, image.width, *depth), image.tobytes())
             for load_size, image in images.items()
         ]
-    array = pixels.contiguous().numpy()
     kinds: dict[str, Kind] = {"uint8": "uint8", "uint16": "uint16", "float32": "float32"}
-    return [(None, kinds[array.dtype.name], array.shape, array.tobytes())]
+    return [(None, kinds[pixels.dtype.name], pixels.shape, pixels.tobytes())]
 
 
 def _written(image: _Decoded, file: BinaryIO) -> Entry:
