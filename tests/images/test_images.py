@@ -290,7 +290,7 @@ def test_npy_of_uint8_is_an_ordinary_picture(tmp_path):
     [
         (np.zeros((3, 8, 90), np.uint8), r"expected HWC\. Is it CHW"),
         (np.zeros(7, np.uint8), "expected HW or HWC"),
-        (np.zeros((4, 4), np.int64), "values of type int64; expected uint8, uint16 or float"),
+        (np.zeros((4, 4), np.int64), "values of type int64; expected integers of at most 32 bits"),
         (np.full((4, 4), np.nan), "not numbers"),
         (np.array([{}], dtype=object), "allow_pickle=False"),
     ],

@@ -24,7 +24,7 @@ from patchkin.cli.parsing import parse
 from patchkin.config import flag
 from patchkin.devices import Device, Precision, keep_freed_memory, take_accelerator
 from patchkin.errors import ConfigError
-from patchkin.images import write_pillow
+from patchkin.images import Ranges, write_pillow
 from patchkin.method import Direction, Method, StyledMethod
 from patchkin.parallel.processes import in_processes
 from patchkin.parallel.shards import Shard, chosen_shard, local_number
@@ -139,7 +139,8 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
             outcome = _merged(parts)
             if options.grid is not None:
                 translator, jobs = _load(options, methods), plan(options.inputs, options.output)
-                _write_grid(options, jobs, _styles(options, translator))
+                chosen = _styles(options, translator)
+                _write_grid(options, jobs, chosen, translator.value_ranges)
         else:
             outcome = work(1, show)
     _tell(outcome, options, shard)
@@ -184,7 +185,7 @@ def _translate(
         on_file=lambda _: tell(0),
     )
     if options.processes == 1:
-        _write_grid(options, jobs, chosen)
+        _write_grid(options, jobs, chosen, translator.value_ranges)
     return outcome
 
 
@@ -203,10 +204,18 @@ def _load(options: TranslateOptions, methods: Mapping[str, type[Method]]) -> Tra
     return translator
 
 
-def _write_grid(options: TranslateOptions, jobs: Sequence[Job], chosen: _Chosen | None) -> None:
+def _write_grid(
+    options: TranslateOptions,
+    jobs: Sequence[Job],
+    chosen: _Chosen | None,
+    value_ranges: Ranges,
+) -> None:
     if options.grid is None or chosen is None:
         return
-    write_pillow(options.grid, style_grid(jobs[:GRID_ROWS], chosen.styles, domain=chosen.domain))
+    grid = style_grid(
+        jobs[:GRID_ROWS], chosen.styles, domain=chosen.domain, value_ranges=value_ranges
+    )
+    write_pillow(options.grid, grid)
     if len(jobs) > GRID_ROWS:
         print(f"{options.grid}: the first {GRID_ROWS} inputs only", file=sys.stderr)
 

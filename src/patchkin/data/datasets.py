@@ -136,16 +136,17 @@ class UnpairedDataset(Dataset[UnpairedItem]):
     def __getitem__(self, place: Place) -> UnpairedItem:
         a, b = self.files(place)
         return UnpairedItem(
-            self._view(a, "a", self.channels[0], place),
-            self._view(b, "b", self.channels[1], place),
+            self._view(a, "a", place),
+            self._view(b, "b", place),
             a.stem,
             b.stem,
         )
 
-    def _view(self, path: Path, domain: str, channels: int, place: Place) -> Tensor:
-        config = self.config
+    def _view(self, path: Path, domain: str, place: Place) -> Tensor:
+        config, side = self.config, "ab".index(domain)
+        channels, value_range = self.channels[side], self.config.value_ranges[side]
         load_size = config.resolved_load_size if place.jitter else config.size
-        whole = transformable(self.read(path, channels, load_size), config.value_range)
+        whole = transformable(self.read(path, channels, load_size), value_range)
         draws = SeededViewDraws(derive_seed(self.seed, "view", domain, place.epoch, place.item))
         try:
             pixels = view(

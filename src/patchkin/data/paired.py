@@ -138,10 +138,11 @@ def read_pair(
     Raises:
         DataError: if the file cannot be used.
     """
-    wanted = channels if config.direction == "AtoB" else channels[::-1]
+    forward = config.direction == "AtoB"
+    wanted = list(zip(channels, config.value_ranges, strict=True))[:: 1 if forward else -1]
     halves: list[Pixels] = []
-    for side, number in zip(("left", "right"), wanted, strict=True):
-        pixels = transformable(read(path, number), config.value_range)
+    for side, (number, value_range) in zip(("left", "right"), wanted, strict=True):
+        pixels = transformable(read(path, number), value_range)
         width, height = size_of(pixels)
         if width < 2:
             raise DataError(f"`{path}` is {width} pixel wide and cannot hold a pair side by side.")
@@ -151,7 +152,7 @@ def read_pair(
         else:
             halves.append(pixels[:, :, start : start + width // 2])
     left, right = halves
-    return (left, right) if config.direction == "AtoB" else (right, left)
+    return (left, right) if forward else (right, left)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -229,6 +230,7 @@ def open_paired_data(
     pairs = find_pairs(config)
     broken = list(known_broken or ())
     numbers = tuple(dict.fromkeys(channels))
+    sides = dict.fromkeys(zip(channels, config.value_ranges, strict=True))
     cache = open_cache(
         config,
         [(path, number) for number in numbers for path in pairs.train],
@@ -237,11 +239,11 @@ def open_paired_data(
         threads=threads,
     )
     if known_broken is None:
-        for number in numbers:
+        for number, value_range in sides:
             broken += verify_images(
                 pairs.train,
                 channels=number,
-                value_range=config.value_range,
+                value_range=value_range,
                 threads=threads,
                 read=cache.check if cache else read_image,
             )

@@ -20,7 +20,7 @@ from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, UnpairedBatch, UnpairedItem, finished, transformable
 from patchkin.data.transforms import Pixels, mirrored, resized, rounded_sides, size_of
 from patchkin.errors import DataError
-from patchkin.images import read_image
+from patchkin.images import ValueRange, read_image
 from patchkin.randomness import derive_seed
 
 Domain = Literal["a", "b"]
@@ -71,8 +71,8 @@ class SingleImageDataset(Dataset[UnpairedItem]):
         self.seed = seed
         self.names = (source.stem, target.stem)
         self.pixels: dict[Domain, Pixels] = {
-            "a": _decoded(source, config, channels[0]),
-            "b": _decoded(target, config, channels[1]),
+            "a": _decoded(source, config, channels[0], config.value_ranges[0]),
+            "b": _decoded(target, config, channels[1], config.value_ranges[1]),
         }
 
     def __len__(self) -> int:
@@ -144,8 +144,10 @@ def cropped(pixels: Pixels, crop: Crop, side: int) -> Pixels:
     return mirrored(patch) if crop.mirrored else patch
 
 
-def _decoded(path: Path, config: DataConfig, channels: int) -> Pixels:
-    pixels = transformable(read_image(path, channels), config.value_range)
+def _decoded(
+    path: Path, config: DataConfig, channels: int, value_range: ValueRange | None
+) -> Pixels:
+    pixels = transformable(read_image(path, channels), value_range)
     width, height = size_of(pixels)
     if min(width, height) < config.size:
         raise DataError(

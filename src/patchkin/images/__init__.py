@@ -22,6 +22,7 @@ from patchkin.images.picture import (
     ValueRange,
     is_image_file,
 )
+from patchkin.images.ranges import OutputForm, Ranges, declared_ranges, output_form
 from patchkin.images.read import read_image
 from patchkin.images.values import to_levels, to_values
 from patchkin.images.write import default_suffix, write_pillow, write_values
@@ -40,13 +41,17 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "Array",
     "Encoding",
+    "OutputForm",
     "Picture",
     "Pixels",
+    "Ranges",
     "Rounding",
     "ValueRange",
+    "declared_ranges",
     "default_suffix",
     "image_grid",
     "is_image_file",
+    "output_form",
     "pillow_to_tensor",
     "read_image",
     "safe_levels",

@@ -7,9 +7,9 @@ of channels than 1 and 3) is a CHW array.
 | in the file                                   | pixels of the `Picture`          |
 |-----------------------------------------------|----------------------------------|
 | 8 bits, grey or colour, any Pillow format     | Pillow image of mode L or RGB    |
-| 16-bit PNG, PGM or TIFF, uint16 NPY           | uint16 array                     |
-| float TIFF or NPY                             | float array                      |
 | 8 bits, 2 or more than 3 channels (TIFF, NPY) | uint8 array                      |
+| 16-bit PNG, PGM or TIFF, uint16 NPY           | uint16 array                     |
+| int16, int32, uint32, float TIFF or NPY       | array of that type               |
 
 Shape suffixes: C channels, H and W pixels.
 """
@@ -31,6 +31,8 @@ Array: TypeAlias = npt.NDArray[Any]
 Pixels: TypeAlias = "Image.Image | Array"
 ValueRange: TypeAlias = tuple[float, float]
 Rounding: TypeAlias = Literal["released", "nearest"]
+Kind: TypeAlias = Literal["unsigned", "signed", "float"]
+Bits: TypeAlias = Literal[8, 16, 32, 64]
 
 IMAGE_SUFFIXES = frozenset(
     f".{name}"
@@ -47,12 +49,50 @@ _MAX_NPY_CHANNELS = 64  # a longer last axis is a width: the array is CHW
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How a file stores its pixels; an output keeps the encoding of its input."""
+    """How a file stores its pixels; a translation has the type of its input.
 
-    bits: Literal[8, 16, 32]
-    """Per channel; 8 and 16 are unsigned integers, 32 is float."""
+    >>> Encoding(16, 1).dtype, Encoding(32, 3).dtype, Encoding(16, 1, "signed").dtype
+    (dtype('uint16'), dtype('float32'), dtype('int16'))
+    """
+
+    bits: Bits
+    """Per channel."""
     channels: int
     """Without alpha."""
+    kind: Kind | None = None
+    """Of numbers; None becomes unsigned integers for 8 and 16 bits, float for more."""
+
+    def __post_init__(self) -> None:
+        if self.kind is None:
+            object.__setattr__(self, "kind", "unsigned" if self.bits <= 16 else "float")
+
+    @classmethod
+    def of(cls, dtype: np.dtype[Any], channels: int) -> Encoding:
+        """The encoding of an array of this type.
+
+        >>> Encoding.of(np.dtype("float32"), 5) == Encoding(32, 5)
+        True
+        """
+        kinds: dict[str, Kind] = {"u": "unsigned", "i": "signed", "f": "float"}
+        bits: Any = 8 * dtype.itemsize
+        return cls(bits, channels, kinds[dtype.kind])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of an array of the pixels."""
+        names = {"unsigned": "uint", "signed": "int", "float": "float"}
+        return np.dtype(f"{names[str(self.kind)]}{self.bits}")
+
+    @property
+    def default_range(self) -> ValueRange | None:
+        """What becomes -1 and 1 unless it is declared; None where nobody can guess it.
+
+        >>> Encoding(16, 1).default_range, Encoding(16, 1, "signed").default_range
+        ((0.0, 65535.0), None)
+        """
+        if self.kind == "float":
+            return 0.0, 1.0
+        return (0.0, 2.0**self.bits - 1) if self.kind == "unsigned" and self.bits <= 16 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +100,7 @@ class Picture:
     """A decoded file."""
 
     pixels: Pixels
-    """Pillow image (L or RGB), or CHW array (uint8, uint16 or float32)."""
+    """Pillow image (L or RGB), or CHW array."""
     encoding: Encoding
     """Of the file, before channels were added or removed."""
     name: str = "the image"
@@ -87,19 +127,18 @@ def encoding_of(pixels: Pixels) -> Encoding:
     """What a file must store to hold these pixels without loss.
 
     >>> encoding_of(np.zeros((5, 2, 2), np.uint16))
-    Encoding(bits=16, channels=5)
+    Encoding(bits=16, channels=5, kind='unsigned')
     """
     if isinstance(pixels, Image.Image):
         return Encoding(8, 1 if pixels.mode == "L" else 3)
-    bits: dict[str, Literal[8, 16, 32]] = {"uint8": 8, "uint16": 16}
-    return Encoding(bits.get(pixels.dtype.name, 32), pixels.shape[0])
+    return Encoding.of(pixels.dtype, pixels.shape[0])
 
 
 def pixels_from_array(array: Array) -> Pixels:
     """A decoded array, HW or HWC, as a Pillow image where one can hold it, else as a CHW array.
 
     Args:
-        array: uint8, uint16, bool (0 and 255) or float.
+        array: bool (0 and 255), integers of 8 to 32 bits, or float.
 
     Raises:
         DataError: if it has another type or shape, or floats that are not finite.
@@ -113,14 +152,16 @@ def pixels_from_array(array: Array) -> Pixels:
         raise DataError(f"an array of shape {array.shape}; expected HW or HWC.")
     if array.shape[2] > _MAX_NPY_CHANNELS:
         raise DataError(f"an array of shape {array.shape}; expected HWC. Is it CHW? Transpose it.")
-    if array.dtype.kind == "f":
-        array = array.astype(np.float32)
-        if not np.isfinite(array).all():
-            raise DataError("holds values that are not numbers (NaN or infinite).")
-    elif array.dtype == np.bool_:
+    if array.dtype == np.bool_:
         array = array.astype(np.uint8) * np.uint8(255)
-    elif array.dtype not in (np.uint8, np.uint16):
-        raise DataError(f"values of type {array.dtype}; expected uint8, uint16 or float.")
+    elif array.dtype.kind not in "iuf" or (array.dtype.kind in "iu" and array.dtype.itemsize > 4):
+        raise DataError(
+            f"values of type {array.dtype}; expected integers of at most 32 bits, or float."
+        )
+    elif array.dtype.itemsize > 8:
+        raise DataError(f"values of type {array.dtype}; expected float of at most 64 bits.")
+    elif array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError("holds values that are not numbers (NaN or infinite).")
     if array.dtype == np.uint8 and array.shape[2] in (1, 3):
         return Image.fromarray(
             np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array)
@@ -152,8 +193,8 @@ def with_channels(pixels: Pixels, channels: int, name: str) -> Pixels:
     elif (pixels.shape[0], channels) == (1, 3):
         return np.repeat(pixels, 3, axis=0)
     elif (pixels.shape[0], channels) == (3, 1):
-        grey = luma(pixels.astype(np.float32))
-        return grey if pixels.dtype.kind == "f" else np.rint(grey).astype(pixels.dtype)
+        grey = luma(pixels.astype(np.promote_types(pixels.dtype, np.float32)))
+        return (grey if pixels.dtype.kind == "f" else np.rint(grey)).astype(pixels.dtype)
     raise DataError(
         f"`{name}` has {encoding_of(pixels).channels} channels, {channels} are wanted; "
         "set the channels of this domain, or convert the files."

@@ -12,7 +12,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from patchkin.errors import ConfigError, DataError
-from patchkin.images.picture import Array, Encoding, Picture, Rounding, ValueRange, luma
+from patchkin.images.picture import (
+    Array,
+    Encoding,
+    Picture,
+    Rounding,
+    ValueRange,
+    encoding_of,
+    luma,
+)
 
 Values = npt.NDArray[np.float32]
 
@@ -24,12 +32,13 @@ def to_values(picture: Picture, value_range: ValueRange | None = None) -> Values
 
     Args:
         picture: of `read_image`.
-        value_range: what becomes -1 and 1, for 16-bit and float pictures (12-bit data in a 16-bit
-            file: 0 and 4095); values beyond it are clipped. By default 0 and 65535 for 16 bits, and
-            0 and 1 for float, where a value outside is an error: nobody can guess its scale.
+        value_range: what becomes -1 and 1, for pictures of more than 8 bits (12-bit data in a
+            16-bit file: 0 and 4095); values beyond it are clipped. By default 0 and 65535 for
+            uint16, and 0 and 1 for float, where a value outside is an error, as int16, int32 and
+            uint32 are: nobody can guess their scale.
 
     Raises:
-        DataError: if float values leave [0, 1] and no `value_range` is given.
+        DataError: no `value_range` is given where it is needed.
 
     >>> to_values(Picture(Image.new("L", (1, 1), 255), Encoding(8, 1))).tolist()
     [[[1.0]]]
@@ -39,19 +48,30 @@ def to_values(picture: Picture, value_range: ValueRange | None = None) -> Values
         return values_of_pillow(pixels)
     if pixels.dtype == np.uint8:
         return values_of_uint8(pixels)
-    low, high = value_range or (0.0, 65535.0 if pixels.dtype == np.uint16 else 1.0)
+    low, high = value_range or _default_range(picture.name, pixels)
+    if not np.can_cast(pixels.dtype, np.float32):  # float32 cannot tell their neighbours apart
+        wide_CHW = (np.clip(pixels.astype(np.float64), low, high) - low) / (high - low)
+        return _centred(wide_CHW.astype(np.float32))
     values_CHW = pixels.astype(np.float32)
-    if value_range is None and pixels.dtype.kind == "f":
-        lowest, highest = float(values_CHW.min()), float(values_CHW.max())
-        if lowest < 0 or highest > 1:
-            raise DataError(
-                f"`{picture.name}` holds float values from {lowest:g} to {highest:g}; say which "
-                "range they use with `value_range` (low high), or scale them to [0, 1]."
-            )
     np.clip(values_CHW, np.float32(low), np.float32(high), out=values_CHW)
     values_CHW -= np.float32(low)
     values_CHW /= np.float32(high - low)
     return _centred(values_CHW)
+
+
+def _default_range(name: str, pixels: Array) -> ValueRange:
+    usual = encoding_of(pixels).default_range
+    if usual is not None and pixels.dtype.kind == "u":
+        return usual
+    lowest, highest = float(pixels.min()), float(pixels.max())
+    if usual is not None and usual[0] <= lowest and highest <= usual[1]:
+        return usual
+    kind = "float" if pixels.dtype.kind == "f" else pixels.dtype
+    instead = ", or scale them to [0, 1]" if pixels.dtype.kind == "f" else ""
+    raise DataError(
+        f"`{name}` holds {kind} values from {lowest:g} to {highest:g}; say which range they use "
+        f"with `value_range` (low high){instead}."
+    )
 
 
 def values_of_pillow(image: Image.Image) -> Values:
@@ -88,25 +108,31 @@ def to_levels(
     Args:
         values_CHW: float32. One channel is repeated and three become luma if `encoding` says so.
         encoding: of the file.
-        value_range: what -1 and 1 become, for 16 bits and float, as in `to_values`.
+        value_range: what -1 and 1 become, beyond 8 bits, as in `to_values`.
         rounding: of 8-bit files, see `to_uint8`.
 
     Raises:
-        ConfigError: if the numbers of channels differ otherwise.
+        ConfigError: if the numbers of channels differ otherwise, or a type such as int16 comes
+            without a range.
 
     >>> to_levels(np.float32([[[-1, 1]]]), Encoding(16, 1), (0.0, 4095.0)).tolist()
     [[[0, 4095]]]
     """
     if values_CHW.shape[0] != encoding.channels:
         values_CHW = _with_channels(values_CHW, encoding.channels)
-    if encoding.bits == 8:
+    dtype = encoding.dtype
+    if dtype == np.uint8:
         return levels_8bit(values_CHW, rounding)
-    low, high = value_range or (0.0, 65535.0 if encoding.bits == 16 else 1.0)
+    value_range = value_range or encoding.default_range
+    if value_range is None:
+        raise ConfigError(f"Values of type {dtype} are written with a `value_range` only.")
+    low, high = value_range
     # float64: float32 cannot tell neighbours apart after a scaling to 65535 and back
     scaled = (np.clip(values_CHW.astype(np.float64), -1, 1) + 1) / 2 * (high - low) + low
-    if encoding.bits == 32:
-        return scaled.astype(np.float32)
-    return np.rint(scaled).clip(0, 65535).astype(np.uint16)
+    if dtype.kind == "f":
+        return scaled.astype(dtype)
+    limits = np.iinfo(dtype)
+    return np.rint(scaled).clip(limits.min, limits.max).astype(dtype)
 
 
 def levels_8bit(values: Array, rounding: Rounding = "nearest") -> npt.NDArray[np.uint8]:

@@ -27,7 +27,8 @@ def default_suffix(encoding: Encoding) -> str:
     >>> default_suffix(Encoding(16, 3)), default_suffix(Encoding(8, 5))
     ('.png', '.tif')
     """
-    return ".png" if encoding.bits < 32 and encoding.channels in (1, 3) else ".tif"
+    held = encoding.kind == "unsigned" and encoding.bits <= 16 and encoding.channels in (1, 3)
+    return ".png" if held else ".tif"
 
 
 def write_values(
@@ -85,16 +86,16 @@ def _pillow_format(suffix: str) -> str:
 
 
 def _writer(suffix: str, array: Array, encoding: Encoding) -> Callable[[Path], None]:
-    plain = encoding.bits == 8 and encoding.channels in (1, 3)
+    plain = encoding.dtype == np.uint8 and encoding.channels in (1, 3)
     if suffix == ".npy":
         return lambda part: _save_npy(part, array)
     if suffix in (".tif", ".tiff") and not plain:
         return lambda part: save_tiff(part, array)
-    if suffix == ".png" and encoding.bits == 16 and encoding.channels in (1, 3):
+    if suffix == ".png" and encoding.dtype == np.uint16 and encoding.channels in (1, 3):
         return lambda part: save_16bit_png(part, array)
     if not plain:
         raise ConfigError(
-            f"`{suffix}` cannot hold {encoding.channels} channels of {encoding.bits} bits; "
+            f"`{suffix}` cannot hold {encoding.channels} channels of {encoding.dtype}; "
             f"use {default_suffix(encoding)} or .npy."
         )
     image, name = Image.fromarray(array), _pillow_format(suffix)

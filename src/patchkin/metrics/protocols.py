@@ -24,7 +24,7 @@ from torch import Tensor
 from patchkin.data.layouts import Domains
 from patchkin.data.transforms import Filter, resized
 from patchkin.errors import ConfigError, DataError, nearest
-from patchkin.images import Picture, Rounding, to_tensor, to_uint8
+from patchkin.images import Picture, Rounding, ValueRange, to_tensor, to_uint8
 from patchkin.metrics.extractors import Extractor
 
 InputFilter: TypeAlias = Literal["torch-bilinear", "pillow-bilinear", "pillow-bicubic-float"]
@@ -60,6 +60,8 @@ class Protocol:
     """Random subsets for the kernel distance; 0: all images at once, without randomness."""
     kernel_subset_size: int = 1000
     """At most the smaller set."""
+    value_range: ValueRange | None = None
+    """What black and white are in files of more than 8 bits; see `images.ranges`."""
     seed: int = 0
     """Of the subsets, and of the styles of a multi-modal model."""
     extractor: str
@@ -119,11 +121,11 @@ class Protocol:
             picture: of `images.read_image` with 3 channels.
 
         Raises:
-            DataError: float values outside [0, 1], see `images.to_tensor`.
+            DataError: values of a type that needs a `value_range`, see `images.to_tensor`.
         """
         if isinstance(picture.pixels, Image.Image):
             return self._prepare(picture.pixels.convert("RGB"))
-        return self.prepare_output(to_tensor(picture))
+        return self.prepare_output(to_tensor(picture, self.value_range))
 
     def prepare_output(self, image_CHW: Tensor) -> Tensor:
         """As `prepare`, of an output in [-1, 1] with 1 or 3 channels, as if saved and read again.

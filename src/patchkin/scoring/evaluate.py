@@ -8,7 +8,7 @@ content scores, because outputs that have nothing to do with their inputs can ha
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from patchkin.config import to_plain
 from patchkin.data.config import DataConfig
 from patchkin.data.layouts import Domains, find_domains, image_files
 from patchkin.errors import ConfigError, DataError
+from patchkin.images import Ranges
 from patchkin.metrics.content import (
     class_rate,
 )
@@ -91,7 +92,8 @@ def evaluate(
     Args:
         subject: a translator, or a folder of images. Those with the stem of an input are compared
             with it.
-        data: the set; only `root`, `source`, `target` and `direction` matter.
+        data: the set; only `root`, `source`, `target`, `direction` and the value ranges matter, and
+            those of a model are its own unless some are given here.
         config: what to score.
         model: where the translator came from, for the result.
         keep: folder where translations and features are looked for and kept, so that what was
@@ -112,8 +114,9 @@ def evaluate(
     counts: dict[str, int] = {"inputs": len(inputs)}
     extractor: Extractor | None = None
     outputs: Statistics | None = None
+    value_ranges = _value_ranges(subject, data)
     for name in config.protocols:
-        protocol = find_protocol(name)
+        protocol = replace(find_protocol(name), value_range=value_ranges[1])
         if extractor is None or extractor.name != protocol.extractor:
             extractor = make_extractor(protocol.extractor, config.weights)
         real_files = protocol.real_files(domains)
@@ -136,7 +139,7 @@ def evaluate(
             f"{', '.join(config.protocols)}."
         )
     size = _common_size(map(find_protocol, config.protocols))
-    pairs = list(pairs_of(source, inputs, size))
+    pairs = list(pairs_of(source, inputs, size, value_ranges))
     content, ranking = content_scores(pairs, extractor)
     scores |= content
     scores |= masked_scores(pairs, config.masks, size)
@@ -190,7 +193,8 @@ def evaluate_part(
         PatchkinError: as `evaluate`.
     """
     domains, inputs = _held_out(data, config)
-    protocols = [find_protocol(name) for name in config.protocols]
+    of_output = _value_ranges(subject, data)[1]
+    protocols = [replace(find_protocol(name), value_range=of_output) for name in config.protocols]
     source = subject if isinstance(subject, Path) else KeptTranslations(subject, keep)
     translated = 0
     if isinstance(source, KeptTranslations):
@@ -203,6 +207,13 @@ def evaluate_part(
         for paths, folder in ((real, None), (outputs, keep / STATISTICS_FOLDER)):
             fill_statistics(paths, protocol, extractor, shard, folder=folder, batch_size=BATCH_SIZE)
     return translated
+
+
+def _value_ranges(subject: Translator | Path, data: DataConfig) -> Ranges:
+    """Those of the model, unless the data has some: of inputs, and of real images and outputs."""
+    if isinstance(subject, Translator) and not any(data.value_ranges):
+        return subject.value_ranges
+    return data.value_ranges
 
 
 def _describe(subject: Translator | Path, model: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from patchkin.data.datasets import finished, transformable
 from patchkin.data.download import file_sha256
 from patchkin.data.transforms import resized
 from patchkin.errors import DataError
-from patchkin.images import Encoding, default_suffix, read_image, write_image
+from patchkin.images import Encoding, ValueRange, default_suffix, read_image, write_image
 from patchkin.translation.translator import Translator
 
 
@@ -72,26 +72,29 @@ def translation(translator: Translator, path: Path, size: int | None) -> tuple[T
     Raises:
         DataError: the image cannot be read, or its translation holds NaN or infinity.
     """
-    input_CHW = load_at(path, translator.channels[0], size)
+    input_CHW = load_at(path, translator.channels[0], size, translator.value_ranges[0])
     output_CHW = translator(input_CHW[None])[0].cpu()
     if not output_CHW.isfinite().all():
         raise DataError(f"The translation of `{path}` holds NaN or infinity.")
     return input_CHW, output_CHW
 
 
-def load_at(path: Path, channels: int, size: int | None) -> Tensor:
+def load_at(
+    path: Path, channels: int, size: int | None, value_range: ValueRange | None = None
+) -> Tensor:
     """An image brought to a square of a size (None: as it is), [C, H, W] in [-1, 1].
 
     Raises:
         DataError: it cannot be read.
     """
-    pixels = transformable(read_image(path, channels), None)
+    pixels = transformable(read_image(path, channels), value_range)
     return finished(pixels if size is None else resized(pixels, size, size))
 
 
 def _model_key(translator: Translator) -> str:
     method = translator.method
     plain = [method.name, to_plain(method.config), translator.direction, str(translator.dtype)]
+    plain += [list(translator.value_ranges)] if any(translator.value_ranges) else []
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode())
     networks = {name: method.get_submodule(name) for name in method.translating}
     for name, network in sorted(networks.items()):

@@ -20,7 +20,7 @@ from patchkin.data.folders import cache_folder
 from patchkin.data.layouts import image_files
 from patchkin.data.toy import mask_file, truth_file
 from patchkin.errors import DataError
-from patchkin.images import image_grid, safe_levels, to_uint8
+from patchkin.images import Ranges, image_grid, safe_levels, to_uint8
 from patchkin.metrics import diversity
 from patchkin.metrics.cityscapes import fetch_judge
 from patchkin.metrics.content import (
@@ -56,13 +56,19 @@ Translations: TypeAlias = Translator | KeptTranslations | Path
 """Where translations come from: a model, one that keeps what it has done, or a folder."""
 
 
-def pairs_of(source: Translations, inputs: Sequence[Path], size: int | None) -> Iterator[Pair]:
+def pairs_of(
+    source: Translations,
+    inputs: Sequence[Path],
+    size: int | None,
+    value_ranges: Ranges = (None, None),
+) -> Iterator[Pair]:
     """Inputs at a size and their translations; of a folder, the images that are there.
 
     Args:
         source: of the translations.
         inputs: files; those of a folder's images have the same stems.
         size: height and width that images are brought to; None: as they are.
+        value_ranges: of inputs and of translations in a folder; a model knows its own.
 
     Raises:
         DataError: an image cannot be read, a translation holds NaN or infinity, or one in a folder
@@ -76,20 +82,22 @@ def pairs_of(source: Translations, inputs: Sequence[Path], size: int | None) -> 
     if isinstance(source, KeptTranslations):
         source.fill(inputs, size)
         of_input, of_output = source.translator.channels
+        value_range = source.translator.value_ranges[0]
         for path, target in zip(inputs, source.files(inputs, size), strict=True):
             output_CHW = load_at(target, of_output, None)
-            yield Pair(path.stem, load_at(path, of_input, size), _as_saved(output_CHW))
+            given_CHW = load_at(path, of_input, size, value_range)
+            yield Pair(path.stem, given_CHW, _as_saved(output_CHW))
         return
     by_stem = {path.stem: path for path in inputs}
     for path in image_files(source):
         input_path = by_stem.get(path.stem)
-        output_CHW = load_at(path, 3, size)
-        given_CHW = None if input_path is None else load_at(input_path, 3, size)
-        if given_CHW is not None and given_CHW.shape != output_CHW.shape:
+        output_CHW = load_at(path, 3, size, value_ranges[1])
+        known_CHW = None if input_path is None else load_at(input_path, 3, size, value_ranges[0])
+        if known_CHW is not None and known_CHW.shape != output_CHW.shape:
             raise DataError(
                 f"`{path}` and `{input_path}` differ in size; choose a protocol that resizes."
             )
-        yield Pair(path.stem, given_CHW, output_CHW)
+        yield Pair(path.stem, known_CHW, output_CHW)
 
 
 def _as_saved(image_CHW: Tensor) -> Tensor:

@@ -97,7 +97,12 @@ def evaluate_styles(
     perceptual = PerceptualDistance(config.lpips, weights=config.lpips_weights)
     domains = find_domains(data)
     held_out = domains.test_a if config.split == "test" else domains.val_a
-    inputs_NCHW = domain_images(held_out, size=_size(translator), channels=translator.channels[0])
+    inputs_NCHW = domain_images(
+        held_out,
+        size=_size(translator),
+        channels=translator.channels[0],
+        value_range=translator.value_ranges[0],
+    )
     styles = LatentStyles(translator, seed=0)
     task = score_outputs(
         outputs_of(translator, inputs_NCHW, styles, 0, samples), inputs_NCHW, perceptual=perceptual
@@ -121,9 +126,16 @@ def _evaluate_domains(
         raise DataError(f"`{data.root}` has no {config.split} images.")
     size = _size(translator)
     images = [
-        domain_images(paths, size=size, channels=translator.channels[0]) for paths in held_out
+        domain_images(
+            paths,
+            size=size,
+            channels=translator.channels[0],
+            value_range=translator.value_ranges[0],
+        )
+        for paths in held_out
     ]
-    protocols = [find_protocol(name) for name in config.protocols]
+    of_real = translator.value_ranges[1]
+    protocols = [replace(find_protocol(name), value_range=of_real) for name in config.protocols]
     num_outputs = samples or max([2, *(protocol.outputs_per_input for protocol in protocols)])
     extractors = _extractors(protocols, config.weights)
     bound = [protocol.with_extractor(extractors[protocol.extractor]) for protocol in protocols]

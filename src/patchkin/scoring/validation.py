@@ -6,7 +6,7 @@ Shape suffixes: C channels, H and W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from patchkin.data.domains import domain_images
 from patchkin.data.toy import domain_truth_file
-from patchkin.images import ValueRange, safe_levels
+from patchkin.images import Ranges, ValueRange, safe_levels
 from patchkin.method import Method
 from patchkin.metrics.content import class_rate
 from patchkin.metrics.extractors import Extractor
@@ -46,6 +46,7 @@ class ValidationScores:
     real: tuple[Path, ...]
     size: int
     """Of the images, in pixels."""
+    value_ranges: Ranges = (None, None)
     extractor: Extractor | None = None
     protocol: Protocol | None = None
     classes: tuple[int, ...] = ()
@@ -58,12 +59,14 @@ class ValidationScores:
     def __call__(self, method: Method) -> dict[str, float]:
         """Score the method as it stands."""
         device = next(method.parameters()).device
-        pairs = list(pairs_of(Translator(method, device=device), self.inputs, self.size))
+        translator = Translator(method, device=device, value_ranges=self.value_ranges)
+        pairs = list(pairs_of(translator, self.inputs, self.size))
         scores = {}
         if self.protocol is not None and self.extractor is not None:
-            real = cached_statistics(self.real, self.protocol, self.extractor)
+            protocol = replace(self.protocol, value_range=self.value_ranges[1])
+            real = cached_statistics(self.real, protocol, self.extractor)
             outputs = output_statistics(
-                ((pair.name, pair.levels_CHW) for pair in pairs), self.protocol, self.extractor
+                ((pair.name, pair.levels_CHW) for pair in pairs), protocol, self.extractor
             )
             distances = compare(real, outputs)
             scores[f"{self.protocol.name}/frechet"] = distances.frechet
@@ -169,7 +172,8 @@ class DomainValidation:
     def _distances(self, levels: Sequence[Tensor], target: int) -> Scores:
         if self.protocol is None or self.extractor is None:
             return {}
-        real = cached_statistics(self.paths[target], self.protocol, self.extractor)
+        protocol = replace(self.protocol, value_range=self.value_range)
+        real = cached_statistics(self.paths[target], protocol, self.extractor)
         outputs = ((str(i), safe_levels(image)) for i, image in enumerate(torch.cat(list(levels))))
-        found = output_statistics(outputs, self.protocol, self.extractor)
+        found = output_statistics(outputs, protocol, self.extractor)
         return {f"{self.protocol.name}/frechet": compare(real, found).frechet}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from patchkin.errors import DataError, PatchkinError
-from patchkin.images import Encoding, is_image_file, write_image
+from patchkin.images import Encoding, OutputForm, is_image_file, output_form, write_image
 from patchkin.parallel.overlap import ahead, behind
 from patchkin.translation.translator import Translator
 
@@ -127,7 +127,8 @@ def translate_files(
                 torch.stack(styles) if styles else None,
             ).cpu()
             for (job, _, encoding), y_CHW in zip(batch, y_BCHW, strict=True):
-                later(partial(_write, job, y_CHW, encoding, outcome, on_file))
+                form = output_form(encoding, y_CHW.shape[0], translator.value_ranges)
+                later(partial(_write, job, y_CHW, form, outcome, on_file))
     return outcome
 
 
@@ -165,13 +166,13 @@ def _batches(
 def _write(
     job: Job,
     y_CHW: Tensor,
-    encoding: Encoding,
+    form: OutputForm,
     outcome: Outcome,
     on_file: Callable[[Path], None],
 ) -> None:
     try:
         job.target.parent.mkdir(parents=True, exist_ok=True)
-        write_image(job.target, y_CHW, encoding)
+        write_image(job.target, y_CHW, form.encoding, value_range=form.value_range)
         outcome.written.append(job.target)
     except (PatchkinError, OSError) as error:
         outcome.failed.append((job.source, str(error)))

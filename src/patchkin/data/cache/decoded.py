@@ -96,4 +96,5 @@ class DecodedImages:
             pixels = Image.frombytes(form.kind, (width, height), content)
         else:
             pixels = np.frombuffer(content, form.kind).reshape(form.shape).copy()
-        return Picture(pixels, Encoding(entry.bits, entry.file_channels), str(path))
+        encoding = Encoding.of(np.dtype(entry.file_type), entry.file_channels)
+        return Picture(pixels, encoding, str(path))

@@ -56,17 +56,18 @@ class UnpairedSource(Source[TrainingData]):
         domains = self.opened.domains
         if isinstance(self.opened.dataset, SingleImageDataset):
             return self.opened.dataset.overview()
-        a = self._images(domains.val_a or domains.test_a or domains.train_a, self._channels[0])
-        b = self._images(domains.val_b or domains.test_b or domains.train_b, self._channels[1])
+        a = self._images(domains.val_a or domains.test_a or domains.train_a, 0)
+        b = self._images(domains.val_b or domains.test_b or domains.train_b, 1)
         num_images = min(len(a), len(b))
         return UnpairedBatch(a[:num_images], b[:num_images])
 
-    def _images(self, files: Sequence[Path], channels: int, limit: int = 6) -> Tensor:
+    def _images(self, files: Sequence[Path], side: int, limit: int = 6) -> Tensor:
+        """Of the source (0) or the target domain (1)."""
         batches = evaluation_images(
             files[:limit],
             size=self._config.data.size,
-            channels=channels,
-            value_range=self._config.data.value_range,
+            channels=self._channels[side],
+            value_range=self._config.data.value_ranges[side],
         )
         return torch.cat([batch.images_BCHW for batch in batches])
 
@@ -89,6 +90,7 @@ class UnpairedSource(Source[TrainingData]):
             inputs=domains.val_a,
             real=domains.val_b,
             size=self._config.data.size,
+            value_ranges=self._config.data.value_ranges,
             extractor=extractor,
             protocol=protocol,
             classes=training.score_classes,
@@ -96,11 +98,11 @@ class UnpairedSource(Source[TrainingData]):
         return Scorer(score=scores, primary=scores.primary, higher_is_better=False)
 
     def _counterpart_scorer(self, files: Sequence[Path]) -> Scorer:
-        inputs = self._images(files, self._channels[0], limit=len(files))
-        truths = self._images(
-            [truth_file(path) for path in files], self._channels[1], limit=len(files)
-        )
-        masks = self._images([mask_file(path) for path in files], 1, limit=len(files))[:, 0] > 0
+        inputs = self._images(files, 0, limit=len(files))
+        truths = self._images([truth_file(path) for path in files], 1, limit=len(files))
+        size = self._config.data.size
+        found = evaluation_images([mask_file(path) for path in files], size=size, channels=1)
+        masks = torch.cat([batch.images_BCHW for batch in found])[:, 0] > 0
 
         def score(method: Method) -> dict[str, float]:
             device = next(method.parameters()).device
