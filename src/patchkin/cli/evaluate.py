@@ -42,6 +42,14 @@ class EvaluateOptions:
     """The set: its held-out source images are translated, its target images compared with."""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """Which domain is translated into which."""
+    value_range: tuple[float, float] | None = None
+    """Values that are black and white in files of more than 8 bits (12 bits: 0 4095), where a model
+    does not know them, or translations come from a folder."""
+    value_range_a: tuple[float, float] | None = None
+    """Instead of `value_range`, in the files of domain A."""
+    value_range_b: tuple[float, float] | None = None
+    """Instead of `value_range`, in the files of domain B, and in those of a folder of translations
+    into it."""
     protocol: tuple[str, ...] = ("pytorch-fid",)
     """How images become scores; several may be named. Without a name after it: only the scores that
     need no weights."""
@@ -223,14 +231,13 @@ def _subjects(
 
 def _data(options: EvaluateOptions, subject: Translator | Path) -> DataConfig:
     header = subject.header if isinstance(subject, Translator) else None
-    if header is None:
-        return DataConfig(root=options.data, direction=options.direction)
-    declared = header.encoding.get("value_range")
     return DataConfig(
         root=options.data,
         direction=options.direction,
-        size=header.size,
-        value_range=tuple(declared) if declared else None,
+        size=header.size if header is not None else 256,
+        value_range=options.value_range,
+        value_range_a=options.value_range_a,
+        value_range_b=options.value_range_b,
     )
 
 

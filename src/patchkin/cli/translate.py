@@ -24,7 +24,7 @@ from patchkin.cli.parsing import parse
 from patchkin.config import flag
 from patchkin.devices import Device, Precision, keep_freed_memory, take_accelerator
 from patchkin.errors import ConfigError
-from patchkin.images import write_pillow
+from patchkin.images import Ranges, write_pillow
 from patchkin.method import Direction, Method, StyledMethod
 from patchkin.parallel.processes import in_processes
 from patchkin.parallel.shards import Shard, chosen_shard, local_number
@@ -166,7 +166,8 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
             outcome = _merged(parts)
             if options.grid is not None:
                 translator, planned = _load(options, methods), plan(options.inputs, options.output)
-                _write_grid(options, planned, _styles(options, translator))
+                chosen = _styles(options, translator)
+                _write_grid(options, planned, chosen, translator.value_ranges)
         else:
             outcome = work(1, show)
     _tell(outcome, options, shard)
@@ -228,7 +229,7 @@ def _translate(
         target: share.remade[target] for target in outcome.written if target in share.remade
     }
     if options.processes == 1:
-        _write_grid(options, planned, chosen)
+        _write_grid(options, planned, chosen, translator.value_ranges)
     return outcome
 
 
@@ -254,7 +255,9 @@ def _load(options: TranslateOptions, methods: Mapping[str, type[Method]]) -> Tra
     return translator
 
 
-def _write_grid(options: TranslateOptions, planned: Plan, chosen: _Chosen | None) -> None:
+def _write_grid(
+    options: TranslateOptions, planned: Plan, chosen: _Chosen | None, value_ranges: Ranges
+) -> None:
     if options.grid is None or chosen is None:
         return
     grid = style_grid(
@@ -262,6 +265,7 @@ def _write_grid(options: TranslateOptions, planned: Plan, chosen: _Chosen | None
         chosen.styles,
         domain=chosen.domain,
         names_file=planned.names_file,
+        value_ranges=value_ranges,
     )
     write_pillow(options.grid, grid)
     if len(planned.jobs) > GRID_ROWS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
@@ -98,8 +99,13 @@ class DataConfig:
     `--cache` alone (`auto`) puts it below the user's cache folder, `--cache DIR` into DIR. No
     effect on the images. One image per domain is in memory anyway."""
     value_range: tuple[float, float] | None = None
-    """Values that become -1 and 1 in 16-bit and float files (12 bits: 0 4095). By default 0 and
-    65535, and 0 and 1."""
+    """Values that become -1 and 1 in files of more than 8 bits (12 bits: 0 4095; CT: -1000 3000).
+    By default 0 and 65535 in uint16, and 0 and 1 in floats; int16, int32 and uint32 need it. The
+    model keeps it, for what it reads and for what it writes."""
+    value_range_a: tuple[float, float] | None = None
+    """Instead of `value_range`, in the files of domain A (trainA, `source`, left halves)."""
+    value_range_b: tuple[float, float] | None = None
+    """Instead of `value_range`, in the files of domain B (trainB, `target`, right halves)."""
     validation_images: int = 32
     """Images per domain held out of training for scores during training, chosen by the seed, where
     the set has no val split and scores are asked for (`--score-every`). At most a quarter. A run
@@ -142,8 +148,10 @@ class DataConfig:
             raise ConfigError(
                 f"`crop_probability` must be from 0 to 1; got {self.crop_probability}."
             )
-        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
-            raise ConfigError(f"`value_range` must be low, then high; got {self.value_range}.")
+        for name in ("value_range", "value_range_a", "value_range_b"):
+            values = getattr(self, name)
+            if values is not None and not -math.inf < values[0] < values[1] < math.inf:
+                raise ConfigError(f"`{name}` must be low, then high; got {values}.")
 
     @property
     def height_width(self) -> tuple[int, int]:
@@ -161,6 +169,17 @@ class DataConfig:
             return self.load_size
         height, width = (round(side * 286 / 256) for side in self.height_width)
         return simplest(height, width)
+
+    @property
+    def value_ranges(self) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+        """Of the source and the target domain.
+
+        >>> DataConfig(value_range=(0, 4095), value_range_b=(0, 1), direction="BtoA").value_ranges
+        ((0, 1), (0, 4095))
+        """
+        a = self.value_range_a or self.value_range
+        b = self.value_range_b or self.value_range
+        return (a, b) if self.direction == "AtoB" else (b, a)
 
     @property
     def crops_single_images(self) -> bool:

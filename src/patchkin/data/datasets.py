@@ -12,14 +12,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from patchkin.data.cache import ReadImage, from_file
 from patchkin.data.config import DataConfig
-from patchkin.data.transforms import SeededViewDraws, view
+from patchkin.data.transforms import Pixels, SeededViewDraws, view
 from patchkin.errors import DataError
-from patchkin.images import Picture, Pixels, pillow_to_tensor, to_tensor
+from patchkin.images import Picture, pillow_to_tensor, to_tensor
 from patchkin.randomness import derive_seed
 
 
@@ -135,20 +136,21 @@ class UnpairedDataset(Dataset[UnpairedItem]):
     def __getitem__(self, place: Place) -> UnpairedItem:
         a, b = self.files(place)
         return UnpairedItem(
-            self._view(a, "a", self.channels[0], place),
-            self._view(b, "b", self.channels[1], place),
+            self._view(a, "a", place),
+            self._view(b, "b", place),
             a.stem,
             b.stem,
         )
 
-    def _view(self, path: Path, domain: str, channels: int, place: Place) -> Tensor:
-        config = self.config
+    def _view(self, path: Path, domain: str, place: Place) -> Tensor:
+        config, side = self.config, "ab".index(domain)
+        channels, value_range = self.channels[side], self.config.value_ranges[side]
         load_size = config.resolved_load_size if place.jitter else config.size
-        picture = transformable(self.read(path, channels, load_size), config.value_range)
+        whole = transformable(self.read(path, channels, load_size), value_range)
         draws = SeededViewDraws(derive_seed(self.seed, "view", domain, place.epoch, place.item))
         try:
             pixels = view(
-                picture.pixels,
+                whole,
                 draws,
                 preprocess=config.preprocess,
                 load_size=load_size,
@@ -160,12 +162,11 @@ class UnpairedDataset(Dataset[UnpairedItem]):
         return finished(pixels)
 
 
-def transformable(picture: Picture, value_range: tuple[float, float] | None) -> Picture:
-    """The picture in the form that `transforms` take: Pillow stays, tensors move to [-1, 1]."""
-    if isinstance(picture.pixels, Tensor):
-        scaled_CHW = to_tensor(picture, value_range)
-        return Picture(scaled_CHW, picture.encoding, picture.name)
-    return picture
+def transformable(picture: Picture, value_range: tuple[float, float] | None) -> Pixels:
+    """The pixels in the form that `transforms` take: Pillow stays, arrays move to [-1, 1]."""
+    if isinstance(picture.pixels, Image.Image):
+        return picture.pixels
+    return to_tensor(picture, value_range)
 
 
 def finished(pixels: Pixels) -> Tensor:

@@ -75,19 +75,20 @@ def open_training_data(
     if domains.single:
         return _single_images(config, domains, seed=seed, channels=channels, validate=validate)
     broken: list[Broken] = list(known_broken or ())
-    training = list(zip((domains.train_a, domains.train_b), channels, strict=True))
+    both = (domains.train_a, domains.train_b)
+    training = list(zip(both, channels, config.value_ranges, strict=True))
     cache = open_cache(
         config,
-        [(path, number) for files, number in training for path in files],
+        [(path, number) for files, number, _ in training for path in files],
         left_out=broken,
         threads=threads,
     )
     if known_broken is None:
-        for files, number in training:
+        for files, number, value_range in training:
             broken += verify_images(
                 files,
                 channels=number,
-                value_range=config.value_range,
+                value_range=value_range,
                 threads=threads,
                 read=cache.check if cache else read_image,
             )
@@ -192,6 +193,6 @@ def evaluation_images(
     height, width = height_width(size)
     for start in range(0, len(paths), batch_size):
         chunk = paths[start : start + batch_size]
-        pictures = [transformable(read_image(path, channels), value_range) for path in chunk]
-        images = [finished(resized(picture.pixels, width, height)) for picture in pictures]
+        whole = [transformable(read_image(path, channels), value_range) for path in chunk]
+        images = [finished(resized(pixels, width, height)) for pixels in whole]
         yield ImageBatch(torch.stack(images), tuple(path.stem for path in chunk))

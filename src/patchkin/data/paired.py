@@ -29,10 +29,10 @@ from patchkin.data.layouts import SPLITS, TOY, PairedImages, detect_layout, imag
 from patchkin.data.scale import check_views
 from patchkin.data.steps import StepBatches, StepLoader
 from patchkin.data.toy import MAX_SIZE, MIN_SIZE, TOY_VERSION, Scene
-from patchkin.data.transforms import SeededViewDraws, resized, size_of, view
+from patchkin.data.transforms import Pixels, SeededViewDraws, resized, size_of, view
 from patchkin.data.verify import Broken, verify_images, without_broken
 from patchkin.errors import DataError
-from patchkin.images import Picture, Pixels, read_image, write_pillow
+from patchkin.images import Picture, read_image, write_pillow
 from patchkin.randomness import derive_seed
 from patchkin.storage.atomic import storage_errors, sync_tree
 
@@ -140,10 +140,11 @@ def read_pair(
     Raises:
         DataError: if the file cannot be used.
     """
-    wanted = channels if config.direction == "AtoB" else channels[::-1]
+    forward = config.direction == "AtoB"
+    wanted = list(zip(channels, config.value_ranges, strict=True))[:: 1 if forward else -1]
     halves: list[Pixels] = []
-    for side, number in zip(("left", "right"), wanted, strict=True):
-        pixels = transformable(read(path, number), config.value_range).pixels
+    for side, (number, value_range) in zip(("left", "right"), wanted, strict=True):
+        pixels = transformable(read(path, number), value_range)
         width, height = size_of(pixels)
         if width < 2:
             raise DataError(f"`{path}` is {width} pixel wide and cannot hold a pair side by side.")
@@ -153,7 +154,7 @@ def read_pair(
         else:
             halves.append(pixels[:, :, start : start + width // 2])
     left, right = halves
-    return (left, right) if config.direction == "AtoB" else (right, left)
+    return (left, right) if forward else (right, left)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,6 +233,7 @@ def open_paired_data(
     pairs = find_pairs(config)
     broken = list(known_broken or ())
     numbers = tuple(dict.fromkeys(channels))
+    sides = dict.fromkeys(zip(channels, config.value_ranges, strict=True))
     cache = open_cache(
         config,
         [(path, number) for number in numbers for path in pairs.train],
@@ -242,11 +244,11 @@ def open_paired_data(
     if known_broken is None:
         for note in pairs.notes:
             logger.warning("%s", note)
-        for number in numbers:
+        for number, value_range in sides:
             broken += verify_images(
                 pairs.train,
                 channels=number,
-                value_range=config.value_range,
+                value_range=value_range,
                 threads=threads,
                 read=cache.check if cache else read_image,
             )

@@ -18,9 +18,9 @@ from torch.utils.data import Dataset
 
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, UnpairedBatch, UnpairedItem, finished, transformable
-from patchkin.data.transforms import mirrored, resized, rounded_sides, size_of
+from patchkin.data.transforms import Pixels, mirrored, resized, rounded_sides, size_of
 from patchkin.errors import DataError
-from patchkin.images import Pixels, read_image
+from patchkin.images import ValueRange, read_image
 from patchkin.randomness import derive_seed
 from patchkin.sides import Sides, height_width, in_pixels
 
@@ -72,8 +72,8 @@ class SingleImageDataset(Dataset[UnpairedItem]):
         self.seed = seed
         self.names = (source.stem, target.stem)
         self.pixels: dict[Domain, Pixels] = {
-            "a": _decoded(source, config, channels[0]),
-            "b": _decoded(target, config, channels[1]),
+            "a": _decoded(source, config, channels[0], config.value_ranges[0]),
+            "b": _decoded(target, config, channels[1], config.value_ranges[1]),
         }
 
     def __len__(self) -> int:
@@ -153,12 +153,14 @@ def cropped(pixels: Pixels, crop: Crop, sides: Sides) -> Pixels:
     return mirrored(patch) if crop.mirrored else patch
 
 
-def _decoded(path: Path, config: DataConfig, channels: int) -> Pixels:
-    picture = transformable(read_image(path, channels), config.value_range)
-    width, height = picture.size
+def _decoded(
+    path: Path, config: DataConfig, channels: int, value_range: ValueRange | None
+) -> Pixels:
+    pixels = transformable(read_image(path, channels), value_range)
+    width, height = size_of(pixels)
     if any(have < want for have, want in zip((height, width), config.height_width, strict=True)):
         raise DataError(
             f"`{path}` has {width} x {height} pixels and is smaller than the crops of "
             f"{in_pixels(config.size)}; take a larger image, or a smaller --size."
         )
-    return picture.pixels
+    return pixels

@@ -13,13 +13,15 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 import torch.nn.functional as nnf
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from patchkin.data.config import SIDE_MULTIPLE
 from patchkin.errors import DataError
-from patchkin.images import Pixels
 from patchkin.sides import Sides, height_width, in_pixels
 
 Filter: TypeAlias = Literal["bicubic", "bilinear"]
+Pixels: TypeAlias = "Image.Image | Tensor"
+"""A Pillow image of 8 bits, or a float tensor [C, H, W] in [-1, 1]."""
 
 _PILLOW_FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,

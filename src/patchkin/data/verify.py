@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+from PIL import Image
 
 from patchkin.errors import DataError
-from patchkin.images import Picture, ValueRange, read_image, to_tensor
+from patchkin.images import Picture, ValueRange, read_image, to_values
 
 MAX_BROKEN_FRACTION = 0.01
 """Training refuses to start above this share: then something is wrong with the folder."""
@@ -38,8 +38,8 @@ def verify_images(
     def attempt(path: Path) -> Broken | None:
         try:
             picture = read(path, channels)
-            if isinstance(picture.pixels, Tensor):  # 8 bits always fit
-                to_tensor(picture, value_range)
+            if not isinstance(picture.pixels, Image.Image):  # 8 bits always fit
+                to_values(picture, value_range)
         except DataError as error:
             return Broken(path, str(error))
         return None

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from patchkin.errors import ConfigError
-from patchkin.images.tensors import to_uint8
+from patchkin.images.picture import Array
+from patchkin.images.values import levels_8bit
 
 _LINE_PIXELS = 12
 
 
-def image_grid(
-    rows: Sequence[Sequence[Tensor]], captions: Sequence[str] = (), *, gap_pixels: int = 2
+def grid_of(
+    rows: Sequence[Sequence[Array]], captions: Sequence[str] = (), *, gap_pixels: int = 2
 ) -> Image.Image:
-    """Images in rows and columns on white, of any sizes, for people to look at.
+    """As `images.image_grid`, of arrays [C, H, W] in [-1, 1].
 
-    Args:
-        rows: images [C, H, W] in [-1, 1]; two channels show the first, more than three the first
-            three.
-        captions: one per column, above it; in several lines where the column is narrow.
-        gap_pixels: between images.
+    Raises:
+        ConfigError: if there is no image.
 
-    >>> import torch
-    >>> image_grid([[torch.zeros(3, 4, 6), torch.zeros(1, 2, 2)], [torch.zeros(3, 3, 3)]]).size
+    >>> grid_of([[np.zeros((3, 4, 6)), np.zeros((1, 2, 2))], [np.zeros((3, 3, 3))]]).size
     (10, 9)
     """
     tiles = [[_tile(image) for image in row] for row in rows]
@@ -65,7 +62,7 @@ def _wrapped(caption: str, width: int, font: ImageFont.ImageFont | ImageFont.Fre
     return "\n".join(lines)
 
 
-def _tile(image_CHW: Tensor) -> Image.Image:
+def _tile(image_CHW: Array) -> Image.Image:
     channels = 3 if image_CHW.shape[0] >= 3 else 1
-    array_HWC = to_uint8(image_CHW[:channels].cpu()).permute(1, 2, 0).numpy()
+    array_HWC = np.ascontiguousarray(levels_8bit(image_CHW[:channels]).transpose(1, 2, 0))
     return Image.fromarray(array_HWC[:, :, 0] if channels == 1 else array_HWC).convert("RGB")

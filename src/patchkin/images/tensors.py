@@ -1,71 +1,45 @@
-"""Pixels to tensors in [-1, 1] and back to the integers or floats of a file.
+"""Pictures as tensors and back: the only file of this package that knows torch.
 
 Shape suffixes: C channels, H and W pixels.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 from PIL import Image
 from torch import Tensor
 
-from patchkin.errors import DataError
-from patchkin.images.picture import Picture, Rounding, ValueRange
+from patchkin.images.grid import grid_of
+from patchkin.images.picture import Array, Encoding, Picture, Rounding, ValueRange
+from patchkin.images.values import to_values, values_of_pillow
+from patchkin.images.write import write_values
 
 
 def to_tensor(picture: Picture, value_range: ValueRange | None = None) -> Tensor:
-    """The pixels as float32 [C, H, W] in [-1, 1].
-
-    8 bits follow the published code to the last bit: (x / 255 - 0.5) / 0.5.
-
-    Args:
-        picture: of `read_image`.
-        value_range: what becomes -1 and 1, for 16-bit and float pictures (12-bit data in a 16-bit
-            file: 0 and 4095); values beyond it are clipped. By default 0 and 65535 for 16 bits, and
-            0 and 1 for float, where a value outside is an error: nobody can guess its scale.
+    """The pixels as float32 [C, H, W] in [-1, 1]; see `images.values.to_values`.
 
     Raises:
-        DataError: if float values leave [0, 1] and no `value_range` is given.
+        DataError: as `to_values`.
 
     >>> from patchkin.images import Encoding
     >>> to_tensor(Picture(Image.new("L", (1, 1), 255), Encoding(8, 1))).tolist()
     [[[1.0]]]
     """
-    pixels = picture.pixels
-    if isinstance(pixels, Image.Image):
-        return pillow_to_tensor(pixels)
-    if pixels.dtype == torch.uint8:
-        return _from_uint8(pixels.numpy())
-    values = pixels.to(torch.float32)
-    low, high = value_range or (0.0, 65535.0 if pixels.dtype == torch.uint16 else 1.0)
-    if value_range is None and pixels.dtype.is_floating_point:
-        lowest, highest = values.min().item(), values.max().item()
-        if lowest < 0 or highest > 1:
-            raise DataError(
-                f"`{picture.name}` holds float values from {lowest:g} to {highest:g}; say which "
-                "range they use with `value_range` (low high), or scale them to [0, 1]."
-            )
-    return values.clamp(low, high).sub_(low).div_(high - low).sub_(0.5).div_(0.5)
+    return torch.from_numpy(to_values(picture, value_range))
 
 
 def pillow_to_tensor(image: Image.Image) -> Tensor:
     """A Pillow image of mode L or RGB as float32 [C, H, W] in [-1, 1]."""
-    array = np.asarray(image)
-    return _from_uint8(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+    return torch.from_numpy(values_of_pillow(image))
 
 
-def _from_uint8(array_CHW: npt.NDArray[np.uint8]) -> Tensor:
-    """In NumPy: the same bits as torch, and no thread pool to wake for one small image.
-
-    Beside another busy process, waking them made a loader without workers up to 4 times slower.
-    """
-    values_CHW = array_CHW.astype(np.float32, order="C")
-    values_CHW /= np.float32(255)
-    values_CHW -= np.float32(0.5)
-    values_CHW /= np.float32(0.5)
-    return torch.from_numpy(values_CHW)
+def to_array(image: Tensor) -> Array:
+    """A float image of any device as float32."""
+    array: Array = image.detach().float().cpu().numpy()
+    return array
 
 
 def to_uint8(image_CHW: Tensor, rounding: Rounding = "nearest") -> Tensor:
@@ -99,19 +73,39 @@ def safe_levels(levels: Tensor) -> Tensor:
     return (levels.float() + 0.25) / 127.5 - 1
 
 
-def quantised(
-    image_CHW: Tensor, bits: int, value_range: ValueRange | None, rounding: Rounding
-) -> Tensor:
-    """An image in [-1, 1] as a file of `bits` holds it: uint8, uint16 or float32 (32).
+def write_image(
+    path: str | Path,
+    image_CHW: Tensor,
+    encoding: Encoding,
+    *,
+    value_range: ValueRange | None = None,
+    rounding: Rounding = "nearest",
+) -> None:
+    """Write an image in [-1, 1], on any device; see `images.write.write_values`.
 
-    >>> quantised(torch.tensor([-1.0, 1.0]), 16, (0.0, 4095.0), "nearest").tolist()
-    [0, 4095]
+    Raises:
+        ConfigError, StorageError: as `write_values`.
     """
-    if bits == 8:
-        return to_uint8(image_CHW, rounding)
-    low, high = value_range or (0.0, 65535.0 if bits == 16 else 1.0)
-    # float64: float32 cannot tell neighbours apart after a scaling to 65535 and back
-    values = (image_CHW.double().clamp(-1, 1) + 1) / 2 * (high - low) + low
-    if bits == 32:
-        return values.float()
-    return values.round().clamp(0, 65535).to(torch.int32).to(torch.uint16)
+    array_CHW = to_array(image_CHW)
+    write_values(path, array_CHW, encoding, value_range=value_range, rounding=rounding)
+
+
+def image_grid(
+    rows: Sequence[Sequence[Tensor]], captions: Sequence[str] = (), *, gap_pixels: int = 2
+) -> Image.Image:
+    """Images in rows and columns on white, of any sizes, for people to look at.
+
+    Args:
+        rows: images [C, H, W] in [-1, 1]; two channels show the first, more than three the first
+            three.
+        captions: one per column, above it; in several lines where the column is narrow.
+        gap_pixels: between images.
+
+    Raises:
+        ConfigError: if there is no image.
+
+    >>> image_grid([[torch.zeros(3, 4, 6), torch.zeros(1, 2, 2)], [torch.zeros(3, 3, 3)]]).size
+    (10, 9)
+    """
+    arrays = [[to_array(image_CHW) for image_CHW in row] for row in rows]
+    return grid_of(arrays, captions, gap_pixels=gap_pixels)

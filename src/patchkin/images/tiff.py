@@ -27,6 +27,8 @@ def is_plain_tiff(path: Path) -> bool:
         with Image.open(path) as image:
             tags: Any = getattr(image, "tag_v2", {})
             bits = tags.get(258, (1,))
+            if set(tags.get(339, (1,))) != {1}:  # signed or float
+                return False
             return max(bits) <= 8 and not (image.mode == "L" and tags.get(277, 1) > 1)
     except DECODING_ERRORS:
         return False

@@ -1,4 +1,4 @@
-"""Images in [-1, 1] to files that appear whole or not at all.
+"""Values in [-1, 1] to files that appear whole or not at all.
 
 Shape suffixes: C channels, H and W pixels.
 """
@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
-from torch import Tensor
 
 from patchkin.errors import ConfigError
-from patchkin.images.picture import Encoding, Rounding, ValueRange, image_with_channels
+from patchkin.images.picture import Array, Encoding, Rounding, ValueRange
 from patchkin.images.png16 import save_16bit_png
-from patchkin.images.tensors import quantised
 from patchkin.images.tiff import save_tiff
+from patchkin.images.values import to_levels
 from patchkin.storage.atomic import new_file
 
 _JPEG_QUALITY = 95
@@ -30,12 +27,13 @@ def default_suffix(encoding: Encoding) -> str:
     >>> default_suffix(Encoding(16, 3)), default_suffix(Encoding(8, 5))
     ('.png', '.tif')
     """
-    return ".png" if encoding.bits < 32 and encoding.channels in (1, 3) else ".tif"
+    held = encoding.kind == "unsigned" and encoding.bits <= 16 and encoding.channels in (1, 3)
+    return ".png" if held else ".tif"
 
 
-def write_image(
+def write_values(
     path: str | Path,
-    image_CHW: Tensor,
+    values_CHW: Array,
     encoding: Encoding,
     *,
     value_range: ValueRange | None = None,
@@ -46,10 +44,10 @@ def write_image(
     Args:
         path: .png holds 8 and 16 bits, .tif (needs tifffile beyond 8 bits and 3 channels) and
             .npy everything, the other formats 8 bits.
-        image_CHW: on any device. One channel is repeated and three become luma if `encoding` says
+        values_CHW: float32. One channel is repeated and three become luma if `encoding` says
             so, hence a grey input to a colour model stays a grey file.
         encoding: usually that of the input.
-        value_range: what -1 and 1 become, for 16 bits and float, as in `to_tensor`.
+        value_range: what -1 and 1 become, for 16 bits and float, as in `to_values`.
         rounding: of 8-bit files, see `to_uint8`.
 
     Raises:
@@ -57,13 +55,10 @@ def write_image(
         StorageError: if the file cannot be written.
     """
     path = Path(path)
-    image_CHW = image_CHW.detach().float().cpu()
-    if image_CHW.shape[0] != encoding.channels:
-        image_CHW = image_with_channels(image_CHW, encoding.channels)
-    array_HWC = quantised(image_CHW, encoding.bits, value_range, rounding).permute(1, 2, 0).numpy()
+    array_HWC = to_levels(values_CHW, encoding, value_range, rounding).transpose(1, 2, 0)
     if encoding.channels == 1:
         array_HWC = array_HWC[:, :, 0]
-    write = _writer(path.suffix.lower(), array_HWC, encoding)
+    write = _writer(path.suffix.lower(), np.ascontiguousarray(array_HWC), encoding)
     with new_file(path) as part:
         write(part)
 
@@ -93,20 +88,20 @@ def _pillow_format(suffix: str) -> str:
     return known[suffix.lower()]
 
 
-def _writer(suffix: str, array: npt.NDArray[Any], encoding: Encoding) -> Callable[[Path], None]:
-    plain = encoding.bits == 8 and encoding.channels in (1, 3)
+def _writer(suffix: str, array: Array, encoding: Encoding) -> Callable[[Path], None]:
+    plain = encoding.dtype == np.uint8 and encoding.channels in (1, 3)
     if suffix == ".npy":
         return lambda part: _save_npy(part, array)
     if suffix in (".tif", ".tiff") and not plain:
         return lambda part: save_tiff(part, array)
-    if suffix == ".png" and encoding.bits == 16 and encoding.channels in (1, 3):
+    if suffix == ".png" and encoding.dtype == np.uint16 and encoding.channels in (1, 3):
         return lambda part: save_16bit_png(part, array)
     if not plain:
         raise ConfigError(
-            f"`{suffix}` cannot hold {encoding.channels} channels of {encoding.bits} bits; "
+            f"`{suffix}` cannot hold {encoding.channels} channels of {encoding.dtype}; "
             f"use {default_suffix(encoding)} or .npy."
         )
-    image, name = Image.fromarray(np.ascontiguousarray(array)), _pillow_format(suffix)
+    image, name = Image.fromarray(array), _pillow_format(suffix)
     if name == "JPEG":
         return lambda part: image.save(part, format=name, quality=_JPEG_QUALITY, subsampling=0)
     if name == "WEBP":
@@ -114,6 +109,6 @@ def _writer(suffix: str, array: npt.NDArray[Any], encoding: Encoding) -> Callabl
     return lambda part: image.save(part, format=name)
 
 
-def _save_npy(path: Path, array: npt.NDArray[Any]) -> None:
+def _save_npy(path: Path, array: Array) -> None:
     with path.open("wb") as file:  # numpy would add .npy to a temporary name
         np.save(file, array, allow_pickle=False)

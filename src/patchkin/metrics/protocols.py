@@ -120,11 +120,11 @@ class Protocol:
             value_range: what becomes 0 and 255, see `images.to_tensor`.
 
         Raises:
-            DataError: float values outside [0, 1], see `images.to_tensor`.
+            DataError: values of a type that needs a `value_range`, see `images.to_tensor`.
         """
-        if isinstance(picture.pixels, Tensor):
-            return self.prepare_output(to_tensor(picture, value_range))
-        return self._prepare(picture.pixels.convert("RGB"))
+        if isinstance(picture.pixels, Image.Image):
+            return self._prepare(picture.pixels.convert("RGB"))
+        return self.prepare_output(to_tensor(picture, value_range))
 
     def prepare_output(self, image_CHW: Tensor) -> Tensor:
         """As `prepare`, of an output in [-1, 1] with 1 or 3 channels, as if saved and read again.

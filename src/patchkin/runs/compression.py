@@ -42,8 +42,10 @@ from patchkin.compression.search import (
     SearchConfig,
 )
 from patchkin.config import to_plain
+from patchkin.data.config import DataConfig
 from patchkin.devices import Device
 from patchkin.errors import CheckpointError, ConfigError
+from patchkin.images import declared_ranges
 from patchkin.method import Direction, Method
 from patchkin.networks import ResNetGenerator
 from patchkin.networks.separable import Channels, format_channels, parse_channels
@@ -119,7 +121,8 @@ def distill(
     on, and stays what it was, without the file.
 
     Args:
-        config: of the run, with a teacher of `read_teacher`.
+        config: of the run, with a teacher of `read_teacher`, whose value ranges are taken over
+            unless the data has some.
         run_dir: folder of the run.
         start: another supernet whose student, discriminator, adaptors and heads this one starts
             from, such as to fine-tune one configuration. The released code starts from student and
@@ -147,7 +150,20 @@ def distill(
         if start is not None:
             _take_over(method, start)
 
+    if not resume and Path(teacher.path).is_file():
+        config = replace(config, data=_with_ranges(config.data, teacher))
     return train(Distillation, config, run_dir, resume=resume, overwrite=overwrite, begin=begin)
+
+
+def _with_ranges(data: DataConfig, teacher: TeacherConfig) -> DataConfig:
+    """The data with the value ranges that the teacher knows, unless it has some."""
+    header, _ = read_model(Path(teacher.path))
+    ranges = declared_ranges(header.encoding, where=f"`{teacher.path}`")
+    if any(data.value_ranges) or not any(ranges):
+        return data
+    if teacher.direction != data.direction:
+        ranges = ranges[::-1]
+    return replace(data, value_range_a=ranges[0], value_range_b=ranges[1])
 
 
 def _take_over(method: Method, start: Path) -> None:

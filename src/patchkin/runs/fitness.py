@@ -187,7 +187,7 @@ def _opened(config: ScoringConfig) -> tuple[Distillation, Scorer]:
         files = source.opened.domains.val_a
         size, channels = run_config.data.size, supernet.channels[0]
         batches = evaluation_images(
-            files, size=size, channels=channels, value_range=run_config.data.value_range
+            files, size=size, channels=channels, value_range=run_config.data.value_ranges[0]
         )
         inputs_BCHW = torch.cat([batch.images_BCHW for batch in batches])
     return supernet, _judged(scorer, inputs_BCHW, config)

@@ -122,7 +122,8 @@ def _train(
         config=to_plain(config.method),
         size=config.data.size,
         encoding={
-            "value_range": config.data.value_range,
+            "value_range": config.data.value_ranges[0],  # alone read by earlier versions
+            "value_ranges": config.data.value_ranges,
             **({"domains": list(domains)} if domains else {}),
             "typical_sizes": data.typical_sizes(),
         },

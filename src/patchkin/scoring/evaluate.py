@@ -16,7 +16,7 @@ from patchkin.config import to_plain
 from patchkin.data.config import DataConfig
 from patchkin.data.layouts import Domains, find_domains, image_files
 from patchkin.errors import ConfigError, DataError
-from patchkin.images import ValueRange
+from patchkin.images import Ranges, ValueRange
 from patchkin.metrics.content import (
     class_rate,
 )
@@ -94,7 +94,8 @@ def evaluate(
     Args:
         subject: a translator, or a folder of images. Those with the stem of an input are compared
             with it.
-        data: the set; only `root`, `source`, `target`, `direction` and `value_range` matter.
+        data: the set; only `root`, `source`, `target`, `direction` and the value ranges matter, and
+            those of a model are its own unless some are given here.
         config: what to score.
         model: where the translator came from, for the result.
         keep: folder where translations and features are looked for and kept, so that what was
@@ -109,17 +110,18 @@ def evaluate(
     domains, inputs = _held_out(data, config)
     source: Translations = subject
     if isinstance(subject, Translator) and keep is not None:
-        source = KeptTranslations(subject, keep, value_range=data.value_range)
-    found = _distances(source, inputs, domains, config, keep=keep, value_range=data.value_range)
+        source = KeptTranslations(subject, keep)
+    ranges = _value_ranges(subject, data)
+    found = _distances(source, inputs, domains, config, keep=keep, value_ranges=ranges)
     size = _common_size(map(find_protocol, config.protocols))
-    pairs = list(pairs_of(source, inputs, size=size, value_range=data.value_range))
+    pairs = list(pairs_of(source, inputs, size=size, value_ranges=ranges))
     content, ranking = content_scores(pairs, found.extractor)
     scores = found.scores | content | masked_scores(pairs, config.masks, size)
     perceptual = None
     if config.lpips is not None:
         perceptual = PerceptualDistance(config.lpips, weights=config.lpips_weights)
         scores |= collapse_scores(pairs, perceptual)
-    scores |= counterpart_scores(pairs, inputs, perceptual, size=size, value_range=data.value_range)
+    scores |= counterpart_scores(pairs, inputs, perceptual, size=size, value_range=ranges[1])
     if config.judge is not None:
         scores |= segmentation_scores(pairs, config.judge, config.judge_weights)
     return Result(
@@ -131,7 +133,7 @@ def evaluate(
             "root": data.root if data.source is None else f"{data.source} -> {data.target}",
             "direction": data.direction,
             "split": config.split,
-            **({} if data.value_range is None else {"value_range": list(data.value_range)}),
+            **({"value_ranges": list(ranges)} if any(ranges) else {}),
             "counts": {"inputs": len(inputs)} | found.counts,
         },
         evaluation=to_plain(config),
@@ -160,7 +162,7 @@ def _distances(
     config: EvaluationConfig,
     *,
     keep: Path | None,
-    value_range: ValueRange | None,
+    value_ranges: Ranges,
 ) -> _Distances:
     """Distances to the real images, and class rates, by each protocol."""
     scores: Scores = {}
@@ -175,11 +177,11 @@ def _distances(
             protocol.real_files(domains),
             protocol,
             extractor,
-            value_range=value_range,
+            value_range=value_ranges[1],
             batch_size=BATCH_SIZE,
         )
         outputs = _output_statistics(
-            source, inputs, protocol, extractor, keep=keep, value_range=value_range
+            source, inputs, protocol, extractor, keep=keep, value_ranges=value_ranges
         )
         distances = compare(real, outputs)
         scores |= {f"{name}/frechet": distances.frechet, f"{name}/kernel": distances.kernel}
@@ -225,12 +227,9 @@ def evaluate_part(
         PatchkinError: as `evaluate`.
     """
     domains, inputs = _held_out(data, config)
+    ranges = _value_ranges(subject, data)
     protocols = [find_protocol(name) for name in config.protocols]
-    source: Path | KeptTranslations
-    if isinstance(subject, Path):
-        source = subject
-    else:
-        source = KeptTranslations(subject, keep, value_range=data.value_range)
+    source = subject if isinstance(subject, Path) else KeptTranslations(subject, keep)
     translated = 0
     if isinstance(source, KeptTranslations):
         mine = shard.of(inputs, block=BATCH_SIZE)
@@ -240,8 +239,8 @@ def evaluate_part(
         extractor = make_extractor(protocol.extractor, config.weights)
         real, outputs = protocol.real_files(domains), _output_files(source, inputs, protocol)
         for paths, folder, value_range in (
-            (real, None, data.value_range),
-            (outputs, keep / STATISTICS_FOLDER, None),
+            (real, None, ranges[1]),
+            (outputs, keep / STATISTICS_FOLDER, _range_of_files(source, ranges)),
         ):
             fill_statistics(
                 paths,
@@ -253,6 +252,13 @@ def evaluate_part(
                 batch_size=BATCH_SIZE,
             )
     return translated
+
+
+def _value_ranges(subject: Translator | Path, data: DataConfig) -> Ranges:
+    """Those of the model, unless the data has some: of inputs, and of real images and outputs."""
+    if isinstance(subject, Translator) and not any(data.value_ranges):
+        return subject.value_ranges
+    return data.value_ranges
 
 
 def _describe(subject: Translator | Path, model: str) -> dict[str, Any]:
@@ -288,20 +294,33 @@ def _output_statistics(
     extractor: Extractor,
     *,
     keep: Path | None,
-    value_range: ValueRange | None,
+    value_ranges: Ranges,
 ) -> Statistics:
     if isinstance(source, Translator):
-        pairs = pairs_of(source, inputs, size=protocol.image_size, value_range=value_range)
+        pairs = pairs_of(source, inputs, size=protocol.image_size)
         outputs = ((pair.name, pair.levels_CHW) for pair in pairs)
         return statistics_of_outputs(outputs, protocol, extractor, batch_size=BATCH_SIZE)
     if isinstance(source, KeptTranslations):
         source.fill(inputs, protocol.image_size)
     files = _output_files(source, inputs, protocol)
+    of_files = _range_of_files(source, value_ranges)
     if keep is None:
-        return file_statistics(files, protocol, extractor, batch_size=BATCH_SIZE)
+        return file_statistics(
+            files, protocol, extractor, value_range=of_files, batch_size=BATCH_SIZE
+        )
     return cached_statistics(
-        files, protocol, extractor, folder=keep / STATISTICS_FOLDER, batch_size=BATCH_SIZE
+        files,
+        protocol,
+        extractor,
+        value_range=of_files,
+        folder=keep / STATISTICS_FOLDER,
+        batch_size=BATCH_SIZE,
     )
+
+
+def _range_of_files(source: Translations, value_ranges: Ranges) -> ValueRange | None:
+    """Of translations: those that are kept have 8 bits."""
+    return value_ranges[1] if isinstance(source, Path) else None
 
 
 def _output_files(

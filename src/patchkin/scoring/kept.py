@@ -34,15 +34,11 @@ class KeptTranslations:
     Args:
         translator: does what is not there.
         folder: where it is kept; several processes and several models may share it.
-        value_range: of the inputs, see `images.to_tensor`.
     """
 
-    def __init__(
-        self, translator: Translator, folder: Path, *, value_range: ValueRange | None
-    ) -> None:
+    def __init__(self, translator: Translator, folder: Path) -> None:
         self.translator = translator
-        self.value_range = value_range
-        self._folder = folder / "translations" / _model_key(translator, value_range)
+        self._folder = folder / "translations" / _model_key(translator)
         self._encoding = Encoding(8, translator.channels[1])
 
     def files(self, inputs: Sequence[Path], size: Sides | None) -> list[Path]:
@@ -80,22 +76,20 @@ class KeptTranslations:
     def _translate(self, jobs: Sequence[tuple[Path, Path]], size: Sides | None) -> int:
         missing = [(path, target) for path, target in jobs if not target.is_file()]
         for path, target in missing:
-            _, output_CHW = translation(
-                self.translator, path, size=size, value_range=self.value_range
-            )
+            _, output_CHW = translation(self.translator, path, size=size)
             write_image(target, output_CHW, self._encoding)
         return len(missing)
 
 
-def translation(
-    translator: Translator, path: Path, *, size: Sides | None, value_range: ValueRange | None
-) -> tuple[Tensor, Tensor]:
+def translation(translator: Translator, path: Path, *, size: Sides | None) -> tuple[Tensor, Tensor]:
     """An image at a size and its translation, [C, H, W] on the CPU.
 
     Raises:
         DataError: the image cannot be read, or its translation holds NaN or infinity.
     """
-    input_CHW = load_at(path, translator.channels[0], size=size, value_range=value_range)
+    input_CHW = load_at(
+        path, translator.channels[0], size=size, value_range=translator.value_ranges[0]
+    )
     output_CHW = translator(input_CHW[None])[0].cpu()
     if not output_CHW.isfinite().all():
         raise DataError(f"The translation of `{path}` holds NaN or infinity.")
@@ -116,17 +110,17 @@ def load_at(
     Raises:
         DataError: it cannot be read.
     """
-    picture = transformable(read_image(path, channels), value_range)
+    pixels = transformable(read_image(path, channels), value_range)
     if size is None:
-        return finished(picture.pixels)
+        return finished(pixels)
     height, width = height_width(size)
-    return finished(resized(picture.pixels, width, height))
+    return finished(resized(pixels, width, height))
 
 
-def _model_key(translator: Translator, value_range: ValueRange | None) -> str:
+def _model_key(translator: Translator) -> str:
     method = translator.method
     plain = [method.name, to_plain(method.config), translator.direction, str(translator.dtype)]
-    plain += [] if value_range is None else [list(map(float, value_range))]
+    plain += [list(translator.value_ranges)] if any(translator.value_ranges) else []
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode())
     networks = {name: method.get_submodule(name) for name in method.translating}
     for name, network in sorted(networks.items()):

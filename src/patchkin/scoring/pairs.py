@@ -20,7 +20,7 @@ from patchkin.data.folders import cache_folder
 from patchkin.data.layouts import image_files
 from patchkin.data.toy import mask_file, truth_file
 from patchkin.errors import DataError
-from patchkin.images import ValueRange, image_grid, safe_levels, to_uint8
+from patchkin.images import Ranges, ValueRange, image_grid, safe_levels, to_uint8
 from patchkin.metrics import diversity
 from patchkin.metrics.cityscapes import fetch_judge
 from patchkin.metrics.content import (
@@ -63,7 +63,7 @@ def pairs_of(
     inputs: Sequence[Path],
     *,
     size: Sides | None,
-    value_range: ValueRange | None,
+    value_ranges: Ranges = (None, None),
 ) -> Iterator[Pair]:
     """Inputs at a size and their translations; of a folder, the images that are there.
 
@@ -71,7 +71,7 @@ def pairs_of(
         source: of the translations.
         inputs: files; those of a folder's images have the same stems.
         size: height and width that images are brought to; None: as they are.
-        value_range: of inputs of 16 bits and of floats, see `images.to_tensor`.
+        value_ranges: of inputs and of translations in a folder; a model knows its own.
 
     Raises:
         DataError: an image cannot be read, a translation holds NaN or infinity, or one in a folder
@@ -79,12 +79,13 @@ def pairs_of(
     """
     if isinstance(source, Translator):
         for path in inputs:
-            input_CHW, output_CHW = translation(source, path, size=size, value_range=value_range)
+            input_CHW, output_CHW = translation(source, path, size=size)
             yield Pair(path.stem, input_CHW, _as_saved(output_CHW))
         return
     if isinstance(source, KeptTranslations):
         source.fill(inputs, size)
         of_input, of_output = source.translator.channels
+        value_range = source.translator.value_ranges[0]
         for path, target in zip(inputs, source.files(inputs, size), strict=True):
             input_CHW = load_at(path, of_input, size=size, value_range=value_range)
             output_CHW = load_at(target, of_output, size=None, value_range=None)
@@ -93,10 +94,10 @@ def pairs_of(
     by_stem = {path.stem: path for path in inputs}
     for path in image_files(source):
         input_path = by_stem.get(path.stem)
-        output_CHW = load_at(path, 3, size=size, value_range=None)
+        output_CHW = load_at(path, 3, size=size, value_range=value_ranges[1])
         given_CHW = None
         if input_path is not None:
-            given_CHW = load_at(input_path, 3, size=size, value_range=value_range)
+            given_CHW = load_at(input_path, 3, size=size, value_range=value_ranges[0])
         if given_CHW is not None and given_CHW.shape != output_CHW.shape:
             raise DataError(
                 f"`{path}` and `{input_path}` differ in size; choose a protocol that resizes."

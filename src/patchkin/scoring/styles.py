@@ -73,7 +73,7 @@ def evaluate_styles(
 
     Args:
         translator: the model.
-        data: the set; of several domains only `root` and `value_range` matter. Images are brought
+        data: the set; of several domains only `root` matters. Images are brought
             to the size that the model was trained at.
         config: what to score. With the protocol `stargan-v2`, LPIPS is that of AlexNet unless
             another is named; with other protocols it is scored if it is named.
@@ -101,7 +101,7 @@ def evaluate_styles(
         held_out,
         size=_size(translator),
         channels=translator.channels[0],
-        value_range=data.value_range,
+        value_range=translator.value_ranges[0],
     )
     styles = LatentStyles(translator, seed=0)
     task = score_outputs(
@@ -127,15 +127,19 @@ def _evaluate_domains(
     size = _size(translator)
     images = [
         domain_images(
-            paths, size=size, channels=translator.channels[0], value_range=data.value_range
+            paths,
+            size=size,
+            channels=translator.channels[0],
+            value_range=translator.value_ranges[0],
         )
         for paths in held_out
     ]
+    of_real = translator.value_ranges[1]
     protocols = [find_protocol(name) for name in config.protocols]
     num_outputs = samples or max([2, *(protocol.outputs_per_input for protocol in protocols)])
     extractors = _extractors(protocols, config.weights)
     bound = [protocol.with_extractor(extractors[protocol.extractor]) for protocol in protocols]
-    real = _RealStatistics(files, held_out, bound, extractors, data.value_range)
+    real = _RealStatistics(files, held_out, bound, extractors, of_real)
     net = config.lpips or ("alex" if _DIVERSE_PROTOCOL in config.protocols else None)
     perceptual = PerceptualDistance(net, weights=config.lpips_weights) if net else None
     styles = styles_by_mode(translator, images, seed=protocols[0].seed if protocols else 0)
@@ -155,7 +159,7 @@ def _evaluate_domains(
                 images[source],
                 held_out[source],
                 files.names[target],
-                value_range=data.value_range,
+                value_range=of_real,
             )
             tasks[f"{mode}/{name}"] = scores
             shown[mode, source, target] = task.levels_NKCHW[:_GALLERY_IMAGES, 0]
@@ -181,7 +185,7 @@ def _evaluate_domains(
             "root": data.root,
             "direction": "all pairs",
             "split": config.split,
-            **({} if data.value_range is None else {"value_range": list(data.value_range)}),
+            **({"value_ranges": list(ranges)} if any(ranges := translator.value_ranges) else {}),
             "domains": list(files.names),
             "size": size,
             "counts": {

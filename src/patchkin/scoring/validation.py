@@ -26,7 +26,7 @@ from patchkin.data.domains import domain_images
 from patchkin.data.loading import evaluation_images
 from patchkin.data.paired import PairedBatch
 from patchkin.data.toy import domain_truth_file, mask_file, truth_file
-from patchkin.images import ValueRange, safe_levels
+from patchkin.images import Ranges, ValueRange, safe_levels
 from patchkin.method import Method
 from patchkin.metrics.content import class_rate
 from patchkin.metrics.counterpart import PIXEL_LEVELS, mean_scores, score_against_counterpart
@@ -99,8 +99,8 @@ class ProtocolValidation:
     real: tuple[Path, ...]
     size: Sides
     """Of the images, in pixels."""
-    value_range: ValueRange | None
-    """Of 16-bit and float files, see `images.to_tensor`."""
+    value_ranges: Ranges
+    """Of inputs and of real images, of more than 8 bits; see `images.to_tensor`."""
     extractor: Extractor | None = None
     protocol: Protocol | None = None
     classes: tuple[int, ...] = ()
@@ -113,14 +113,13 @@ class ProtocolValidation:
 
     def __call__(self, method: Method) -> Scores:
         """Score the method as it stands."""
-        translator = Translator(method, device=next(method.parameters()).device)
-        pairs = list(
-            pairs_of(translator, self.inputs, size=self.size, value_range=self.value_range)
-        )
+        device = next(method.parameters()).device
+        translator = Translator(method, device=device, value_ranges=self.value_ranges)
+        pairs = list(pairs_of(translator, self.inputs, size=self.size))
         scores: Scores = {}
         if self.protocol is not None and self.extractor is not None:
             real = cached_statistics(
-                self.real, self.protocol, self.extractor, value_range=self.value_range
+                self.real, self.protocol, self.extractor, value_range=self.value_ranges[1]
             )
             outputs = output_statistics(
                 ((pair.name, pair.levels_CHW) for pair in pairs), self.protocol, self.extractor
@@ -147,8 +146,8 @@ class CounterpartValidation:
     """Of the images, in pixels."""
     channels: tuple[int, int]
     """Of inputs and of translations."""
-    value_range: ValueRange | None
-    """Of 16-bit and float files, see `images.to_tensor`."""
+    value_ranges: Ranges
+    """Of inputs and of translations, of more than 8 bits; see `images.to_tensor`."""
     primary: str = "tone_inside"
 
     @staticmethod
@@ -170,19 +169,20 @@ class CounterpartValidation:
 
     @cached_property
     def _inputs_NCHW(self) -> Tensor:
-        return self._read(self.inputs, self.channels[0])
+        return self._read(self.inputs, self.channels[0], self.value_ranges[0])
 
     @cached_property
     def _truths_NCHW(self) -> Tensor:
-        return self._read([truth_file(path) for path in self.inputs], self.channels[1])
+        truths = [truth_file(path) for path in self.inputs]
+        return self._read(truths, self.channels[1], self.value_ranges[1])
 
     @cached_property
     def _masks_NHW(self) -> Tensor:
-        return self._read([mask_file(path) for path in self.inputs], 1)[:, 0] > 0
+        return self._read([mask_file(path) for path in self.inputs], 1, None)[:, 0] > 0
 
-    def _read(self, files: Sequence[Path], channels: int) -> Tensor:
+    def _read(self, files: Sequence[Path], channels: int, value_range: ValueRange | None) -> Tensor:
         batches = evaluation_images(
-            files, size=self.size, channels=channels, value_range=self.value_range
+            files, size=self.size, channels=channels, value_range=value_range
         )
         return torch.cat([batch.images_BCHW for batch in batches])
 

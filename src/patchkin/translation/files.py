@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 
 from patchkin.errors import ConfigError, DataError, PatchkinError, StorageError
-from patchkin.images import IMAGE_SUFFIXES, Encoding, is_image_file, write_image
+from patchkin.images import (
+    IMAGE_SUFFIXES,
+    Encoding,
+    OutputForm,
+    is_image_file,
+    output_form,
+    write_image,
+)
 from patchkin.images.faults import reason
 from patchkin.images.folders import find_images, ignored_kinds, is_left_out
 from patchkin.parallel.overlap import ahead, behind
@@ -271,10 +278,9 @@ def translate_files(
                 torch.stack(styles) if styles else None,
             ).cpu()
             for (job, _, encoding), y_CHW in zip(batch, y_BCHW, strict=True):
+                form = output_form(encoding, y_CHW.shape[0], translator.value_ranges)
                 later(
-                    partial(
-                        _write, job, y_CHW, encoding, outcome, recorder=recorder, on_file=on_file
-                    )
+                    partial(_write, job, y_CHW, form, outcome, recorder=recorder, on_file=on_file)
                 )
     return outcome
 
@@ -317,7 +323,7 @@ def _batches(
 def _write(
     job: Job,
     y_CHW: Tensor,
-    encoding: Encoding,
+    form: OutputForm,
     outcome: Outcome,
     *,
     recorder: Recorder | None,
@@ -326,7 +332,7 @@ def _write(
     try:
         if recorder is not None:
             recorder.begins([job.target])
-        write_image(job.target, y_CHW, encoding)
+        write_image(job.target, y_CHW, form.encoding, value_range=form.value_range)
         if recorder is not None:
             recorder.made([job.target], job.source, style=job.style)
         outcome.written.append(job.target)

@@ -25,7 +25,15 @@ from torch import Tensor
 
 from patchkin.data.layouts import image_files
 from patchkin.errors import ConfigError, DataError, PatchkinError, nearest
-from patchkin.images import image_grid, read_image, to_tensor, to_uint8, write_pillow
+from patchkin.images import (
+    Ranges,
+    ValueRange,
+    image_grid,
+    read_image,
+    to_tensor,
+    to_uint8,
+    write_pillow,
+)
 from patchkin.randomness import SeededDraws
 from patchkin.storage.atomic import is_disk_trouble, new_file
 from patchkin.translation.files import Job, Outcome, renamed
@@ -141,7 +149,7 @@ def referenced_styles(translator: Translator, files: Sequence[Path], *, domain: 
     """
     styles = []
     for file in files:
-        image_CHW, _ = translator.read(file, channels=translator.channels[1])
+        image_CHW, _ = translator.read(file, like="output")
         vector_S = translator.reference_styles(image_CHW[None], domain=domain)[0]
         origin = f"domain {domain}, reference {sha256_of(file)}"
         styles.append(Style(file.stem, vector_S, file, origin))
@@ -200,6 +208,7 @@ def style_grid(
     domain: str = "",
     names_file: bool = False,
     size: int = 256,
+    value_ranges: Ranges = (None, None),
 ) -> Image.Image:
     """Inputs (left column) in every style (columns, under their references), from written files.
 
@@ -209,6 +218,7 @@ def style_grid(
         domain: as in the names of the files.
         names_file: as `styled_jobs`.
         size: longest side of a tile in pixels.
+        value_ranges: of inputs, and of references and outputs.
 
     Raises:
         DataError: nothing to show, or a file that cannot be read.
@@ -219,13 +229,15 @@ def style_grid(
             job.target if names_file else named(job.target, domain, style.name) for style in styles
         ]
         if all(target.is_file() for target in targets):
-            rows.append([_tile(path, size) for path in (job.source, *targets)])
+            of_input, of_output = value_ranges
+            outputs = [_tile(target, size, of_output) for target in targets]
+            rows.append([_tile(job.source, size, of_input), *outputs])
     if not rows:
         raise DataError("There is no translation to show in a grid.")
     if any(style.reference is not None for style in styles):
         corner_CHW = torch.ones(3, 8, 8)
         references = [
-            torch.ones(3, 8, 8) if style.reference is None else _tile(style.reference, size)
+            corner_CHW if style.reference is None else _tile(style.reference, size, value_ranges[1])
             for style in styles
         ]
         rows.insert(0, [corner_CHW, *references])
@@ -233,9 +245,8 @@ def style_grid(
     return image_grid(rows, captions)
 
 
-def _tile(path: Path, size: int) -> Tensor:
-    picture = read_image(path, None)
-    image_CHW = to_tensor(picture)
+def _tile(path: Path, size: int, value_range: ValueRange | None) -> Tensor:
+    image_CHW = to_tensor(read_image(path), value_range)
     if image_CHW.shape[0] not in (1, 3):
         image_CHW = image_CHW[:1]
     array_HWC = to_uint8(image_CHW.expand(3, -1, -1)).permute(1, 2, 0).contiguous().numpy()

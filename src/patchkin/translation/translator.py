@@ -15,7 +15,7 @@ from patchkin.compression import COMPRESSED_METHODS
 from patchkin.config import from_plain
 from patchkin.devices import Device, Precision, autocast_dtype, choose_device
 from patchkin.errors import CheckpointError, ConfigError, nearest
-from patchkin.images import Encoding, read_image, to_tensor
+from patchkin.images import Encoding, Ranges, declared_ranges, read_image, to_tensor
 from patchkin.method import Direction, Method, StyledMethod, translating_mode
 from patchkin.methods import METHODS
 from patchkin.networks.cpu.layout import lay_out
@@ -65,6 +65,7 @@ class Translator:
         method: Method,
         *,
         header: ModelHeader | None = None,
+        value_ranges: Ranges | None = None,
         direction: Direction = "AtoB",
         device: Device | torch.device = "auto",
         precision: Precision = "32-true",
@@ -76,6 +77,7 @@ class Translator:
         Args:
             method: whose networks translate.
             header: of its file.
+            value_ranges: of the images from A to B; those of the header unless given.
             direction: BtoA for the way back of a method that has one.
             device: where to compute.
             precision: of the networks.
@@ -100,6 +102,9 @@ class Translator:
         """Of the images it takes, and of those it gives."""
         self.domains: tuple[str, ...] = tuple(header.encoding.get("domains", ())) if header else ()
         """Names of the target domains, where there are several and the model knows them."""
+        ranges = value_ranges or declared_ranges(header.encoding if header else {})
+        self.value_ranges = ranges if direction == "AtoB" else ranges[::-1]
+        """Of the images it takes, and of those it gives, in files of more than 8 bits."""
         self.device = device if isinstance(device, torch.device) else choose_device(device)
         self.dtype = autocast_dtype(precision, self.device)
         """That networks compute in; None for that of the weights."""
@@ -278,19 +283,26 @@ class Translator:
             )
         return styles_BS.float().cpu()
 
-    def read(self, source: Path, *, channels: int | None = None) -> tuple[Tensor, Encoding]:
+    def read(
+        self,
+        source: Path,
+        *,
+        channels: int | None = None,
+        like: Literal["input", "output"] = "input",
+    ) -> tuple[Tensor, Encoding]:
         """A file as the model takes it, [C, H, W] in [-1, 1], and how the file stores it.
 
         Args:
             source: the file.
             channels: those of the images that the model takes, unless given.
+            like: whether it is of the domain of the model's inputs or of its outputs.
 
         Raises:
             DataError: it cannot be read, or has channels that the model does not take.
         """
-        declared = self.header.encoding.get("value_range") if self.header else None
-        picture = read_image(source, self.channels[0] if channels is None else channels)
-        return to_tensor(picture, tuple(declared) if declared else None), picture.encoding
+        side = 0 if like == "input" else 1
+        picture = read_image(source, self.channels[side] if channels is None else channels)
+        return to_tensor(picture, self.value_ranges[side]), picture.encoding
 
 
 def pad_to(x_BCHW: Tensor, multiple: int, *, minimum: int = 1) -> Tensor:

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 from patchkin.data.cache.index import Entry, Key, Stored, content_of, key_of
@@ -97,6 +96,6 @@ class DecodedImages:
             height, width = form.shape[:2]
             pixels = Image.frombytes(form.kind, (width, height), content)
         else:
-            array = np.frombuffer(content, form.kind).reshape(form.shape).copy()
-            pixels = torch.from_numpy(array)
-        return Picture(pixels, Encoding(entry.bits, entry.file_channels), str(path))
+            pixels = np.frombuffer(content, form.kind).reshape(form.shape).copy()
+        encoding = Encoding.of(np.dtype(entry.file_type), entry.file_channels)
+        return Picture(pixels, encoding, str(path))

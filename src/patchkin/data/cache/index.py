@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +15,11 @@ from PIL import features
 
 from patchkin.sides import Sides
 
-FORMAT = 1
+FORMAT = 2
 """Goes up when files of this format can no longer be read, or pixels are decoded otherwise."""
 
-Kind = Literal["L", "RGB", "uint8", "uint16", "float32"]
+Kind = str
+"""`L` or `RGB` of a Pillow image, or the type of an array."""
 Key = tuple[str, int]
 
 
@@ -28,9 +29,8 @@ class Stored(NamedTuple):
     load_size: Sides | None
     """None: not resized."""
     kind: Kind
-    """Mode of a Pillow image, or type of a tensor."""
     shape: tuple[int, ...]
-    """HW or HWC of a Pillow image, CHW of a tensor."""
+    """HW or HWC of a Pillow image, CHW of an array."""
     offset: int
     length: int
     crc32: int
@@ -45,8 +45,8 @@ class Entry(NamedTuple):
     """Wanted; the pixels have them."""
     file_size: int
     mtime_ns: int
-    bits: Literal[8, 16, 32]
-    """Of the file, as in `Encoding`."""
+    file_type: str
+    """Of the numbers in the file, such as uint16."""
     file_channels: int
     stored: tuple[Stored, ...]
 

@@ -182,7 +182,8 @@ class Store:
             for load_size, kind, shape, content in forms
         )
         size, mtime, encoding = status.st_size, status.st_mtime_ns, picture.encoding
-        entry = Entry(absolute, channels, size, mtime, encoding.bits, encoding.channels, stored)
+        kind = encoding.dtype.name
+        entry = Entry(absolute, channels, size, mtime, kind, encoding.channels, stored)
         return _Decoded(entry, [content for *_, content in forms])
 
     def _write_index(self, pixels: Path, entries: Sequence[Entry]) -> None:
@@ -242,9 +243,7 @@ def _forms(
             (load_size, kind, (image.height, image.width, *depth), image.tobytes())
             for load_size, image in images.items()
         ]
-    array = pixels.contiguous().numpy()
-    kinds: dict[str, Kind] = {"uint8": "uint8", "uint16": "uint16", "float32": "float32"}
-    return [(None, kinds[array.dtype.name], array.shape, array.tobytes())]
+    return [(None, pixels.dtype.name, pixels.shape, pixels.tobytes())]
 
 
 def _written(image: _Decoded, file: BinaryIO) -> Entry:

@@ -146,6 +146,8 @@ def _refuse_settings_of_two_domains(config: DataConfig) -> None:
         ("load_size", "`crop_probability` says how often a part of the picture is cut out"),
         ("preprocess", "`crop_probability` says how often a part of the picture is cut out"),
         ("pairing", "images and references are always drawn at random"),
+        ("value_range_a", "`value_range` holds for all"),
+        ("value_range_b", "`value_range` holds for all"),
     ):
         if getattr(config, name) != getattr(default, name):
             raise ConfigError(f"`{name}` is a setting of two domains; with several, {instead}.")

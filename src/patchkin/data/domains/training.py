@@ -147,10 +147,10 @@ class DomainDataset(Dataset[DomainItem]):
 
     def _view(self, path: Path, role: str, place: Place) -> Tensor:
         config = self.config
-        picture = transformable(self.read(path, self.channels), config.value_range)
+        whole = transformable(self.read(path, self.channels), config.value_range)
         seed = derive_seed(self.seed, "view", role, place.epoch, place.item)
         pixels = domain_view(
-            picture.pixels,
+            whole,
             np.random.default_rng(seed),
             size=max(config.height_width),
             crop_probability=config.crop_probability,

@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from patchkin.data.datasets import finished, transformable
-from patchkin.data.transforms import mirrored, resized, size_of
-from patchkin.images import Pixels, ValueRange, read_image
+from patchkin.data.transforms import Pixels, mirrored, resized, size_of
+from patchkin.images import ValueRange, read_image
 
 CROP_AREA = (0.8, 1.0)
 """Share of the picture that a crop keeps (StarGAN v2)."""
@@ -84,7 +84,5 @@ def domain_images(
     Raises:
         DataError: if a file cannot be used.
     """
-    pictures = (transformable(read_image(path, channels), value_range) for path in paths)
-    return torch.stack(
-        [finished(resized(picture.pixels, size, size, "bilinear")) for picture in pictures]
-    )
+    images = (transformable(read_image(path, channels), value_range) for path in paths)
+    return torch.stack([finished(resized(image, size, size, "bilinear")) for image in images])

@@ -52,8 +52,8 @@ class UnpairedSource(Source[TrainingData]):
         domains = self.opened.domains
         if isinstance(self.opened.dataset, SingleImageDataset):
             return self.opened.dataset.overview()
-        a = self._images(domains.val_a or domains.test_a or domains.train_a, self._channels[0])
-        b = self._images(domains.val_b or domains.test_b or domains.train_b, self._channels[1])
+        a = self._images(domains.val_a or domains.test_a or domains.train_a, 0)
+        b = self._images(domains.val_b or domains.test_b or domains.train_b, 1)
         num_images = min(len(a), len(b))
         return UnpairedBatch(a[:num_images], b[:num_images])
 
@@ -62,12 +62,13 @@ class UnpairedSource(Source[TrainingData]):
         domains, config = self.opened.domains, self._config.data
         return tuple(typical_size(files, config) for files in (domains.train_a, domains.train_b))
 
-    def _images(self, files: Sequence[Path], channels: int) -> Tensor:
+    def _images(self, files: Sequence[Path], side: int) -> Tensor:
+        """Of the source (0) or the target domain (1)."""
         batches = evaluation_images(
             files[:PREVIEW_IMAGES],
             size=self._config.data.size,
-            channels=channels,
-            value_range=self._config.data.value_range,
+            channels=self._channels[side],
+            value_range=self._config.data.value_ranges[side],
         )
         return torch.cat([batch.images_BCHW for batch in batches])
 
@@ -81,7 +82,7 @@ class UnpairedSource(Source[TrainingData]):
                 inputs=files,
                 size=data.size,
                 channels=self._channels,
-                value_range=data.value_range,
+                value_ranges=data.value_ranges,
             )
             return as_scorer(counterparts)
         if not self._config.training.score_every:
@@ -91,7 +92,7 @@ class UnpairedSource(Source[TrainingData]):
             inputs=files,
             real=self.opened.domains.val_b,
             size=data.size,
-            value_range=data.value_range,
+            value_ranges=data.value_ranges,
             extractor=extractor,
             protocol=protocol,
             classes=self._config.training.score_classes,
