@@ -19,7 +19,7 @@ from patchkin.images.picture import Encoding
 from patchkin.metrics.extractors import SqueezeNetExtractor
 from patchkin.metrics.protocols import find_protocol
 from patchkin.scoring.evaluate import EvaluationConfig, evaluate
-from patchkin.scoring.validation import ValidationScores
+from patchkin.scoring.validation import ProtocolValidation
 
 TWELVE, CT = (0.0, 4095.0), (-1000.0, 3000.0)
 GREY = ("--method.generator.in-channels", "1", "--method.generator.out-channels", "1")
@@ -166,7 +166,7 @@ def test_a_model_is_scored_and_validated_in_its_range(twelve_bits, squeezenet, t
         data = DataConfig(root=str(root), size=32)
         evaluation.append(evaluate(translator, data, config))
         inputs, real = (tuple(sorted((root / name).iterdir())) for name in ("testA", "testB"))
-        score = ValidationScores(
+        score = ProtocolValidation(
             inputs=inputs,
             real=real,
             size=32,
@@ -180,7 +180,7 @@ def test_a_model_is_scored_and_validated_in_its_range(twelve_bits, squeezenet, t
         assert evaluation[0].scores[name] == pytest.approx(value, rel=1e-3), name
     for name, value in validation[1].items():
         assert validation[0][name] == pytest.approx(value, rel=1e-3), name
-    assert tuple(evaluation[0].protocols["squeezenet-256"]["value_range"]) == TWELVE
+    assert evaluation[0].data["value_ranges"] == [TWELVE, TWELVE]
 
 
 def test_what_a_model_writes_it_reads_again(tmp_path):

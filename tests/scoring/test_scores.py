@@ -177,21 +177,33 @@ def of_training(toy, domains):
         "extractor": TinySqueezeNet(),
         "protocol": find_protocol("squeezenet-256"),
         "size": 64,
-        "value_range": None,
     }
     pair, many = TintPair(), Tint(TintConfig(sizes=TintSizes(num_domains=3)))
     batch = random_batch(2)
     validations = [
         (
-            ProtocolValidation(inputs=two.val_a, real=two.val_b, classes=(3,), **with_protocol),
+            ProtocolValidation(
+                inputs=two.val_a,
+                real=two.val_b,
+                value_ranges=(None, None),
+                classes=(3,),
+                **with_protocol,
+            ),
             pair,
         ),
         (
-            CounterpartValidation(inputs=two.val_a, size=64, channels=(3, 3), value_range=None),
+            CounterpartValidation(
+                inputs=two.val_a, size=64, channels=(3, 3), value_ranges=(None, None)
+            ),
             pair,
         ),
         (PairValidation(pairs=PairedBatch(batch.a_BCHW, batch.b_BCHW)), pair),
-        (DomainValidation(names=several.names, paths=several.val, **with_protocol), many),
+        (
+            DomainValidation(
+                names=several.names, paths=several.val, value_range=None, **with_protocol
+            ),
+            many,
+        ),
     ]
     found = {}
     for validation, method in validations:

@@ -46,7 +46,7 @@ def in_twelve_bits(eight_bits, folder):
             write_image(target, to_tensor(picture), Encoding(8, 3))
         else:
             write_image(target, to_tensor(picture), Encoding(16, 3), value_range=TWELVE_BITS)
-            assert 255 < int(read_image(target).pixels.int().max()) <= 4095
+            assert 255 < int(read_image(target).pixels.max()) <= 4095
     return folder
 
 
@@ -89,7 +89,7 @@ def test_distances_to_real_images_of_twelve_bits(unknown):
             inputs=files.val_a,
             real=files.val_b,
             size=SIDE,
-            value_range=value_range,
+            value_ranges=(value_range, value_range),
             extractor=extractor,
             protocol=protocol,
         )
@@ -115,7 +115,7 @@ def test_counterparts_of_twelve_bits(toys):
             inputs=find_domains(DataConfig(root=str(root))).val_a,
             size=SIDE,
             channels=(3, 3),
-            value_range=value_range,
+            value_ranges=(value_range, value_range),
         ).baseline()
 
     eight, twelve = toys
@@ -183,7 +183,7 @@ def test_a_run_of_twelve_bits_is_scored_on_what_it_was_trained_on(unknown, tmp_p
     assert main([*map(str, evaluate)]) == 0
     (result,) = json.loads(capsys.readouterr().out)["results"]
     assert result["scores"]["change"] == pytest.approx(logged["change"], rel=1e-6)
-    assert result["data"]["value_range"] == [0, 4095]
+    assert result["data"]["value_ranges"] == [[0, 4095], [0, 4095]]
     kept = (*evaluate[:-1], "--keep", tmp_path / "kept", "--protocol")
     assert main([*map(str, kept)]) == 0
     (again,) = json.loads(capsys.readouterr().out)["results"]
