@@ -110,7 +110,7 @@ def test_each_domain_may_have_a_range(command, mr_and_ct, tmp_path):
         x = torch.from_numpy(tifffile.imread(path).astype(np.float32) / 4095 * 2 - 1)[None, None]
         expected = (translator(x)[0, 0].numpy().clip(-1, 1) + 1) / 2 * 4000 - 1000
         np.testing.assert_allclose(written, expected, rtol=0, atol=0.51)
-    for path in (tmp_path / "mr").iterdir():
+    for path in (tmp_path / "mr").glob("*.tif"):
         written = tifffile.imread(path)
         assert written.dtype == np.int16, "the type of the input, which holds 0 to 4095"
         assert 0 <= written.min() <= written.max() <= 4095

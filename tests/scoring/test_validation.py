@@ -161,7 +161,7 @@ def test_a_run_of_twelve_bits_is_scored_on_what_it_was_trained_on(unknown, tmp_p
     translator = Translator.load(run_dir, device="cpu")
     changes, outputs = [], []
     for path in sorted((twelve / "valA").iterdir()):
-        pixels_CHW = read_image(path).pixels.double()
+        pixels_CHW = torch.from_numpy(read_image(path).pixels.astype(np.float64))
         x_CHW = (pixels_CHW / 4095 * 2 - 1).float()
         y_CHW = translator(x_CHW[None])[0].clamp(-1, 1)
         levels_CHW = ((y_CHW + 1) * 127.5).round()
