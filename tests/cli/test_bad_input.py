@@ -269,7 +269,7 @@ def test_translating_to_a_full_disk_stops_with_one_line(
         )
     assert message.startswith(f"Cannot write `{out}")
     assert "No space left on device" in message
-    assert [path.name for path in out.iterdir()] == [".patchkin"]  # what it was about to make
+    assert list(out.glob("*.png")) == []
 
 
 def test_a_batch_too_small_to_compare_images(command, toy_root):

@@ -16,8 +16,8 @@ WRITING = {
 """Names of methods, and of functions of modules, that write files or give them names."""
 KNOWN = {
     "cli/import_weights.py": ["model.save"],  # of ImportedModel, which is below
-    "data/cache/store.py": ["part.open"],  # within new_file
     "data/archives.py": ["folder.rename", "entry.rename"],  # within new_folder
+    "data/cache/store.py": ["part.open"],  # within new_file
     "data/download.py": ["part.open"],  # a download goes on
     "images/png16.py": ["path.write_bytes"],  # within new_file, as all of images
     "images/tiff.py": ["tifffile.imwrite", "tifffile.imwrite"],
