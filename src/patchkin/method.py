@@ -181,6 +181,10 @@ class Method(nn.Module, ABC):
     """Smallest height or width that `translate` takes."""
     min_training_size: int = 1
     """Smallest height or width that `train_step` takes."""
+    training_side: int | None = None
+    """Side of the squares that `train_step` takes, where networks are made for one size."""
+    needs_equal_sizes: bool = False
+    """Whether the images of both domains must have one size in `train_step`."""
     min_batch_size: int = 1
     """Fewest images of a batch, for methods that compare the images of one."""
 

@@ -79,6 +79,27 @@ def test_an_image_smaller_than_the_crop_is_told_at_the_start(command, photos, tm
     assert not run_dir.exists()
 
 
+@pytest.mark.parametrize("method", ["cut", "semantic-relation", "negcut"])
+@pytest.mark.parametrize("preprocess", ["none", "scale_width"])
+def test_domains_of_unequal_sizes_train(command, photos, tmp_path, method, preprocess):
+    code, _, err = command(
+        *("train", method, "--data", photos, "--run-dir", tmp_path / "run", "--size", "32"),
+        *("--data.preprocess", preprocess, *SMALL),
+    )
+    assert code == 0, err
+
+
+def test_what_a_method_does_not_take_is_told_at_the_start(command, photos, tmp_path):
+    code, _, err = command(
+        *("train", "cyclegan", "--data", photos, "--run-dir", tmp_path / "run", "--size", "32"),
+        *("--data.preprocess", "none", "--ngf", "4", "--ndf", "4", "--blocks", "1"),
+        *("--method.pool.side", "48", "--device", "cpu", "--steps", "2"),
+    )
+    assert code == 2
+    assert "Views of 4784 pixels do not fit the image pool; set --method.pool.side 70" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_methods_of_several_domains_take_squares(command, photos, tmp_path):
     code, _, err = command(
         "train", "starganv2", "--data", photos, "--size", "64", "128", "--run-dir", tmp_path / "run"

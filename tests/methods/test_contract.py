@@ -11,6 +11,7 @@ import torch
 
 from patchkin.config import from_plain, to_plain
 from patchkin.data.domains import DomainBatch
+from patchkin.data.paired import PairedBatch
 from patchkin.method import Method, Progress
 from patchkin.methods import METHODS
 from patchkin.methods.cut import CutConfig
@@ -455,6 +456,55 @@ def test_terms_are_finite_and_add_up_to_the_loss(variant):
         logged = [float(t) for name, t in update.terms.items() if name.startswith(prefix)]
         assert sum(logged) == pytest.approx(total, rel=1e-5)
     assert all(torch.isfinite(value) for value in update.terms.values())
+
+
+TWO_DOMAINS = [n for n, (of, _) in VARIANTS.items() if METHODS[of].batch_type is not DomainBatch]
+
+
+@pytest.mark.parametrize("name", TWO_DOMAINS)
+def test_a_step_on_images_of_unequal_sizes_that_are_not_square(name):
+    """But for those that say at the start that they cannot (`patchkin.runs.views`)."""
+    method = prepared(build(name))
+    a_size, b_size = (36, 28), (28, 48)
+    if method.training_side is not None:
+        a_size = b_size = (method.training_side, method.training_side)
+    elif method.needs_equal_sizes or method.batch_type is PairedBatch:
+        b_size = a_size
+    a, b = (batch_for(method, size=size) for size in (a_size, b_size))
+    update, before = Recorder(method), copy.deepcopy(method.state_dict())
+    update.begin_step(1.0)
+    method.train_step(type(a)(a.a_BCHW, b.b_BCHW), update, progress())
+    assert all(torch.isfinite(value) for value in update.terms.values())
+    moved = {
+        key.split(".")[0]
+        for key, parameter in method.named_parameters()
+        if parameter.requires_grad and not torch.equal(parameter, before[key])
+    }
+    assert moved == RHYTHMS.get(name, [set(method.adam())])[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "terms"),
+    [
+        ("cut", ["nce", "adversarial"]),
+        ("relation", ["contrast", "relation", "adversarial"]),
+        ("patchgcl", ["graph", "adversarial"]),
+    ],
+)
+def test_what_is_asked_of_a_does_not_depend_on_the_size_of_b(name, terms):
+    """Stacked where the sizes are equal, one after the other where they are not."""
+    method = build(name, dtype=torch.float64)
+    a, alike, larger = (
+        batch_for(method, size=size, dtype=torch.float64) for size in ((36, 28), (36, 28), (28, 48))
+    )
+    seen = []
+    for b in (alike, larger):
+        fresh = copy.deepcopy(method)
+        update = Recorder(fresh, stepping=False)
+        update.begin_step(1.0)
+        fresh.train_step(type(a)(a.a_BCHW, b.b_BCHW), update, progress())
+        seen.append([float(update.terms[f"G+F.{term}"]) for term in terms])
+    assert seen[0] == pytest.approx(seen[1], rel=1e-12)
 
 
 @pytest.mark.parametrize("name", PER_IMAGE)

@@ -99,11 +99,25 @@ def test_images_that_do_not_fit_are_refused():
         small_pool()(numbered(1, size=(4, 3)), FixedDraws())
     with pytest.raises(ShapeError, match="3 channels; got 1"):
         small_pool()(numbered(1)[:, :1], FixedDraws())
-    pool = small_pool()
-    pool(numbered(1), FixedDraws())
-    with pytest.raises(ShapeError, match="holds images of 2 x 3 pixels; got 3 x 2"):
-        pool(numbered(1, size=(3, 2)), FixedDraws())
     with pytest.raises(ConfigError, match="`capacity` must be at least 0; got -1"):
         ImagePoolConfig(capacity=-1)
     with pytest.raises(ConfigError, match="`side` must be at least 1; got 0"):
         ImagePoolConfig(side=0)
+
+
+def test_images_of_several_sizes_are_kept_each_with_its_own():
+    pool, draws = small_pool(), FixedDraws(coins=[True, True], integers=[0, 0])
+    for value, size in ((1, (2, 3)), (2, (3, 1))):
+        pool(numbered(value, size=size), draws)
+    first = pool(numbered(3, size=(3, 3)), draws)
+    assert (first.shape, first.unique().tolist()) == ((1, 3, 2, 3), [1])
+    second = pool(numbered(4, size=(1, 2)), draws)
+    assert (second.shape, second.unique().tolist()) == ((1, 3, 3, 3), [3])
+    assert pool.sizes_P2.tolist() == [[1, 2], [3, 1]]
+
+
+def test_a_batch_cannot_be_shown_images_of_several_sizes():
+    pool = small_pool(1)
+    pool(numbered(1, size=(3, 2)), FixedDraws())
+    with pytest.raises(ShapeError, match=r"of several sizes, .* use --batch-size 1"):
+        pool(numbered(2, 3), FixedDraws(coins=[True, False], integers=[0]))

@@ -74,6 +74,9 @@ def open_training_data(
             logger.warning("%s", note)
     if domains.single:
         return _single_images(config, domains, seed=seed, channels=channels, validate=validate)
+    if known_broken is None:
+        for files in (domains.train_a, domains.train_b):
+            check_views(files, config)
     broken: list[Broken] = list(known_broken or ())
     both = (domains.train_a, domains.train_b)
     training = list(zip(both, channels, config.value_ranges, strict=True))
@@ -97,9 +100,6 @@ def open_training_data(
         train_a=without_broken(domains.train_a, broken),
         train_b=without_broken(domains.train_b, broken),
     )
-    if known_broken is None:
-        for files in (usable.train_a, usable.train_b):
-            check_views(files, config)
     if validate and not usable.val_a:
         held = partial(held_out, number=config.validation_images, seed=seed)
         train_a, val_a = held(usable.train_a, domain="a", folder="valA")

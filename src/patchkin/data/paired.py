@@ -244,6 +244,7 @@ def open_paired_data(
     if known_broken is None:
         for note in pairs.notes:
             logger.warning("%s", note)
+        check_views(pairs.train, config, side_by_side=True)
         for number, value_range in sides:
             broken += verify_images(
                 pairs.train,
@@ -253,8 +254,6 @@ def open_paired_data(
                 read=cache.check if cache else read_image,
             )
     usable = replace(pairs, train=without_broken(pairs.train, broken))
-    if known_broken is None:
-        check_views(usable.train, config, side_by_side=True)
     dataset = PairedDataset(
         usable.train, config, seed=seed, channels=channels, read=cache or from_file
     )

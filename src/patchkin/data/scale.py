@@ -7,7 +7,7 @@ are read.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from patchkin.data.transforms import SMALLER_ADVICE, loaded_size
 from patchkin.data.verify import default_threads
 from patchkin.errors import DataError
 from patchkin.images.sizes import image_size
-from patchkin.sides import in_pixels
+from patchkin.sides import Sides, in_pixels
 
 _SAMPLE = 64
 
@@ -42,6 +42,37 @@ def typical_size(
     return statistics.median_low(widths), statistics.median_low(heights)
 
 
+def view_sizes(
+    files: Sequence[Path], config: DataConfig, *, side_by_side: bool = False
+) -> dict[tuple[int, int], Path]:
+    """Heights and widths of the views, each with the first file that gives it.
+
+    Args:
+        files: of a domain; where views are cut or resized to one size, no file is looked at.
+        config: how views are made.
+        side_by_side: whether a file is two images.
+
+    >>> view_sizes([Path("a.png")], DataConfig(size=64))
+    {(64, 64): PosixPath('a.png')}
+    """
+    steps = set(config.preprocess.split("_and_"))
+    if {"crop", "patch"} & steps:
+        return {config.height_width: files[0]}
+    load_sizes = {config.resolved_load_size}
+    if not config.jitter_in_decay:
+        load_sizes.add(config.size)
+    sizes: dict[tuple[int, int], Path] = {}
+    for path, size in _sizes(files, side_by_side=side_by_side):
+        for load_size in load_sizes:
+            width, height = _loaded_size(size, config, load_size)
+            sizes.setdefault((_to_multiple(height), _to_multiple(width)), path)
+    return sizes
+
+
+def _to_multiple(side: int) -> int:
+    return max(SIDE_MULTIPLE, round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE)
+
+
 def check_views(files: Sequence[Path], config: DataConfig, *, side_by_side: bool = False) -> None:
     """Find out before the first step whether every image gives a view, and a batch views of a size.
 
@@ -58,11 +89,10 @@ def check_views(files: Sequence[Path], config: DataConfig, *, side_by_side: bool
     crops = bool({"crop", "patch"} & set(steps))
     if (crops and "zoom" in steps) or "resize" in steps or (not crops and config.batch_size == 1):
         return
-    loaded = _loaded(files, config, side_by_side=side_by_side)
     if crops:
-        _refuse_smaller(loaded, config)
+        _refuse_smaller(_loaded(files, config, side_by_side=side_by_side), config)
     else:
-        _refuse_different(loaded, config)
+        _refuse_different(view_sizes(files, config, side_by_side=side_by_side), config)
 
 
 def _refuse_smaller(loaded: Sequence[tuple[Path, tuple[int, int]]], config: DataConfig) -> None:
@@ -77,16 +107,12 @@ def _refuse_smaller(loaded: Sequence[tuple[Path, tuple[int, int]]], config: Data
         )
 
 
-def _refuse_different(loaded: Sequence[tuple[Path, tuple[int, int]]], config: DataConfig) -> None:
-    by_size: dict[tuple[int, int], Path] = {}
-    for path, (width, height) in loaded:
-        rounded = (round(width / SIDE_MULTIPLE), round(height / SIDE_MULTIPLE))
-        by_size.setdefault(rounded, path)
-    if len(by_size) > 1:
-        first, second, *_ = by_size.values()
+def _refuse_different(sizes: Mapping[tuple[int, int], Path], config: DataConfig) -> None:
+    if len(sizes) > 1:
+        first, second, *_ = sizes.values()
         raise DataError(
             f"--batch-size {config.batch_size} needs views of one size, and --data.preprocess "
-            f"{config.preprocess} gives {len(by_size)} sizes (`{first}` and `{second}` differ); "
+            f"{config.preprocess} gives {len(sizes)} sizes (`{first}` and `{second}` differ); "
             "use --batch-size 1, or a preprocess that crops."
         )
 
@@ -95,18 +121,24 @@ def _loaded(
     files: Sequence[Path], config: DataConfig, *, side_by_side: bool
 ) -> list[tuple[Path, tuple[int, int]]]:
     """Files and the width and height after the first step of their views."""
+    return [
+        (path, _loaded_size(size, config, config.resolved_load_size))
+        for path, size in _sizes(files, side_by_side=side_by_side)
+    ]
+
+
+def _loaded_size(size: tuple[int, int], config: DataConfig, load_size: Sides) -> tuple[int, int]:
+    return loaded_size(
+        size, preprocess=config.preprocess, load_size=load_size, crop_size=config.size
+    )
+
+
+def _sizes(files: Sequence[Path], *, side_by_side: bool) -> list[tuple[Path, tuple[int, int]]]:
+    """Files and their width and height; those that do not tell are left out."""
     with ThreadPoolExecutor(default_threads()) as pool:
         sizes = list(pool.map(image_size, files))
     return [
-        (
-            path,
-            loaded_size(
-                (size[0] // 2 if side_by_side else size[0], size[1]),
-                preprocess=config.preprocess,
-                load_size=config.resolved_load_size,
-                crop_size=config.size,
-            ),
-        )
+        (path, (size[0] // 2 if side_by_side else size[0], size[1]))
         for path, size in zip(files, sizes, strict=True)
         if size is not None
     ]

@@ -44,6 +44,7 @@ from patchkin.networks.momentum import follow
 from patchkin.networks.patch_bank import PatchBank
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
+from patchkin.terms.branches import stacked, unstacked
 from patchkin.terms.one_sided import (
     TOY,
     OneSidedConfig,
@@ -138,21 +139,20 @@ class Cut(Method):
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
         """Forward once; D on the detached output; then G and F; then the bank follows."""
         config, draws = self.config, progress.draws
-        real_BCHW = batch.a_BCHW
+        inputs = {"nce": batch.a_BCHW}
         if config.identity:
-            real_BCHW = torch.cat([real_BCHW, match_channels(batch.b_BCHW, self.channels[0])])
-        flipped = config.flip_equivariance and draws.coin()
-        outputs_BCHW, keys = self._forward(real_BCHW, flipped=flipped)
-        fake_BCHW = outputs_BCHW[: len(batch)]
+            inputs["identity_nce"] = match_channels(batch.b_BCHW, self.channels[0])
+        names, flipped = list(inputs), config.flip_equivariance and draws.coin()
+        passes = [self._forward(x_BCHW, flipped=flipped) for x_BCHW in stacked([*inputs.values()])]
+        fake_BCHW = passes[0][0][: len(batch)]
+        keys = unstacked([features for _, features in passes], names)
 
         def generator_terms() -> Terms:
             terms = one_sided_adversarial_terms(self.D, fake_BCHW, config, draws)
             if not config.contrast_weight:
                 return terms
-            queries = self.G.encode(match_channels(outputs_BCHW, self.channels[0]), config.taps)
-            if flipped:
-                queries = [feature.flip(-1) for feature in queries]
-            return terms | self._contrast_terms(queries, keys, len(batch), draws)
+            seen = [self._encoded(outputs_BCHW, flipped=flipped) for outputs_BCHW, _ in passes]
+            return terms | self._contrast_terms(unstacked(seen, names), keys, draws)
 
         update(
             "D",
@@ -194,21 +194,23 @@ class Cut(Method):
         outputs_BCHW, features = self.G.forward_with_taps(real_BCHW, self.config.taps)
         return outputs_BCHW, [feature.detach() for feature in features]
 
+    def _encoded(self, outputs_BCHW: Tensor, *, flipped: bool) -> list[Tensor]:
+        """Features of outputs per tap, mirrored back."""
+        features = self.G.encode(match_channels(outputs_BCHW, self.channels[0]), self.config.taps)
+        return [feature.flip(-1) for feature in features] if flipped else features
+
     def _contrast_terms(
-        self, queries: list[Tensor], keys: list[Tensor], num_images: int, draws: Draws
+        self, queries: Mapping[str, list[Tensor]], keys: Mapping[str, list[Tensor]], draws: Draws
     ) -> Terms:
         """PatchNCE of A with G(A), and with the identity term of B with G(B)."""
         config, terms = self.config, {}
-        branches = {"nce": slice(0, num_images)}
-        if config.identity:
-            branches["identity_nce"] = slice(num_images, None)
         share = 0.5 if config.identity and config.contrast_sum == "released" else 1.0
-        for name, branch in branches.items():
+        for name in keys:
             external = name == "nce" and config.negatives != "internal"
             pairs = embedded_pairs(
-                [feature[branch] for feature in queries],
-                [feature[branch] for feature in keys],
-                draw_places(keys, config.num_patches, draws),
+                queries[name],
+                keys[name],
+                draw_places(keys[name], config.num_patches, draws),
                 query_head=self.F,
                 key_head=self.F,
             )

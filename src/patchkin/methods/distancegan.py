@@ -103,7 +103,7 @@ class DistanceGanConfig:
 
 
 _PUBLISHED = ScheduleConfig(epochs=200)
-_DATA = DataConfig(preprocess="scale_shortside_and_crop", batch_size=2, jitter_in_decay=True)
+_DATA = DataConfig(preprocess="shortside_and_crop", batch_size=2, jitter_in_decay=True)
 
 PRESETS: Mapping[str, Preset] = {
     "distancegan": Preset(

@@ -184,6 +184,7 @@ class LSeSim(Method):
         for network in (self.G, self.D):
             initialize(network, config.initialization)
         self.S = StructureContent(config.structure())
+        self.needs_equal_sizes = config.learned  # the selector compares places of both domains
         self.channels = (config.generator.in_channels, config.generator.out_channels)
         self.pool = ImagePool(self.channels[1], config.pool)
         self.multiple_of = self.G.multiple_of

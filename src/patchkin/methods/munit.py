@@ -97,7 +97,7 @@ class MunitConfig:
 
 
 _PUBLISHED = ScheduleConfig(steps=1_000_000, decay_fraction=0.0, halve_every=100_000)
-_VIEWS = DataConfig(preprocess="scale_shortside_and_crop", load_size=256)
+_VIEWS = DataConfig(preprocess="shortside_and_crop", load_size=256)
 
 PRESETS: Mapping[str, Preset] = {
     "released": Preset(

@@ -58,6 +58,7 @@ from patchkin.networks.negative_generator import NegativeGenerator
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.terms.adversary import adversarial_terms, discriminator_terms
+from patchkin.terms.branches import stacked, unstacked
 from patchkin.terms.patches import check_patches, embedded_pairs
 from patchkin.terms.previews import one_sided_previews
 
@@ -146,7 +147,7 @@ PRESETS: Mapping[str, Preset] = {
 
 
 class _Seen(NamedTuple):
-    """What the contrasts of a step compare, for A and with the identity term B behind it."""
+    """What the contrast of a branch compares: of A, or with the identity term of B."""
 
     keys: list[Tensor]
     """Features of the inputs per tap."""
@@ -158,10 +159,6 @@ class _Seen(NamedTuple):
     def detached(self) -> _Seen:
         """The same without graph."""
         return _Seen(*([feature.detach() for feature in part] for part in self))
-
-    def images(self, part: slice) -> _Seen:
-        """Of some images of the batch."""
-        return _Seen(*([feature[part] for feature in features] for features in self))
 
 
 @final
@@ -207,20 +204,17 @@ class NegCut(Method):
 
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
         """Forward once; D; N against the contrast; G and F for it; then the copy of F follows."""
-        outputs_BCHW, seen = self._forward(batch, progress.draws)
-        fake_BCHW = outputs_BCHW[: len(batch)]
-        branches = {"nce": slice(0, len(batch))}
-        if self.config.identity:
-            branches["identity_nce"] = slice(len(batch), None)
         draws = progress.draws
+        fake_BCHW, seen = self._forward(batch, draws)
+        alone = {name: branch.detached() for name, branch in seen.items()}
         update(
             "D",
             loss=lambda: discriminator_terms(
                 self.D, fake_BCHW.detach(), batch.b_BCHW, mode=self.config.adversarial
             ),
         )
-        update("N", loss=lambda: self._negatives_terms(seen.detached(), branches, draws))
-        update("G", "F", loss=lambda: self._generator_terms(fake_BCHW, seen, branches, draws))
+        update("N", loss=lambda: self._negatives_terms(alone, draws))
+        update("G", "F", loss=lambda: self._generator_terms(fake_BCHW, seen, draws))
         follow(self.F_average, self.F, momentum=self.config.head_momentum)
 
     def translate(self, x_BCHW: Tensor) -> Tensor:
@@ -237,13 +231,23 @@ class NegCut(Method):
         """Input, output, and with the identity term a target image and what G makes of it."""
         return one_sided_previews(self.G, batch, self.channels[0], identity=self.config.identity)
 
-    def _forward(self, batch: UnpairedBatch, draws: Draws) -> tuple[Tensor, _Seen]:
-        """G(A), then with the identity term G(B), and what N, F and G will compare."""
-        taps, parts = self.config.taps, [batch.a_BCHW]
+    def _forward(self, batch: UnpairedBatch, draws: Draws) -> tuple[Tensor, dict[str, _Seen]]:
+        """G(A), and what N, F and G will compare: of A, and with the identity term of B."""
+        inputs = {"nce": batch.a_BCHW}
         if self.config.identity:
-            parts.append(match_channels(batch.b_BCHW, self.channels[0]))
-        real_BCHW = torch.cat(parts)
+            inputs["identity_nce"] = match_channels(batch.b_BCHW, self.channels[0])
         flipped = self.config.flip_equivariance and draws.coin()
+        passes = [self._seen(x_BCHW, flipped=flipped) for x_BCHW in stacked([*inputs.values()])]
+        parts = [
+            unstacked([getattr(seen, part) for _, seen in passes], [*inputs])
+            for part in _Seen._fields
+        ]
+        fake_BCHW = passes[0][0][: len(batch)]
+        return fake_BCHW, {name: _Seen(*(part[name] for part in parts)) for name in inputs}
+
+    def _seen(self, real_BCHW: Tensor, *, flipped: bool) -> tuple[Tensor, _Seen]:
+        """Outputs, and what is compared of them and their inputs."""
+        taps = self.config.taps
         if flipped:
             keys = self.G.encode(real_BCHW, taps)
             outputs_BCHW = self.G(real_BCHW.flip(-1))
@@ -264,27 +268,25 @@ class NegCut(Method):
         ]
         return [rows_BKC.mean(dim=1) for rows_BKC in self.F_average(features, everywhere)]
 
-    def _negatives_terms(self, seen: _Seen, branches: Mapping[str, slice], draws: Draws) -> Terms:
+    def _negatives_terms(self, seen: Mapping[str, _Seen], draws: Draws) -> Terms:
         """The contrast with its sign turned, and the diversity."""
         terms, diversities = {}, []
-        for name, part in branches.items():
-            contrast, negatives = self._contrast(seen.images(part), draws)
-            terms[name] = -self.config.contrast_weight * contrast / len(branches)
+        for name, branch in seen.items():
+            contrast, negatives = self._contrast(branch, draws)
+            terms[name] = -self.config.contrast_weight * contrast / len(seen)
             diversities.append(mean_over_taps(map(negative_diversity, negatives)))
         counted = diversities if self.config.diversity_of == "both" else diversities[-1:]
         terms["diversity"] = -self.config.diversity_weight * torch.stack(counted).mean()
         return terms
 
-    def _generator_terms(
-        self, fake_BCHW: Tensor, seen: _Seen, branches: Mapping[str, slice], draws: Draws
-    ) -> Terms:
+    def _generator_terms(self, fake_BCHW: Tensor, seen: Mapping[str, _Seen], draws: Draws) -> Terms:
         config = self.config
         terms = adversarial_terms(
             self.D, fake_BCHW, mode=config.adversarial, weight=config.adversarial_weight
         )
-        for name, part in branches.items():
-            contrast, _ = self._contrast(seen.images(part), draws)
-            terms[name] = config.contrast_weight * contrast / len(branches)
+        for name, branch in seen.items():
+            contrast, _ = self._contrast(branch, draws)
+            terms[name] = config.contrast_weight * contrast / len(seen)
         return terms
 
     def _contrast(self, seen: _Seen, draws: Draws) -> tuple[Tensor, list[Tensor]]:

@@ -51,6 +51,7 @@ from patchkin.networks.vgg import VGG16_WIDTH, VGGFeatures
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.terms.adversary import discriminator_terms
+from patchkin.terms.branches import stacked, unstacked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,11 +218,12 @@ class PatchGcl(Method):
 
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
         """Forward once; D on the detached output; then G and F together."""
-        inputs = [batch.a_BCHW]
+        inputs = {"graph": batch.a_BCHW}
         if self.config.identity:
-            inputs.append(match_channels(batch.b_BCHW, self.channels[0]))
-        outputs_BCHW, sources = self._forward(torch.cat(inputs))
-        fake_BCHW = outputs_BCHW[: len(batch)]
+            inputs["identity_graph"] = match_channels(batch.b_BCHW, self.channels[0])
+        passes = [self._forward(x_BCHW) for x_BCHW in stacked([*inputs.values()])]
+        fake_BCHW = passes[0][0][: len(batch)]
+        sources = unstacked([features for _, features in passes], [*inputs])
         update(
             "D",
             loss=lambda: discriminator_terms(
@@ -237,8 +239,9 @@ class PatchGcl(Method):
             adversarial = generator_loss(self.config.adversarial, self.D(fake_BCHW))
             terms = {"adversarial": self.config.adversarial_weight * adversarial}
             if self.config.graph_weight:
-                targets = self._features(match_channels(outputs_BCHW, self.channels[0]))
-                terms |= self._graph_terms(sources, targets, len(batch), update, progress.draws)
+                outputs = [match_channels(y_BCHW, self.channels[0]) for y_BCHW, _ in passes]
+                targets = unstacked([self._features(y_BCHW) for y_BCHW in outputs], [*inputs])
+                terms |= self._graph_terms(sources, targets, update, progress.draws)
             return terms
 
         update("G", "F", loss=generator_terms)
@@ -289,24 +292,16 @@ class PatchGcl(Method):
 
     def _graph_terms(
         self,
-        sources: Sequence[Tensor],
-        targets: Sequence[Tensor],
-        num_images: int,
+        sources: Mapping[str, Sequence[Tensor]],
+        targets: Mapping[str, Sequence[Tensor]],
         update: Update,
         draws: Draws,
     ) -> Terms:
         """The contrast of A with G(A), and with the identity term that of B with G(B)."""
-        halves = {"graph": slice(0, num_images)}
-        if self.config.identity:
-            halves["identity_graph"] = slice(num_images, None)
-        share, terms = 1 / len(halves), {}
-        for name, half in halves.items():
-            places = draw_places(sources, self.config.num_patches, draws)
-            levels = self.F(
-                [feature[half] for feature in sources],
-                [feature[half] for feature in targets],
-                places,
-            )
+        share, terms = 1 / len(sources), {}
+        for name in sources:
+            places = draw_places(sources[name], self.config.num_patches, draws)
+            levels = self.F(sources[name], targets[name], places)
             losses = [self._graph_loss(tap_levels) for tap_levels in levels]
             terms[name] = share * self.config.graph_weight * torch.stack(losses).mean()
             if name == "graph":  # near 0 or 1 the graphs say nothing

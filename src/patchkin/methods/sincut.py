@@ -196,7 +196,7 @@ class SinCut(Method):
         self.channels = (config.generator.in_channels, config.generator.out_channels)
         self.multiple_of = self.G.multiple_of
         self.min_size = self.G.min_size
-        self.min_training_size = self.D.size
+        self.min_training_size = self.training_side = self.D.size
         self.min_batch_size = 2 if config.num_patches == 1 else 1
 
     def adam(self) -> dict[str, AdamConfig]:

@@ -22,8 +22,8 @@ class ImagePoolConfig:
     capacity: int = 50
     """Images kept per discriminator (CycleGAN: 50). 0 shows the discriminators new images only."""
     side: int = 256
-    """Room for images of side x side pixels, or of as many in another shape. Larger than the views
-    it only costs space in checkpoints."""
+    """Room for images of side x side pixels, or of as many in another shape, or of fewer. Larger
+    than the views it only costs space in checkpoints."""
 
     def __post_init__(self) -> None:
         if self.capacity < 0:
@@ -53,7 +53,7 @@ class ImagePool(nn.Module):
 
     images_PN: Tensor
     num_stored: Tensor
-    size_HW: Tensor
+    sizes_P2: Tensor
 
     def __init__(self, channels: int, config: ImagePoolConfig | None = None) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class ImagePool(nn.Module):
         room = channels * config.side**2
         self.register_buffer("images_PN", torch.zeros(config.capacity, room))
         self.register_buffer("num_stored", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("size_HW", torch.zeros(2, dtype=torch.int64))
+        self.register_buffer("sizes_P2", torch.zeros(config.capacity, 2, dtype=torch.int64))
 
     @torch.no_grad()
     def forward(
@@ -81,31 +81,46 @@ class ImagePool(nn.Module):
                 does, and a discriminator is cheap beside the generators.
 
         Returns:
-            As many images as were gathered, of the same size.
+            As many images as were gathered; one image alone perhaps of another size, if the pool
+            was given images of several.
 
         Raises:
-            ShapeError: if the images do not fit the pool.
+            ShapeError: if the images do not fit the pool, or those to be shown together differ in
+                size.
         """
         if self.config.capacity == 0:
             return fake_BCHW.detach()
         fake_BCHW = gather(fake_BCHW.detach())
         self._check(fake_BCHW)
-        rows_BN = fake_BCHW.flatten(1).to(self.images_PN.dtype)
-        stored_PN = self.images_PN[:, : rows_BN.shape[1]]
         num_stored, shown = int(self.num_stored), []
-        for new_N in rows_BN:
+        for new_CHW in fake_BCHW:
             if num_stored < self.config.capacity:
-                stored_PN[num_stored] = new_N
+                self._store(num_stored, new_CHW)
                 num_stored += 1
-                shown.append(new_N)
+                shown.append(new_CHW)
             elif draws.coin():
                 slot = draws.integer(self.config.capacity)
-                shown.append(stored_PN[slot].clone())
-                stored_PN[slot] = new_N
+                shown.append(self._stored(slot, new_CHW))
+                self._store(slot, new_CHW)
             else:
-                shown.append(new_N)
+                shown.append(new_CHW)
         self.num_stored.fill_(num_stored)
-        return torch.stack(shown).view_as(fake_BCHW).to(fake_BCHW.dtype)
+        if len({image_CHW.shape for image_CHW in shown}) > 1:
+            raise ShapeError(
+                "The image pool holds images of several sizes, which cannot be shown in one batch; "
+                "use --batch-size 1, a --data.preprocess that crops, or --method.pool.capacity 0."
+            )
+        return torch.stack(shown)
+
+    def _store(self, slot: int, image_CHW: Tensor) -> None:
+        row_N = image_CHW.flatten().to(self.images_PN.dtype)
+        self.images_PN[slot, : len(row_N)] = row_N
+        self.sizes_P2[slot] = torch.tensor(image_CHW.shape[1:])
+
+    def _stored(self, slot: int, like_CHW: Tensor) -> Tensor:
+        height, width = self.sizes_P2[slot].tolist()
+        row_N = self.images_PN[slot, : self.channels * height * width].clone()
+        return row_N.view(self.channels, height, width).to(like_CHW.dtype)
 
     def _check(self, fake_BCHW: Tensor) -> None:
         channels, height, width = fake_BCHW.shape[1:]
@@ -119,14 +134,6 @@ class ImagePool(nn.Module):
                 f"Images of {height} x {width} pixels do not fit the image pool, which has room "
                 f"for {side} x {side}; set `pool.side` to {max(height, width)}, or `pool.capacity` "
                 "to 0."
-            )
-        if not int(self.num_stored):
-            self.size_HW.copy_(torch.tensor([height, width]))
-        elif self.size_HW.tolist() != [height, width]:
-            stored = " x ".join(map(str, self.size_HW.tolist()))
-            raise ShapeError(
-                f"The image pool holds images of {stored} pixels; got {height} x {width}. Use a "
-                "`preprocess` that gives views of one size, or `pool.capacity` 0."
             )
 
     def extra_repr(self) -> str:

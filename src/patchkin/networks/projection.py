@@ -71,7 +71,8 @@ def draw_places(features: Sequence[Tensor], num_patches: int, draws: Draws) -> l
 
 
 class SharedPlaces:
-    """Places that are drawn when they are first asked for and stay: for the parts of a batch.
+    """Places that are drawn when maps of a size first ask for them and stay: for the parts of a
+    batch.
 
     >>> import torch
     >>> from patchkin.randomness import SeededDraws
@@ -83,13 +84,14 @@ class SharedPlaces:
     def __init__(self, draws: Draws, num_patches: int) -> None:
         self._draws = draws
         self._num_patches = num_patches
-        self._drawn: list[Tensor] | None = None
+        self._drawn: dict[tuple[torch.Size, ...], list[Tensor]] = {}
 
     def on(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Places on maps, which have the same sizes each time."""
-        if self._drawn is None:
-            self._drawn = draw_places(features, self._num_patches, self._draws)
-        return self._drawn
+        """Places on maps; the same for maps of the same sizes."""
+        sizes = tuple(feature.shape[2:] for feature in features)
+        if sizes not in self._drawn:
+            self._drawn[sizes] = draw_places(features, self._num_patches, self._draws)
+        return self._drawn[sizes]
 
 
 class ProjectionHead(nn.Module):

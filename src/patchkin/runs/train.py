@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from patchkin.config import to_plain, to_yaml
-from patchkin.data.config import DataConfig
 from patchkin.data.domains import DomainBatch, find_domain_files
 from patchkin.data.verify import Broken
 from patchkin.errors import CheckpointError, ConfigError, DataError
@@ -19,6 +18,7 @@ from patchkin.method import Method
 from patchkin.randomness import derive_seed
 from patchkin.runs.config import RunConfig, config_to_plain, with_domains
 from patchkin.runs.sources import Process, source_of
+from patchkin.runs.views import check_settings, check_sizes
 from patchkin.scoring.report import write_report
 from patchkin.storage.atomic import remove_folder, storage_errors, write_json, write_text
 from patchkin.storage.checkpoint import CheckpointStore, ModelHeader
@@ -94,7 +94,9 @@ def _train(
     method = kind(config.method)
     if not resume:
         begin(method)
-    _check_fit(method, config.data)
+    check_settings(method, config.data)
+    if not resume:
+        check_sizes(method, config.data)
     _check_domains(method, domains)
     data = source_of(method)(
         config,
@@ -157,26 +159,6 @@ def _check_domains(method: Method, domains: tuple[str, ...]) -> None:
         raise ConfigError(
             f"`{method.name}` translates into {number} domains; the data has {len(domains)}: "
             f"{', '.join(domains)}."
-        )
-
-
-def _check_fit(method: Method, data: DataConfig) -> None:
-    """Refuse views and batches that the networks cannot take, before any image is read."""
-    for side in data.height_width:
-        if side < method.min_training_size:
-            raise ConfigError(
-                f"--size {side} is smaller than the networks can take; "
-                f"use at least {method.min_training_size}."
-            )
-        if side % method.multiple_of:
-            raise ConfigError(
-                f"--size {side}: the networks of `{method.name}` take multiples of "
-                f"{method.multiple_of}."
-            )
-    if data.batch_size < method.min_batch_size:
-        raise ConfigError(
-            f"--batch-size {data.batch_size}: `{method.name}` compares the images of a batch; "
-            f"use at least {method.min_batch_size}."
         )
 
 

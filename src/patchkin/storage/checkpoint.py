@@ -35,7 +35,7 @@ from patchkin.storage.atomic import (
     write_bytes,
     write_text,
 )
-from patchkin.storage.names import current_names
+from patchkin.storage.names import current_names, with_pool_sizes
 from patchkin.storage.shipped import find_shipped, named_so
 
 MODEL_FILE = "model.safetensors"
@@ -289,7 +289,7 @@ def read_model(path: Path) -> tuple[ModelHeader, dict[str, Tensor]]:
         CheckpointError: it cannot be read or is no patchkin model.
     """
     header, tensors = _read(path)
-    return header.current(), header.renamed(tensors)
+    return header.current(), with_pool_sizes(header.renamed(tensors))
 
 
 def _read(path: Path) -> tuple[ModelHeader, dict[str, Tensor]]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
+from torch import Tensor
+
 Value = TypeVar("Value")
 
 _TWO_SIDED = {
@@ -26,6 +28,7 @@ _RENAMED_IN_2: Mapping[str, Mapping[str, str]] = {
     "cut": {"bank_LMC": "bank.rows_LMC", "bank_position": "bank.position"},
 }
 """Method -> first part of a name in version 1 -> today's."""
+_POOL_SIZE = ".size_HW"
 
 
 def current_names(
@@ -47,6 +50,23 @@ def current_names(
     """
     renamed = _RENAMED_IN_2.get(method, {}) if version < 2 else {}
     return {_current_name(name, renamed, prefix): value for name, value in named.items()}
+
+
+def with_pool_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a model with a size for each image of a pool, where one stood for all.
+
+    >>> import torch
+    >>> old = {"pool_A.images_PN": torch.zeros(2, 12), "pool_A.size_HW": torch.tensor([2, 3])}
+    >>> with_pool_sizes(old)["pool_A.sizes_P2"].tolist()
+    [[2, 3], [2, 3]]
+    """
+    sized = dict(tensors)
+    for name in tensors:
+        if name.endswith(_POOL_SIZE):
+            pool = name.removesuffix(_POOL_SIZE)
+            capacity = len(tensors[f"{pool}.images_PN"])
+            sized[f"{pool}.sizes_P2"] = sized.pop(name).expand(capacity, 2).clone()
+    return sized
 
 
 def _current_name(name: str, renamed: Mapping[str, str], prefix: str) -> str:

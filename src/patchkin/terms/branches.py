@@ -36,6 +36,31 @@ def at_once(order: Order, x_BCHW: Tensor) -> bool:
     return order == "at_once"
 
 
+def stacked(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The images of all branches as one batch; where they differ in size, a batch for each.
+
+    >>> small, large = torch.zeros(1, 3, 4, 8), torch.zeros(1, 3, 8, 4)
+    >>> [len(x) for x in stacked([small, small])], [len(x) for x in stacked([small, large])]
+    ([2], [1, 1])
+    """
+    alike = len({x.shape[1:] for x in inputs}) == 1
+    return [torch.cat(list(inputs))] if alike else list(inputs)
+
+
+def unstacked(passes: Sequence[Sequence[Tensor]], names: Sequence[str]) -> dict[str, list[Tensor]]:
+    """Maps per tap of each branch, from what the batches of `stacked` gave.
+
+    >>> both = [torch.arange(2.0).view(2, 1, 1, 1)]
+    >>> {name: maps[0].item() for name, maps in unstacked([both], ["a", "b"]).items()}
+    {'a': 0.0, 'b': 1.0}
+    """
+    if len(passes) == len(names):
+        return {name: list(maps) for name, maps in zip(names, passes, strict=True)}
+    (together,) = passes
+    chunks = [feature.chunk(len(names)) for feature in together]
+    return {name: [parts[place] for parts in chunks] for place, name in enumerate(names)}
+
+
 class Branches:
     """A generator's outputs and features for several branches, as late as memory asks for them.
 
@@ -43,9 +68,9 @@ class Branches:
     the part before are gone.
 
     Args:
-        inputs: images of each branch, by name; as many each.
+        inputs: images of each branch, by name; as many each, perhaps of other sizes.
         forward: images -> outputs, and features of the images per tap without graph.
-        together: all branches in one pass; else a pass for each.
+        together: all branches in one pass, if they have one size; else a pass for each.
 
     >>> one, two = torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4)
     >>> branches = Branches({"a": one, "b": two}, lambda x: (x + 1, [x]), together=False)
@@ -65,7 +90,8 @@ class Branches:
     ) -> None:
         self._inputs = inputs
         self._forward = forward
-        self._parts = [list(inputs)] if together else [[name] for name in inputs]
+        alike = len({x_BCHW.shape[1:] for x_BCHW in inputs.values()}) == 1
+        self._parts = [list(inputs)] if together and alike else [[name] for name in inputs]
         self._made = [self._passed(self._parts[0])]
         self.first_BCHW = self._made[0][0][: len(next(iter(inputs.values())))]
         """The outputs of the first branch, with their graph."""
