@@ -96,7 +96,7 @@ def test_what_a_method_does_not_take_is_told_at_the_start(command, photos, tmp_p
         *("--method.pool.side", "48", "--device", "cpu", "--steps", "2"),
     )
     assert code == 2
-    assert "Views of 4784 pixels do not fit the image pool; set --method.pool.side 70" in err
+    assert "Views of 4224 pixels do not fit the image pool; set --method.pool.side 65" in err
     assert not (tmp_path / "run").exists()
 
 
