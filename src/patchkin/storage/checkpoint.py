@@ -94,7 +94,8 @@ class ModelHeader:
 
     def renamed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of a file with this header, under today's names."""
-        return current_names(tensors, method=self.method, version=self.version, prefix=EMA_PREFIX)
+        named = current_names(tensors, method=self.method, version=self.version, prefix=EMA_PREFIX)
+        return with_pool_sizes(named)
 
     def current(self) -> ModelHeader:
         """The header of the same model under today's names."""
@@ -289,7 +290,7 @@ def read_model(path: Path) -> tuple[ModelHeader, dict[str, Tensor]]:
         CheckpointError: it cannot be read or is no patchkin model.
     """
     header, tensors = _read(path)
-    return header.current(), with_pool_sizes(header.renamed(tensors))
+    return header.current(), header.renamed(tensors)
 
 
 def _read(path: Path) -> tuple[ModelHeader, dict[str, Tensor]]:

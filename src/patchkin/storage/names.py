@@ -62,10 +62,10 @@ def with_pool_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     sized = dict(tensors)
     for name in tensors:
-        if name.endswith(_POOL_SIZE):
-            pool = name.removesuffix(_POOL_SIZE)
-            capacity = len(tensors[f"{pool}.images_PN"])
-            sized[f"{pool}.sizes_P2"] = sized.pop(name).expand(capacity, 2).clone()
+        pool = name.removesuffix(_POOL_SIZE)
+        images_PN = tensors.get(f"{pool}.images_PN")
+        if pool != name and images_PN is not None:
+            sized[f"{pool}.sizes_P2"] = sized.pop(name).expand(len(images_PN), 2).clone()
     return sized
 
 
