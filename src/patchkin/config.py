@@ -33,6 +33,14 @@ def flag(*names: str) -> Any:
     return tyro.conf.arg(aliases=names)
 
 
+def shown(metavar: str) -> Any:
+    """The word that stands for a positional argument in usage lines, beside its type.
+
+    Used in the annotation: `model: Annotated[tyro.conf.Positional[str], shown("MODEL")]`.
+    """
+    return tyro.conf.arg(metavar=metavar)
+
+
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, prefer_attrib_converters=True)
     converter.register_structure_hook(Path, lambda value, _: Path(value))

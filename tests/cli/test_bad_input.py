@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cli.conftest import TINY
+from patchkin.methods import METHODS
 
 
 def one_line_error(command, *arguments):
@@ -280,3 +281,60 @@ def test_a_batch_too_small_to_compare_images(command, toy_root):
     assert message == (
         "--batch-size 1: `travelgan` compares the images of a batch; use at least 2."
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        (["translate"], "Missing: MODEL, --output."),
+        (["translate", "a", "b"], "Missing: --output."),
+        (["inspect", "a"], "Missing: IMAGE."),
+        (["compress", "export", "a"], "Missing: --output."),
+    ],
+)
+def test_missing_arguments_are_named_by_their_flags(command, arguments, missing):
+    assert one_line_error(command, *arguments).startswith(missing)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["cut", "--data.size", "30"], "`--size` must be a multiple of 4; got 30."),
+        (["cut", "--data.source", "x"], "`--data.source` and `--data.target` go together"),
+        (["cyclegan", "--method.pool.side", "0"], "`--method.pool.side` must be at least 1"),
+        (["cut", "--method.num-patches", "0"], "`--method.num-patches` must be at least 1"),
+        (["cut", "--log-every", "0"], "Unrecognized options: --log-every, 0."),
+        (["cut", "--training.log-every", "0"], "`--training.log-every` must be at least 1"),
+    ],
+)
+def test_a_value_out_of_range_is_told_by_the_flag(command, arguments, told):
+    assert one_line_error(command, "train", *arguments).startswith(told)
+
+
+def test_a_preset_of_one_method_stands_for_both(command):
+    named = command("train", "fastcut", "--print-config", "--data", "d")
+    assert named == command("train", "cut", "--preset", "fastcut", "--print-config", "--data", "d")
+    assert named[0] == 0
+    line = one_line_error(command, "train", "paper")
+    assert "`paper` is a preset of several methods; name one: cyclegan --preset paper," in line
+
+
+def test_a_console_that_cannot_show_a_name_does_not_end_the_command(tmp_path):
+    (tmp_path / "写真").mkdir()
+    command = [sys.executable, "-m", "patchkin", "data", "check", str(tmp_path / "写真")]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+    assert done.returncode == 2
+    line = done.stderr.decode("cp1252")
+    assert r"\u5199\u771f" in line
+    assert line.count("\n") == 1
+
+
+def test_the_table_of_methods_fits_80_columns(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = command("methods")[1].splitlines()
+    rows = lines[1 : 1 + len(METHODS)]
+    assert [row.split()[0] for row in rows] == list(METHODS)  # one line each
+    assert all("…" not in line and len(line) <= 80 for line in lines)
+    cut = next(row for row in rows if row.startswith("cut "))
+    assert cut.split(" M  ")[-1].strip() == "Park et al., ECCV 2020"

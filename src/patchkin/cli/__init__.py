@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -51,6 +52,7 @@ def main(
         default_method: the one that `train` takes where none is named.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _escape_what_the_console_cannot_show()
     try:
         code = _run(arguments, methods, default_method)
         sys.stdout.flush()  # now, where what goes wrong can be told
@@ -72,6 +74,13 @@ def main(
             raise
         _forget_output()
         return _complain(f"Cannot write to standard output: {error.strerror}.")
+
+
+def _escape_what_the_console_cannot_show() -> None:
+    """Let no file's name end a command: cp1252 and C consoles get escapes for what they lack."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _forget_output() -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -19,7 +19,7 @@ from rich.table import Table
 
 from patchkin._version import __version__
 from patchkin.cli.parsing import parse
-from patchkin.config import read_yaml
+from patchkin.config import flag, read_yaml, shown
 from patchkin.data.config import DataConfig
 from patchkin.devices import Device, Precision, keep_freed_memory
 from patchkin.errors import ConfigError, nearest
@@ -39,7 +39,9 @@ from patchkin.storage.atomic import write_text
 class BenchOptions:
     """Options of `bench`."""
 
-    methods: tyro.conf.Positional[tuple[str, ...]] = ("semantic-relation",)
+    methods: Annotated[tyro.conf.Positional[tuple[str, ...]], shown("METHOD...")] = (
+        "semantic-relation",
+    )
     """Names from `patchkin methods`, or `all`."""
     precision: tuple[Precision, ...] = ("32-true", "bf16-mixed")
     """One or several."""
@@ -67,7 +69,7 @@ class BenchOptions:
     """Measure it with decoded images from a cache as well, made for this in a temporary folder."""
     workers: int = 2
     """Processes that decode it."""
-    output: Path | None = None
+    output: Annotated[Path | None, flag("-o")] = None
     """JSON file for the results."""
     compare: Path | None = None
     """Results of an earlier run; ratios to it are printed."""

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from patchkin.cli.parsing import parse
+from patchkin.config import flag, shown
 from patchkin.errors import ConfigError
 from patchkin.method import Method
 from patchkin.scoring.comparison import (
@@ -28,9 +30,9 @@ from patchkin.scoring.comparison import (
 class CompareOptions:
     """Options of `compare`."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], shown("RUN...")]
     """Run folders. Those that differ in nothing but the seed are averaged."""
-    output: Path = Path("comparison.html")
+    output: Annotated[Path, flag("-o")] = Path("comparison.html")
     """The page to write."""
     json: bool = False
     """Print one JSON object."""

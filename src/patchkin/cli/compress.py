@@ -19,7 +19,7 @@ from patchkin.cli.train import TrainOptions, default_options, tell_run, with_res
 from patchkin.compression import Distillation, DistillationConfig
 from patchkin.compression.cost import Cost, Latency
 from patchkin.compression.search import Candidate, EvolutionSearch, SearchConfig
-from patchkin.config import flag, to_plain, to_yaml
+from patchkin.config import flag, shown, to_plain, to_yaml
 from patchkin.devices import Device
 from patchkin.errors import ConfigError, nearest
 from patchkin.method import Direction, Method
@@ -50,7 +50,7 @@ SEARCH_FOLDER = "search"
 class DistillOptions(TrainOptions[DistillationConfig]):
     """Options of `compress distill`."""
 
-    teacher: tyro.conf.Positional[Path | None] = None
+    teacher: Annotated[tyro.conf.Positional[Path | None], shown("TEACHER")] = None
     """The model to learn from: a run folder, a checkpoint folder or a .safetensors file."""
     teacher_direction: Direction = "AtoB"
     """BtoA learns the way back of a teacher that has one; then --direction BtoA fits."""
@@ -63,7 +63,7 @@ class DistillOptions(TrainOptions[DistillationConfig]):
 class SearchOptions:
     """Options of `compress search`."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], shown("RUN")]
     """The run of `compress distill`."""
     search: SearchConfig = field(default_factory=SearchConfig)
     output: Annotated[Path | None, flag("-o")] = None
@@ -101,7 +101,7 @@ class SearchOptions:
 class ExportOptions:
     """Options of `compress export`."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], shown("RUN")]
     """The run of `compress distill`."""
     output: Annotated[Path, flag("-o")]
     """The .safetensors file to write."""
@@ -125,7 +125,7 @@ class ExportOptions:
 class CostOptions:
     """Options of `compress cost`."""
 
-    model: tyro.conf.Positional[Path]
+    model: Annotated[tyro.conf.Positional[Path], shown("MODEL")]
     """Any model: a run folder, a checkpoint folder or a .safetensors file. A supernet counts at its
     widest configuration."""
     against: Path | None = None

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from patchkin.cli.parsing import parse
-from patchkin.config import to_plain
+from patchkin.config import flag, shown, to_plain
 from patchkin.errors import ConfigError, nearest
 
 
@@ -21,7 +21,7 @@ from patchkin.errors import ConfigError, nearest
 class CheckOptions:
     """Options of `data check`."""
 
-    root: tyro.conf.Positional[Path]
+    root: Annotated[tyro.conf.Positional[Path], shown("FOLDER")]
     """Folder with trainA, trainB and so on, or train/<domain> for several domains."""
     json: bool = False
     """Print one JSON object."""
@@ -31,7 +31,7 @@ class CheckOptions:
 class ToyOptions:
     """Options of `data toy`."""
 
-    root: tyro.conf.Positional[Path]
+    root: Annotated[tyro.conf.Positional[Path], shown("FOLDER")]
     """Folder to write; must be empty or absent."""
     domains: bool = False
     """Write the set of three domains: plain, spotted, striped."""
@@ -49,9 +49,9 @@ class ToyOptions:
 class DownloadOptions:
     """Options of `data download`."""
 
-    name: tyro.conf.Positional[str] = ""
+    name: Annotated[tyro.conf.Positional[str], shown("NAME")] = ""
     """Name of a public set; none lists them."""
-    output: Path = Path("datasets")
+    output: Annotated[Path, flag("-o")] = Path("datasets")
     """Folder that receives a folder of that name."""
     mirror: tuple[str, ...] = ()
     """Addresses of the archive to try first."""

@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
 
 from patchkin.cli.parsing import parse
+from patchkin.config import flag, shown
 from patchkin.data.config import DataConfig
 from patchkin.devices import Device, Precision, take_accelerator
 from patchkin.errors import ConfigError
@@ -36,7 +37,7 @@ from patchkin.translation.translator import Translator
 class EvaluateOptions:
     """Options of `evaluate`."""
 
-    model: tyro.conf.Positional[Path]
+    model: Annotated[tyro.conf.Positional[Path], shown("MODEL")]
     """A run folder, a checkpoint folder or a .safetensors file; or a folder of translations."""
     data: str = "toy"
     """The set: its held-out source images are translated, its target images compared with."""
@@ -81,7 +82,7 @@ class EvaluateOptions:
     --keep. `torchrun` and Slurm's `srun` are recognised and need no part here; 1/1 is all."""
     processes: int = 1
     """Processes of this machine that share that work; needs --keep."""
-    output: Path | None = None
+    output: Annotated[Path | None, flag("-o")] = None
     """File that results are added to; by default scores.json in the run folder."""
     device: Device = "auto"
     """Where to compute."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from patchkin.cli.parsing import parse
-from patchkin.config import flag
+from patchkin.config import flag, shown
 from patchkin.errors import ConfigError
 from patchkin.method import Method
 from patchkin.storage.checkpoint import MODEL_FILE
@@ -37,7 +37,7 @@ _SHOWN = 3
 class ImportWeightsOptions:
     """Options of `import-weights`."""
 
-    files: tyro.conf.Positional[tuple[str, ...]]
+    files: Annotated[tyro.conf.Positional[tuple[str, ...]], shown("FILE...")]
     """Files of one model, such as latest_net_G.pth, or a model imported from some of them before.
     Where a name does not say which network a file holds, write it: G_A=horse2zebra.pth."""
     output: Annotated[Path | None, flag("-o")] = None

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from patchkin.cli.parsing import parse
-from patchkin.config import flag
+from patchkin.config import flag, shown
 from patchkin.devices import Device
 from patchkin.images import write_pillow
 from patchkin.method import Method
@@ -25,9 +25,9 @@ from patchkin.translation.translator import Translator
 class InspectOptions:
     """Options of `inspect`."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], shown("MODEL")]
     """A run folder, a checkpoint folder, or a .safetensors file, with the projection head."""
-    image: tyro.conf.Positional[Path]
+    image: Annotated[tyro.conf.Positional[Path], shown("IMAGE")]
     """An image of the source domain, of any size."""
     point: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Y,X in pixels from the upper left, such as 12,40. May be repeated."""

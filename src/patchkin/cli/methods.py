@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -13,18 +14,21 @@ from rich.console import Console
 from rich.table import Table
 
 from patchkin.cli.parsing import parse
+from patchkin.config import shown
 from patchkin.data.domains import DomainBatch
 from patchkin.data.paired import PairedBatch
 from patchkin.errors import ConfigError, nearest
 from patchkin.method import Method
 from patchkin.storage.shipped import shipped_sentence
 
+_WAYS = {"one-sided": "A to B", "two-sided": "both ways", "any domain": "any domain"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class MethodsOptions:
     """Options of `methods`."""
 
-    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    names: Annotated[tyro.conf.Positional[tuple[str, ...]], shown("METHOD...")] = ()
     """Methods whose presets to show; a table of all methods if none is named."""
     json: bool = False
     """Print one JSON object."""
@@ -45,7 +49,10 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
     console = Console()
     if not options.names:
         console.print(_table(rows))
-        console.print("\nPresets of a method: patchkin methods NAME", highlight=False)
+        console.print(
+            "\nPresets, and what the released code does otherwise: patchkin methods NAME",
+            highlight=False,
+        )
         console.print(shipped_sentence(), highlight=False)
     for name in options.names:
         _show(console, name, rows[name])
@@ -75,23 +82,35 @@ def _sides(kind: type[Method]) -> str:
 
 
 def _table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One line per method in 80 columns; `patchkin methods NAME` tells the rest."""
     table = Table(box=None, pad_edge=False)
-    for header in ("method", "paper", "sides", "data"):
-        table.add_column(header, no_wrap=header != "paper")
-    table.add_column("networks", justify="right")
-    table.add_column("parameters", justify="right")
-    table.add_column("the released code")
+    table.add_column("method", no_wrap=True)
+    table.add_column("translates", no_wrap=True)
+    table.add_column("weights", justify="right", no_wrap=True)
+    table.add_column("paper", no_wrap=True)
     for name, row in rows.items():
-        table.add_row(
-            name,
-            row["paper"],
-            row["sides"],
-            row["data"],
-            str(row["networks"]),
-            f"{row['parameters'] / 1e6:.1f} M",
-            row["released code"],
-        )
+        way = _WAYS[row["sides"]] + (", pairs" if row["data"] == "paired" else "")
+        table.add_row(name, way, f"{row['parameters'] / 1e6:.1f} M", cited(row["paper"]))
     return table
+
+
+def cited(paper: str) -> str:
+    """Authors, venue and year as in a running text.
+
+    >>> cited("Park, Efros, Zhang, Zhu, ECCV 2020 (arXiv 2007.15651)")
+    'Park et al., ECCV 2020'
+    >>> cited("Benaim, Wolf, NIPS 2017 (arXiv 1706.00826)")
+    'Benaim and Wolf, NIPS 2017'
+    >>> cited("Lee et al., ECCV 2018 (arXiv 1808.00948), IJCV 2020 (arXiv 1905.01270)")
+    'Lee et al., ECCV 2018'
+    """
+    *authors, venue = re.sub(r" \(.*", "", paper).split(", ")
+    first = authors[0] if authors else venue
+    if len(authors) == 2:
+        first = " and ".join(authors)
+    elif len(authors) > 2:
+        first = f"{first} et al."
+    return f"{first}, {venue}" if authors else first
 
 
 def _show(console: Console, name: str, row: Mapping[str, Any]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import tyro
 
@@ -39,7 +40,7 @@ def parse(
             options: T = tyro.cli(kind, args=arguments, prog=prog, description=about, **extra)
             return options
     except SystemExit:
-        raise ConfigError(one_line(box.getvalue(), prog)) from None
+        raise ConfigError(one_line(box.getvalue(), prog, default)) from None
 
 
 @contextlib.contextmanager
@@ -55,15 +56,66 @@ def _columns(width: str) -> Iterator[None]:
             os.environ["COLUMNS"] = before
 
 
-def one_line(box: str, prog: str) -> str:
-    """The message of a tyro error box, with the nearest option it knows."""
+def one_line(box: str, prog: str, default: object = None) -> str:
+    """The message of a tyro error box, with the nearest option it knows.
+
+    Args:
+        box: the box, each message on one line of it.
+        prog: the command, for the hint.
+        default: what the options start from, so that a message about a field can name its flag.
+    """
     box = re.sub(r"\x1b\[[0-9;]*m", "", box)
     lines = [line.strip(" │╭╮╰╯─") for line in box.splitlines()]
     lines = [line for line in lines if line and set(line) != {"-"}]
     message = lines[1] if len(lines) > 1 else "the options could not be read"
     hint = f"See `{prog} --help`."
+    if message.startswith("Missing from"):
+        return f"Missing: {', '.join(_missing(box))}. {hint}"
     for place, line in enumerate(lines):
         if line.startswith("Perhaps you meant"):
             names = re.findall(r"--?[\w.-]+", lines[place + 1].split("  ")[0])
             hint = f"Did you mean `{names[0]}`?" if names else hint
+    refused = re.match(r"Error parsing (?!-)([\w.-]+): (.*)", message)
+    if refused:
+        message = _with_flags(refused[2], refused[1].replace("-", "_"), default)
     return f"{message.rstrip('.')}. {hint}"
+
+
+def _missing(box: str) -> list[str]:
+    """The arguments that a box of tyro's lists, each by its longest name."""
+    listed = re.findall(r"^[│ ] {5}(\S.*?)[│ ]*$", box, flags=re.MULTILINE)
+    listed = [line for line in listed if not line.endswith("--help")]
+    return [max(re.findall(r"--?[\w.-]+", line), key=len, default=line) for line in listed]
+
+
+def _with_flags(message: str, path: str, default: object) -> str:
+    """A message of a dataclass about its `fields`, with the flags that set them."""
+    owner = default
+    for part in path.split("."):
+        owner = getattr(owner, part, None)
+
+    def named(match: re.Match[str]) -> str:
+        found = _flag_of(owner, match[1])
+        return (
+            match[0] if found is None else f"`{found or f'--{path}.{match[1]}'.replace('_', '-')}`"
+        )
+
+    return re.sub(r"`([a-z]\w*(?:\.[a-z]\w*)*)`", named, message)
+
+
+def _flag_of(owner: object, dotted: str) -> str | None:
+    """The short flag of a field, the empty string where it has none, None if there is no field."""
+    *parents, name = dotted.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent, None)
+    if not dataclasses.is_dataclass(owner):
+        return None
+    hints = get_type_hints(type(owner), include_extras=True)
+    if name not in hints or isinstance(owner, type):
+        return None
+    aliases = [
+        alias
+        for mark in get_args(hints[name])[1:]
+        for alias in getattr(mark, "aliases", None) or ()
+    ]
+    return next((alias for alias in aliases if alias.startswith("--")), "")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from patchkin.cli.parsing import parse
+from patchkin.cli.released_flags import refuse_released_flags
 from patchkin.config import read_yaml, to_yaml
 from patchkin.data.config import DataConfig
 from patchkin.data.layouts import TOY
@@ -56,6 +57,7 @@ class TrainOptions(Generic[C]):
 
 def run(arguments: Sequence[str], methods: Mapping[str, type[Method]], default_method: str) -> int:
     """Train as the arguments say."""
+    refuse_released_flags(arguments, methods)
     arguments = with_resume_folder(list(arguments))
     kind, arguments = _method(arguments, methods, default_method)
     default = default_options(kind, arguments)
@@ -121,7 +123,10 @@ def _saved_config(arguments: Sequence[str]) -> dict[str, Any] | None:
 def _method(
     arguments: list[str], methods: Mapping[str, type[Method]], default_method: str
 ) -> tuple[type[Method], list[str]]:
-    """The method named first, or in the configuration, and the other arguments."""
+    """The method named first, or in the configuration, and the other arguments.
+
+    The name of a preset that only one method has stands for both: `fastcut`.
+    """
     name = None
     if arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments
@@ -130,9 +135,17 @@ def _method(
         file = _option(arguments, "--config")
         named_in = saved or (read_yaml(Path(file)) if file else {})
         name = named_in.get("name", default_method)
-    if name not in methods:
-        raise ConfigError(f"Unknown method `{name}`. {nearest(name, methods)}")
-    return methods[name], arguments
+    if name in methods:
+        return methods[name], arguments
+    owners = [method for method, kind in methods.items() if name in kind.presets]
+    if len(owners) == 1:
+        return methods[owners[0]], ["--preset", name, *arguments]
+    if owners:
+        raise ConfigError(
+            f"`{name}` is a preset of several methods; name one: "
+            f"{', '.join(f'{owner} --preset {name}' for owner in owners)}."
+        )
+    raise ConfigError(f"Unknown method `{name}`. {nearest(name, methods)}")
 
 
 def default_options(kind: type[Method], arguments: Sequence[str]) -> TrainOptions[Any]:

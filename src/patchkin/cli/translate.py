@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from patchkin.cli.parsing import parse
-from patchkin.config import flag
+from patchkin.config import flag, shown
 from patchkin.devices import Device, Precision, keep_freed_memory, take_accelerator
 from patchkin.errors import ConfigError
 from patchkin.images import Ranges, write_pillow
@@ -66,9 +66,9 @@ GRID_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 class TranslateOptions:
     """Options of `translate`."""
 
-    model: tyro.conf.Positional[str]
+    model: Annotated[tyro.conf.Positional[str], shown("MODEL")]
     """A run folder, a checkpoint folder, a .safetensors file, or the name of a shipped model."""
-    inputs: tyro.conf.Positional[tuple[str, ...]]
+    inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], shown("INPUT...")]
     """Image files, folders (searched recursively), or quoted glob patterns."""
     output: Annotated[Path, flag("-o")]
     """Folder for the translations, where names and the structure of folders are kept; for one image
