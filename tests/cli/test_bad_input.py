@@ -9,9 +9,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from PIL import Image
 
 from cli.conftest import TINY
+from patchkin.config import from_plain
 from patchkin.methods import METHODS
 
 
@@ -68,7 +71,7 @@ def test_a_value_that_cannot_be_read(command):
 
 def test_a_value_out_of_range(command):
     message = one_line_error(command, "train", "cut", "--method.temperature", "-1")
-    assert "`temperature` must be positive; got -1.0." in message
+    assert "`--method.temperature` must be positive; got -1.0." in message
 
 
 def test_unknown_key_in_a_file(command, tmp_path):
@@ -338,3 +341,15 @@ def test_the_table_of_methods_fits_80_columns(command, monkeypatch):
     assert all("…" not in line and len(line) <= 80 for line in lines)
     cut = next(row for row in rows if row.startswith("cut "))
     assert cut.split(" M  ")[-1].strip() == "Park et al., ECCV 2020"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_flag_sets_the_channels_of_every_network(command, method):
+    code, out, _ = command(
+        "train", method, "--preset", "toy", "--channels", "1", "--data", "d", "--print-config"
+    )
+    assert code == 0
+    kind = METHODS[method]
+    config = from_plain(kind.config_type, yaml.safe_load(out)["method"])
+    with torch.device("meta"):
+        assert kind(config).channels == (1, 1)

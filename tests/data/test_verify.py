@@ -68,3 +68,13 @@ def test_training_leaves_broken_files_out_and_reports_them(tmp_path, make_images
         open_training_data(config, seed=0)
     resumed = open_training_data(config, seed=0, known_broken=opened.broken)
     assert resumed.dataset.train_a == opened.dataset.train_a, "a resumed run keeps its order"
+
+
+def test_a_larger_share_may_be_left_out():
+    paths = [Path(f"{index}.png") for index in range(60)]
+    broken = [Broken(paths[0], "`0.png`: cut"), Broken(paths[7], "`7.png`: cut")]
+    with pytest.raises(DataError, match=r"more than 1%: .*with --max-broken 0\.04\.$"):
+        without_broken(paths, broken)
+    assert without_broken(paths, broken, 0.04) == tuple(
+        p for p in paths if p not in (paths[0], paths[7])
+    )

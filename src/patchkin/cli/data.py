@@ -21,8 +21,12 @@ from patchkin.errors import ConfigError, nearest
 class CheckOptions:
     """Options of `data check`."""
 
-    root: Annotated[tyro.conf.Positional[Path], shown("FOLDER")]
+    root: Annotated[tyro.conf.Positional[Path | None], shown("FOLDER")] = None
     """Folder with trainA, trainB and so on, or train/<domain> for several domains."""
+    source: Annotated[Path | None, flag("--data.source")] = None
+    """Folder of the images to translate; with --target instead of FOLDER."""
+    target: Annotated[Path | None, flag("--data.target")] = None
+    """Folder of the images to resemble."""
     json: bool = False
     """Print one JSON object."""
 
@@ -85,7 +89,7 @@ def run(arguments: Sequence[str], _: Mapping[str, Any]) -> int:
 def _check(options: CheckOptions) -> int:
     from patchkin.data.check import check_data
 
-    report = check_data(options.root)
+    report = check_data(options.root, source=options.source, target=options.target)
     if options.json:
         print(json.dumps({**to_plain(report), "ok": report.ok}))
         return 0 if report.ok else 2
@@ -104,7 +108,14 @@ def _check(options: CheckOptions) -> int:
             for channels, count in folder.channels.items()
         )
         grey = f", {folder.grey_in_colour} grey in colour" if folder.grey_in_colour else ""
-        print(f"  {folder.folder:<{width}} {folder.num_images:>6} images  {size}; {kinds}{grey}")
+        depth = ", ".join(f"{count} x {bits} bits" for bits, count in folder.bits.items())
+        values = ""
+        if folder.values is not None:
+            values = ", values {:g} to {:g}".format(*folder.values)
+        print(
+            f"  {folder.folder:<{width}} {folder.num_images:>6} images  {size}; {kinds}; "
+            f"{depth}{values}{grey}"
+        )
         if folder.note:
             print(f"    {folder.note}")
         for broken in folder.broken:

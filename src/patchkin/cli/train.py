@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +14,7 @@ from patchkin.cli.released_flags import refuse_released_flags
 from patchkin.config import read_yaml, to_yaml
 from patchkin.data.config import DataConfig
 from patchkin.data.layouts import TOY
+from patchkin.data.paired import PairedBatch
 from patchkin.errors import ConfigError, nearest
 from patchkin.method import Method
 from patchkin.runs.config import (
@@ -39,6 +40,8 @@ class TrainOptions(Generic[C]):
     data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    channels: int | None = None
+    """Of the images of both domains, such as 1 for grey: short for the channels of each network."""
     run_dir: Path | None = None
     """Folder of the run. By default runs/METHOD_DATA."""
     preset: str | None = None
@@ -167,12 +170,40 @@ def default_options(kind: type[Method], arguments: Sequence[str]) -> TrainOption
     config = preset_config(preset)
     for where, plain in layered:
         config = config_from_plain(kind, config, plain, where=where)
+    channels = _option(arguments, "--channels")
     return TrainOptions(
-        method=config.method,
+        method=config.method if channels is None else with_channels(kind, config.method, channels),
         data=config.data,
         schedule=config.schedule,
         training=config.training,
     )
+
+
+def with_channels(kind: type[Method], config: Any, channels: str) -> Any:
+    """A method's configuration for images with so many channels in both domains.
+
+    Raises:
+        ConfigError: not a positive number.
+
+    >>> from patchkin.methods import METHODS
+    >>> pix2pix = METHODS["pix2pix"]
+    >>> grey = with_channels(pix2pix, next(iter(pix2pix.presets.values())).method, "1")
+    >>> grey.generator.in_channels, grey.generator.out_channels, grey.discriminator.in_channels
+    (1, 1, 2)
+    """
+    if not channels.isdecimal() or int(channels) < 1:
+        raise ConfigError(f"`--channels` must be a positive number; got {channels}.")
+    number = int(channels)
+    changes: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value) and not isinstance(value, type):
+            # pix2pix's discriminator sees both images at once
+            pair = item.name == "discriminator" and issubclass(kind.batch_type, PairedBatch)
+            changes[item.name] = with_channels(kind, value, str(2 * number if pair else number))
+        elif item.name in ("in_channels", "out_channels", "channels"):
+            changes[item.name] = number
+    return replace(config, **changes)
 
 
 def tell_run(run_dir: Path, report: Path, *, as_json: bool) -> None:

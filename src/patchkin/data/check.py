@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from patchkin.data.depth import UsedValues, merged, used_values
 from patchkin.data.layouts import (
     MIN_UNPAIRED_IMAGES,
     SPLITS,
@@ -27,7 +28,7 @@ from patchkin.data.layouts import (
     flat_domains,
 )
 from patchkin.data.verify import MAX_BROKEN_FRACTION, default_threads
-from patchkin.errors import DataError
+from patchkin.errors import ConfigError, DataError
 from patchkin.images import Encoding, Picture, read_image
 from patchkin.images.folders import FoundImages, find_images
 
@@ -58,6 +59,8 @@ class FolderReport:
 
     folder: str
     """Relative to the root."""
+    training: bool
+    """Whether training reads it; else its images are held out."""
     num_images: int
     """Broken ones included."""
     ignored: dict[str, int]
@@ -69,11 +72,15 @@ class FolderReport:
     """Number of channels -> number of files."""
     bits: dict[int, int]
     """Bits per channel -> number of files."""
+    values: tuple[float, float] | None
+    """Smallest and largest value in files of more than 8 bits; None without such files."""
     grey_in_colour: int
     """Colour files whose channels are equal, to one level of 255 (lossy codecs round)."""
     broken: list[BrokenFile]
     note: str = ""
     """What was ignored, in words; empty if nothing was."""
+    depth_note: str = ""
+    """That fewer bits are used than the files have, with the range to give; else empty."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,17 +112,38 @@ class _Seen:
     size: tuple[int, int] = (0, 0)
     encoding: Encoding | None = None
     grey_in_colour: bool = False
+    used: UsedValues | None = None
     reason: str = ""
 
 
-def check_data(root: str | Path, *, threads: int | None = None) -> CheckReport:
-    """Decode every image below a root and report.
+def check_data(
+    root: str | Path | None = None,
+    *,
+    source: str | Path | None = None,
+    target: str | Path | None = None,
+    threads: int | None = None,
+) -> CheckReport:
+    """Decode every image of a data set and report.
+
+    Args:
+        root: folder with the folders of the domains.
+        source: folder of the images to translate, anywhere, if there is no root.
+        target: folder of the images to resemble.
+        threads: for decoding.
 
     Raises:
         DataError: if there is no such folder, or its layout is unknown.
+        ConfigError: neither a root nor both folders are given.
     """
+    if source is not None and target is not None and root is None:
+        return _check(Path(), TwoFolders(Path(source), Path(target)), threads)
+    if root is None or source is not None or target is not None:
+        raise ConfigError("Give the folder of a data set, or --source and --target.")
     root = Path(root)
-    layout = flat_domains(root) or detect_layout(root)
+    return _check(root, flat_domains(root) or detect_layout(root), threads)
+
+
+def _check(root: Path, layout: Layout, threads: int | None) -> CheckReport:
     folders: list[FolderReport] = []
     seen: dict[str, list[_Seen]] = {}
     unreadable: list[str] = []
@@ -126,18 +154,26 @@ def check_data(root: str | Path, *, threads: int | None = None) -> CheckReport:
             except DataError as error:
                 found = FoundImages(folder, ())
                 unreadable.append(str(error))
-            name = folder.relative_to(root).as_posix()
+            name = _shown(folder, root)
             seen[name] = list(pool.map(_look, found.files))
-            folders.append(_summary(root, name, found, seen[name]))
+            training = isinstance(layout, TwoFolders) or _is_training(name)
+            folders.append(_summary(root, name, found, seen[name], training=training))
     duplicates = _duplicates(root, seen)
     return CheckReport(
-        root=str(root),
+        root=" and ".join(map(str, _folders(root, layout)))
+        if isinstance(layout, TwoFolders)
+        else str(root),
         layout=type(layout).__name__,
         folders=folders,
         duplicates=duplicates,
         warnings=_warnings(folders, duplicates, layout) + _stray_files(layout),
         errors=unreadable + _errors(folders, layout) + _missing_domains(root, layout),
     )
+
+
+def _shown(path: Path, root: Path) -> str:
+    """Relative to the root, where it is below."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def _folders(root: Path, layout: Layout) -> list[Path]:
@@ -182,7 +218,8 @@ def _look(path: Path) -> _Seen:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
     except (DataError, OSError) as error:
         return _Seen(path, reason=str(error))
-    return _Seen(path, digest, picture.size, picture.encoding, _is_grey_in_colour(picture))
+    grey = _is_grey_in_colour(picture)
+    return _Seen(path, digest, picture.size, picture.encoding, grey, used_values([picture]))
 
 
 def _is_grey_in_colour(picture: Picture) -> bool:
@@ -193,11 +230,15 @@ def _is_grey_in_colour(picture: Picture) -> bool:
     return all(np.abs(one - other).max() <= 1 for one, other in pairs)
 
 
-def _summary(root: Path, name: str, found: FoundImages, seen: Sequence[_Seen]) -> FolderReport:
+def _summary(
+    root: Path, name: str, found: FoundImages, seen: Sequence[_Seen], *, training: bool
+) -> FolderReport:
     good = [file for file in seen if file.encoding is not None]
     encodings = [file.encoding for file in good if file.encoding is not None]
+    used = merged([file.used for file in good])
     return FolderReport(
         folder=name,
+        training=training,
         num_images=len(seen),
         ignored=dict(found.ignored),
         note=found.note,
@@ -205,9 +246,11 @@ def _summary(root: Path, name: str, found: FoundImages, seen: Sequence[_Seen]) -
         height=_spread([file.size[1] for file in good]),
         channels=dict(sorted(Counter(encoding.channels for encoding in encodings).items())),
         bits=dict(sorted(Counter(int(encoding.bits) for encoding in encodings).items())),
+        values=None if used is None else (used.low, used.high),
+        depth_note="" if used is None else used.note(name),
         grey_in_colour=sum(file.grey_in_colour for file in good),
         broken=[
-            BrokenFile(file.path.relative_to(root).as_posix(), file.reason)
+            BrokenFile(_shown(file.path, root), file.reason)
             for file in seen
             if file.encoding is None
         ],
@@ -225,7 +268,7 @@ def _duplicates(root: Path, seen: dict[str, list[_Seen]]) -> list[list[str]]:
     for folder, files in seen.items():
         for file in files:
             if file.sha256:
-                name = file.path.relative_to(root).as_posix()
+                name = _shown(file.path, root)
                 groups.setdefault(file.sha256, []).append((_is_training(folder), name))
     return [
         sorted(name for _, name in group)
@@ -244,7 +287,7 @@ def _warnings(
 ) -> list[str]:
     warnings = []
     for report in folders:
-        few = _is_training(report.folder) and report.num_images < _FEW_IMAGES
+        few = report.training and report.num_images < _FEW_IMAGES
         if few and not isinstance(layout, SingleImages):
             warnings.append(
                 f"{report.folder} has {report.num_images} images; unpaired methods were published "
@@ -269,6 +312,8 @@ def _warnings(
             if len(counts) > 1:
                 mix = ", ".join(f"{value} ({number} files)" for value, number in counts.items())
                 warnings.append(f"{report.folder} mixes files with different {what}: {mix}.")
+        if report.depth_note:
+            warnings.append(report.depth_note)
         if report.broken:
             warnings.append(f"{report.folder} has {len(report.broken)} files that cannot be used.")
     if duplicates:
@@ -276,7 +321,7 @@ def _warnings(
             f"{len(duplicates)} files are in a training and in a held-out folder, "
             f"for example {' and '.join(duplicates[0][:2])}."
         )
-    held_out = [report for report in folders if not _is_training(report.folder)]
+    held_out = [report for report in folders if not report.training]
     if not held_out and not isinstance(layout, SingleImages):
         where = "test/<domain>" if isinstance(layout, DomainFolders) else "testA, testB"
         warnings.append(f"There are no held-out images ({where}); scores need some.")
@@ -287,7 +332,7 @@ def _errors(folders: Sequence[FolderReport], layout: Layout) -> list[str]:
     errors = []
     least = 1 if isinstance(layout, SingleImages) else MIN_UNPAIRED_IMAGES
     for report in folders:
-        if not _is_training(report.folder):
+        if not report.training:
             continue
         usable = report.num_images - len(report.broken)
         if usable < least:

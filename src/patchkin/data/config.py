@@ -112,6 +112,9 @@ class DataConfig:
     with and one without such scores therefore train on different images."""
     max_images: int | None = None
     """Use only the first so many training images of a domain, in the order of their names."""
+    max_broken: Annotated[float, flag("--max-broken")] = 0.01
+    """Share of a domain's training images that may be unusable and are left out; above it training
+    does not start, since then something is wrong with the folder."""
 
     def __post_init__(self) -> None:
         if (self.source is None) != (self.target is None):
@@ -144,10 +147,9 @@ class DataConfig:
                 raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
         if self.cache == "":
             raise ConfigError("`cache` must name a folder, or be `auto`; got an empty name.")
-        if not 0 <= self.crop_probability <= 1:
-            raise ConfigError(
-                f"`crop_probability` must be from 0 to 1; got {self.crop_probability}."
-            )
+        for name in ("crop_probability", "max_broken"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"`{name}` must be from 0 to 1; got {getattr(self, name)}.")
         for name in ("value_range", "value_range_a", "value_range_b"):
             values = getattr(self, name)
             if values is not None and not -math.inf < values[0] < values[1] < math.inf:

@@ -19,6 +19,7 @@ from patchkin.data.datasets import (
     finished,
     transformable,
 )
+from patchkin.data.depth import warn_of_depth
 from patchkin.data.layouts import Domains, find_domains
 from patchkin.data.scale import check_views
 from patchkin.data.single import SingleImageDataset
@@ -95,10 +96,11 @@ def open_training_data(
                 threads=threads,
                 read=cache.check if cache else read_image,
             )
+            warn_of_depth(files, value_range)
     usable = replace(
         domains,
-        train_a=without_broken(domains.train_a, broken),
-        train_b=without_broken(domains.train_b, broken),
+        train_a=without_broken(domains.train_a, broken, config.max_broken),
+        train_b=without_broken(domains.train_b, broken, config.max_broken),
     )
     if validate and not usable.val_a:
         held = partial(held_out, number=config.validation_images, seed=seed)

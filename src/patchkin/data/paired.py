@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 from patchkin.data.cache import ReadImage, from_file, open_cache
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, finished, transformable
+from patchkin.data.depth import warn_of_depth
 from patchkin.data.folders import made_once
 from patchkin.data.layouts import SPLITS, TOY, PairedImages, detect_layout, images_in, notes_on
 from patchkin.data.scale import check_views
@@ -253,7 +254,8 @@ def open_paired_data(
                 threads=threads,
                 read=cache.check if cache else read_image,
             )
-    usable = replace(pairs, train=without_broken(pairs.train, broken))
+        warn_of_depth(pairs.train, config.value_ranges[0])
+    usable = replace(pairs, train=without_broken(pairs.train, broken, config.max_broken))
     dataset = PairedDataset(
         usable.train, config, seed=seed, channels=channels, read=cache or from_file
     )

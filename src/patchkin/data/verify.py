@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,19 +54,25 @@ def default_threads() -> int:
     return min(8, os.cpu_count() or 1)
 
 
-def without_broken(paths: Sequence[Path], broken: Collection[Broken]) -> tuple[Path, ...]:
+def without_broken(
+    paths: Sequence[Path],
+    broken: Collection[Broken],
+    max_fraction: float = MAX_BROKEN_FRACTION,
+) -> tuple[Path, ...]:
     """The files that can be used.
 
     Raises:
-        DataError: if more than 1 % of `paths` are broken; gives the number and the first three.
+        DataError: if more than `max_fraction` of `paths` are broken; gives the number and the first
+            three.
     """
     bad = {entry.path: entry for entry in broken}
     hit = [bad[path] for path in paths if path in bad]
-    if len(hit) > MAX_BROKEN_FRACTION * len(paths):
+    if len(hit) > max_fraction * len(paths):
         first = "; ".join(entry.reason.rstrip(".") for entry in hit[:3])
         raise DataError(
             f"{len(hit)} of {len(paths)} images cannot be used, more than "
-            f"{MAX_BROKEN_FRACTION:.0%}: {first}{'; ...' if len(hit) > 3 else ''}. "
-            "Repair or remove them; `patchkin data check` lists all."
+            f"{100 * max_fraction:.3g}%: {first}{'; ...' if len(hit) > 3 else ''}. "
+            "Repair or remove them (`patchkin data check` lists all), or leave out more with "
+            f"--max-broken {math.ceil(100 * len(hit) / len(paths)) / 100:g}."
         )
     return tuple(path for path in paths if path not in bad)

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from patchkin.data.cache import ReadImage, from_file, open_cache
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, finished, transformable
+from patchkin.data.depth import warn_of_depth
 from patchkin.data.domains.files import DomainFiles, find_domain_files
 from patchkin.data.domains.views import domain_view
 from patchkin.data.steps import StepBatches, StepLoader, held_out
@@ -214,7 +215,11 @@ def open_domain_data(
                 threads=threads,
                 read=cache.check if cache else read_image,
             )
-    files = replace(files, train=tuple(without_broken(paths, broken) for paths in files.train))
+            warn_of_depth(paths, config.value_range)
+    files = replace(
+        files,
+        train=tuple(without_broken(paths, broken, config.max_broken) for paths in files.train),
+    )
     if validate and not files.val:
         files = _held_out(files, config.validation_images, seed)
     dataset = DomainDataset(
