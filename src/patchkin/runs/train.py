@@ -27,6 +27,8 @@ from patchkin.training import fit
 from patchkin.training.collectives import by_first_process
 from patchkin.training.fabric import Fabric
 from patchkin.training.launch import launch
+from patchkin.training.siblings import ending_together
+from patchkin.training.stopping import interrupted_by_sigterm
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +60,15 @@ def train(
     """
     fabric = launch(config.training)
     lock = FolderLock(run_dir, remedy="choose another --run-dir")
-    try:
-        by_first_process(fabric, lock.acquire_if_there)
-        return _train(
-            kind, config, run_dir, resume=resume, overwrite=overwrite, begin=begin,
-            fabric=fabric, lock=lock,
-        )  # fmt: skip
-    finally:
-        lock.release()
+    with ending_together(), interrupted_by_sigterm():
+        try:
+            by_first_process(fabric, lock.acquire_if_there)
+            return _train(
+                kind, config, run_dir, resume=resume, overwrite=overwrite, begin=begin,
+                fabric=fabric, lock=lock,
+            )  # fmt: skip
+        finally:
+            lock.release()
 
 
 def _train(
