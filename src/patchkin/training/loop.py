@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +35,8 @@ from patchkin.training.fabric import Fabric
 from patchkin.training.log import RunLog, Window
 from patchkin.training.stopping import LeaveNow, Stop, stop_signals
 from patchkin.training.updater import Updater
+
+OnResume = Callable[[int, Callable[[Mapping[str, Any]], None]], None]
 
 
 class BatchSource(Protocol):
@@ -82,11 +84,13 @@ def fit(
     header: ModelHeader,
     scorer: Scorer | None = None,
     resume: bool = False,
+    on_resume: OnResume = lambda _step, _log: None,
 ) -> None:
     """Train a method to the end of its schedule.
 
     The run folder receives `log.jsonl`, `previews/` and `checkpoints/`. With `resume`, the newest
     undamaged checkpoint is continued; the result is the same, bit for bit, as without the stop.
+    `on_resume` is given its step and a function that logs a record once, in the first process.
 
     Raises:
         DivergenceError: a term became NaN or infinite; the message names it, the step, and the
@@ -99,7 +103,7 @@ def fit(
         method, data, run_dir,
         fabric=fabric, schedule=schedule, training=training, header=header, scorer=scorer,
     )  # fmt: skip
-    run.start(resume=resume)
+    run.start(resume=resume, on_resume=on_resume)
     with (
         run.log.shown(run.step),
         stop_signals(may_leave=fabric.is_global_zero, deadline=fabric.world_size > 1) as stop,
@@ -147,10 +151,11 @@ class _Run:
         self.stop = Stop(may_leave=False)
         self._preview_batch = data.preview_batch() if fabric.is_global_zero else None
 
-    def start(self, *, resume: bool) -> None:
+    def start(self, *, resume: bool, on_resume: OnResume) -> None:
         """From a checkpoint, or from the beginning."""
         if resume:
             self._restore()
+            by_first_process(self.fabric, lambda: on_resume(self.step, self.log.write_once))
             return
         self.method.train()
         with closing(self._batches()) as batches:
