@@ -217,7 +217,7 @@ def test_a_run_that_stops_and_goes_on_with_the_cache_ends_with_the_same_bytes(tm
     assert (
         main([*tiny, "--steps", "2", "--schedule.decay-fraction", "0", "--run-dir", stopped]) == 0
     )
-    cached = ["--cache", str(tmp_path / "cache"), "--schedule.decay-fraction", "0.5"]
+    cached = ["--cache", str(tmp_path / "cache"), "--schedule.decay-fraction", "0.5", "--change"]
     assert main(["train", "--resume", stopped, "--steps", "4", *cached]) == 0
     assert len(files_in(tmp_path / "cache")) == 2
     for name in ("model.safetensors", "optimizers.safetensors"):

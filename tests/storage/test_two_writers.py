@@ -52,7 +52,8 @@ def test_two_trainings_of_one_run(small_toy, tmp_path, capsys):
         first.wait()
     assert (run_dir / "config.yaml").read_bytes() == begun
     step = store.steps()[-1]
-    assert main(["train", "--resume", str(run_dir), "--steps", str(step + 2)]) == 0
+    shorter = ["--steps", str(step + 2), "--change"]
+    assert main(["train", "--resume", str(run_dir), *shorter]) == 0
     snapshot, damaged = store.load_newest()
     assert (snapshot.step, damaged) == (step + 2, [])
     steps = [json.loads(line)["step"] for line in (run_dir / "log.jsonl").read_text().splitlines()]

@@ -199,6 +199,8 @@ def _distill(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> i
         start=options.start,
         resume=options.resume,
         overwrite=options.overwrite,
+        change=options.change,
+        allow_changed_data=options.allow_changed_data,
         methods=methods,
     )
     if report is not None:

@@ -50,6 +50,11 @@ class TrainOptions(Generic[C]):
     """YAML file with settings, complete or partial, laid over the preset."""
     resume: bool = False
     """Continue the run in --run-dir (or --resume DIR) exactly."""
+    change: bool = False
+    """With --resume: let settings that change what is computed hold from here on. The log, the
+    report and config.yaml say from which step."""
+    allow_changed_data: bool = False
+    """With --resume: go on although the files are not those of the run. The log says so."""
     overwrite: bool = False
     """Replace the run in --run-dir."""
     print_config: bool = False
@@ -81,7 +86,15 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]], default_m
         print(to_yaml(config_to_plain(kind, config)), end="")
         return 0
     run_dir = options.run_dir or Path("runs", f"{kind.name}_{Path(config.data.root).name}")
-    report = train(kind, config, run_dir, resume=options.resume, overwrite=options.overwrite)
+    report = train(
+        kind,
+        config,
+        run_dir,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        change=options.change,
+        allow_changed_data=options.allow_changed_data,
+    )
     if report is not None:
         tell_run(run_dir, report, as_json=options.json)
     return 0
@@ -155,13 +168,13 @@ def default_options(kind: type[Method], arguments: Sequence[str]) -> TrainOption
     """What the options start from: the preset, then the file or the run to resume."""
     file = _option(arguments, "--config")
     layered = []
-    if file is not None:
-        layered.append((f"`{file}`", read_yaml(Path(file))))
     saved = _saved_config(arguments)
     if saved is not None:
         layered.append(("the run to resume", saved))
+    if file is not None:  # after the run, whose settings it may not change in silence
+        layered.append((f"`{file}`", read_yaml(Path(file))))
     root = _option(arguments, "--data", "--data.root")
-    for _, plain in layered:
+    for _, plain in reversed(layered):
         root = root or (plain.get("data") or {}).get("root")
     elsewhere = _option(arguments, "--data.source") is not None
     preset = choose_preset(

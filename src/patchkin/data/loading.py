@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from patchkin.data.datasets import (
 )
 from patchkin.data.depth import warn_of_depth
 from patchkin.data.layouts import Domains, find_domains
+from patchkin.data.record import as_recorded
 from patchkin.data.scale import check_views
 from patchkin.data.single import SingleImageDataset
 from patchkin.data.steps import StepBatches, StepLoader, held_out
@@ -50,6 +51,7 @@ def open_training_data(
     seed: int,
     channels: tuple[int, int] = (3, 3),
     known_broken: Sequence[Broken] | None = None,
+    known_val: Mapping[str, Collection[str]] | None = None,
     validate: bool = False,
     threads: int | None = None,
 ) -> TrainingData:
@@ -61,6 +63,8 @@ def open_training_data(
         channels: of the source and the target domain.
         known_broken: of the run that is resumed; nothing is decoded then, and the order of the
             images is the same even if a file broke in between.
+        known_val: names (`record.name_of`) of its validation images, by domain (a, b); no others
+            are held out.
         validate: whether validation images are needed; a set without a val split gives some of its
             training images.
         threads: for decoding.
@@ -102,7 +106,17 @@ def open_training_data(
         train_a=without_broken(domains.train_a, broken, config.max_broken),
         train_b=without_broken(domains.train_b, broken, config.max_broken),
     )
-    if validate and not usable.val_a:
+    if known_val is not None:
+        train_a, val_a = as_recorded(usable.train_a, known_val["a"], config)
+        train_b, val_b = as_recorded(usable.train_b, known_val["b"], config)
+        usable = replace(
+            usable,
+            train_a=train_a,
+            train_b=train_b,
+            val_a=usable.val_a or val_a,
+            val_b=usable.val_b or val_b,
+        )
+    elif validate and not usable.val_a:
         held = partial(held_out, number=config.validation_images, seed=seed)
         train_a, val_a = held(usable.train_a, domain="a", folder="valA")
         train_b, val_b = held(usable.train_b, domain="b", folder="valB")

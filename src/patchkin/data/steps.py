@@ -6,7 +6,9 @@ processes, and wherever the run was resumed: nothing here has a state.
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,6 +23,8 @@ from patchkin.randomness import derive_seed
 
 Item = TypeVar("Item")
 Batch = TypeVar("Batch")
+_WORKER_SECONDS = 5.0
+"""For all workers to end by themselves: one may hang on a file system that does not answer."""
 
 
 def steps_per_epoch(num_items: int, batch_size: int, world_size: int = 1) -> int:
@@ -176,10 +180,40 @@ class StepLoader(DataLoader[Any]):
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, DataError):
-                raise batch
-            yield batch
+        batches = super().__iter__()
+        try:
+            for batch in batches:
+                if isinstance(batch, DataError):
+                    raise batch
+                yield batch
+        finally:
+            _end_workers(batches)
+
+
+def _end_workers(batches: Any) -> None:
+    """End the workers of a loader's iterator now.
+
+    It would do so when it is collected. With an error of the training step that is too late: the
+    traceback keeps the iterator, and Python waits for the workers before it lets the traceback go.
+    """
+    workers = getattr(batches, "_workers", ())
+    if not workers:
+        return
+
+    def kill() -> None:
+        for worker in workers:
+            worker.kill()
+
+    late = threading.Timer(_WORKER_SECONDS, kill)
+    late.daemon = True
+    late.start()
+    try:
+        # It is told of a worker that was killed by an error, which comes in addition to another.
+        with contextlib.suppress(RuntimeError):
+            batches._shutdown_workers()
+    finally:
+        late.cancel()
+        kill()
 
 
 def held_out(

@@ -113,6 +113,8 @@ def distill(
     start: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    change: bool = False,
+    allow_changed_data: bool = False,
     methods: Mapping[str, type[Method]] | None = None,
 ) -> Path | None:
     """Train a supernet; `patchkin.runs.train.train` whose teacher comes from its file.
@@ -129,6 +131,8 @@ def distill(
             discriminator alone, since it keeps no heads.
         resume: as `patchkin.runs.train.train`.
         overwrite: as `patchkin.runs.train.train`.
+        change: as `patchkin.runs.train.train`.
+        allow_changed_data: as `patchkin.runs.train.train`.
         methods: known methods by name; those of patchkin unless given.
 
     Raises:
@@ -152,7 +156,16 @@ def distill(
 
     if not resume and Path(teacher.path).is_file():
         config = replace(config, data=_with_ranges(config.data, teacher))
-    return train(Distillation, config, run_dir, resume=resume, overwrite=overwrite, begin=begin)
+    return train(
+        Distillation,
+        config,
+        run_dir,
+        resume=resume,
+        overwrite=overwrite,
+        change=change,
+        allow_changed_data=allow_changed_data,
+        begin=begin,
+    )
 
 
 def _with_ranges(data: DataConfig, teacher: TeacherConfig) -> DataConfig:

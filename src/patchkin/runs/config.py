@@ -16,6 +16,8 @@ from patchkin.schedules import ScheduleConfig
 from patchkin.training import TrainingConfig
 
 C = TypeVar("C")
+HISTORY = "history"
+"""Key of `config.yaml`: how the settings were changed on the way (`runs.resuming`)."""
 logger = logging.getLogger(__name__)
 
 
@@ -61,6 +63,8 @@ def config_from_plain(
 ) -> RunConfig[Any]:
     """A configuration with the settings of a (partial) mapping laid over a default.
 
+    The history of a run is passed over.
+
     Raises:
         ConfigError: a key or value that does not belong; the nearest key is offered.
     """
@@ -71,7 +75,7 @@ def config_from_plain(
         "training": TrainingConfig,
     }
     for key in plain:
-        if key not in (*parts, "name"):
+        if key not in (*parts, "name", HISTORY):
             raise ConfigError(f"Unknown key `{key}` in {where}. {nearest(key, (*parts, 'name'))}")
     named = plain.get("name", kind.name)
     if named != kind.name:

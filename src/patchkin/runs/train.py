@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from patchkin.config import to_plain, to_yaml
+from patchkin.config import to_plain
 from patchkin.data.domains import DomainBatch, find_domain_files
-from patchkin.data.verify import Broken
-from patchkin.errors import CheckpointError, ConfigError, DataError
+from patchkin.data.record import record_files
+from patchkin.errors import CheckpointError, ConfigError
 from patchkin.method import Method
 from patchkin.randomness import derive_seed
-from patchkin.runs.config import RunConfig, config_to_plain, with_domains
+from patchkin.runs.config import RunConfig, with_domains
+from patchkin.runs.resuming import (
+    KnownData,
+    Resumption,
+    check_domains_of_run,
+    write_config,
+    write_data,
+)
 from patchkin.runs.sources import Process, source_of
 from patchkin.runs.views import check_settings, check_sizes
 from patchkin.scoring.report import write_report
-from patchkin.storage.atomic import remove_folder, storage_errors, write_json, write_text
+from patchkin.storage.atomic import remove_folder, storage_errors, write_text
 from patchkin.storage.checkpoint import CheckpointStore, ModelHeader
 from patchkin.storage.locks import FolderLock
 from patchkin.training import fit
 from patchkin.training.collectives import by_first_process
 from patchkin.training.fabric import Fabric
 from patchkin.training.launch import launch
+from patchkin.training.siblings import ending_together
+from patchkin.training.stopping import interrupted_by_sigterm
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +47,8 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    change: bool = False,
+    allow_changed_data: bool = False,
     begin: Callable[[Method], None] = lambda _: None,
 ) -> Path | None:
     """Train a method as configured; returns the path of the report, in the first process only.
@@ -48,6 +59,8 @@ def train(
         run_dir: folder of the run, made if it is not there.
         resume: continue the run that the folder holds.
         overwrite: replace the run that the folder holds.
+        change: let settings that change what is computed hold from where it is resumed.
+        allow_changed_data: go on with other files than the run began with.
         begin: given the untrained method of a fresh run, to fill networks that do not start from
             random weights; called in every process.
 
@@ -58,14 +71,15 @@ def train(
     """
     fabric = launch(config.training)
     lock = FolderLock(run_dir, remedy="choose another --run-dir")
-    try:
-        by_first_process(fabric, lock.acquire_if_there)
-        return _train(
-            kind, config, run_dir, resume=resume, overwrite=overwrite, begin=begin,
-            fabric=fabric, lock=lock,
-        )  # fmt: skip
-    finally:
-        lock.release()
+    with ending_together(), interrupted_by_sigterm():
+        try:
+            by_first_process(fabric, lock.acquire_if_there)
+            return _train(
+                kind, config, run_dir, resume=resume, overwrite=overwrite, change=change,
+                allow_changed_data=allow_changed_data, begin=begin, fabric=fabric, lock=lock,
+            )  # fmt: skip
+        finally:
+            lock.release()
 
 
 def _train(
@@ -75,6 +89,8 @@ def _train(
     *,
     resume: bool,
     overwrite: bool,
+    change: bool,
+    allow_changed_data: bool,
     begin: Callable[[Method], None],
     fabric: Fabric,
     lock: FolderLock,
@@ -83,11 +99,19 @@ def _train(
         _require_a_run(run_dir)
     elif not overwrite:
         _refuse_a_run(run_dir)
+    resumption: Resumption | None = None
+    images_per_step = config.data.batch_size * fabric.world_size
+    if resume:
+        resumption = Resumption(
+            kind, run_dir, config, images_per_step=images_per_step, change=change,
+            allow_changed_data=allow_changed_data,
+        )  # fmt: skip
+        by_first_process(fabric, resumption.check_settings)
     domains: tuple[str, ...] = ()
     if kind.batch_type is DomainBatch:
         domains = find_domain_files(config.data).names
         if resume:
-            _check_resumed_domains(domains, run_dir)
+            check_domains_of_run(domains, run_dir)
         else:
             config = with_domains(config, domains)
     torch.manual_seed(derive_seed(config.training.seed, "weights"))
@@ -98,6 +122,7 @@ def _train(
     if not resume:
         check_sizes(method, config.data)
     _check_domains(method, domains)
+    known = resumption.known_data() if resumption else KnownData(None, None)
     data = source_of(method)(
         config,
         channels=method.channels,
@@ -106,19 +131,40 @@ def _train(
             world_size=fabric.world_size,
             pin_memory=fabric.device.type == "cuda",
         ),
-        known_broken=_read_manifest(run_dir) if resume else None,
+        known_broken=known.broken,
+        known_val=known.val,
     )
     if not resume and fabric.is_global_zero:
         for broken in data.opened.broken:
             logger.warning("left out: %s", broken.reason)
 
-    def write_settings() -> None:
-        if not resume:  # not before the data is there, and may replace another run
-            _make_folder(run_dir, lock, overwrite=overwrite)
-        write_text(run_dir / "config.yaml", to_yaml(config_to_plain(kind, config)))
-        _write_manifest(run_dir, data.opened.broken, domains)
+    record = record_files(data.files(), config.data) if fabric.is_global_zero else {}
 
-    by_first_process(fabric, write_settings)
+    def write_files() -> None:
+        write_data(
+            run_dir,
+            broken=data.opened.broken,
+            domains=domains,
+            record=record,
+            images_per_step=images_per_step,
+        )
+
+    def begin_folder() -> None:  # not before the data is there, and may replace another run
+        _make_folder(run_dir, lock, overwrite=overwrite)
+        write_config(kind, config, run_dir)
+        write_files()
+
+    def go_on(step: int, log: Callable[[Mapping[str, Any]], None]) -> None:
+        """Logged first: what is written next forgets what it was."""
+        if resumption is not None:
+            for told in resumption.told(step):
+                log({"step": step, **told})
+            resumption.write(step)
+            write_files()
+
+    by_first_process(
+        fabric, partial(resumption.check_files, record) if resumption else begin_folder
+    )
     header = ModelHeader(
         method=kind.name,
         config=to_plain(config.method),
@@ -140,17 +186,9 @@ def _train(
         header=header,
         scorer=data.scorer(),
         resume=resume,
+        on_resume=go_on,
     )
     return write_report(run_dir) if fabric.is_global_zero else None
-
-
-def _check_resumed_domains(domains: tuple[str, ...], run_dir: Path) -> None:
-    known = tuple(_manifest(run_dir).get("domains", domains))
-    if known != domains:
-        raise DataError(
-            f"The run in `{run_dir}` has the domains {', '.join(known)}; the data now has "
-            f"{', '.join(domains)}. Restore the folders, or start another run."
-        )
 
 
 def _check_domains(method: Method, domains: tuple[str, ...]) -> None:
@@ -186,29 +224,3 @@ def _make_folder(run_dir: Path, lock: FolderLock, *, overwrite: bool) -> None:
     for name in ("checkpoints", "previews"):
         remove_folder(run_dir / name)
     write_text(run_dir / "log.jsonl", "")
-
-
-def _write_manifest(run_dir: Path, broken: Sequence[Broken], domains: Sequence[str]) -> None:
-    """What a resumed run must find again: the files that were left out, and the domains."""
-    listed = [{"path": str(entry.path), "reason": entry.reason} for entry in broken]
-    manifest = {"broken": listed, **({"domains": list(domains)} if domains else {})}
-    write_json(run_dir / "data.json", manifest)
-
-
-def _manifest(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / "data.json"
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-    except ValueError as error:
-        raise CheckpointError(f"`{path}` is damaged: {error}.") from error
-
-
-def _read_manifest(run_dir: Path) -> list[Broken] | None:
-    path = run_dir / "data.json"
-    if not path.is_file():
-        return None
-    try:
-        listed = _manifest(run_dir)["broken"]
-        return [Broken(Path(entry["path"]), entry["reason"]) for entry in listed]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"`{path}` is damaged: {error}.") from error

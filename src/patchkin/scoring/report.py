@@ -34,12 +34,30 @@ def write_report(run_dir: Path) -> Path:
         search=_pictures(run_dir / "search"),
         curves=_curves(records, "terms"),
         score_curves=_curves(records, "scores"),
+        changes=_changes(config, records),
         command=f"patchkin {_verb(config['name'])} --config config.yaml",
         configuration=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )
     target = run_dir / "report.html"
     write_text(target, page)
     return target
+
+
+def _changes(config: dict[str, Any], records: list[dict[str, Any]]) -> list[str]:
+    """A line for every change of settings or files on the way."""
+    lines = []
+    for entry in config.get("history") or ():
+        settings = ", ".join(
+            f"{name} {now} (before: {entry['before'][name]})"
+            for name, now in entry["after"].items()
+        )
+        lines.append(f"From step {entry['from_step']} on: {settings}.")
+    lines += [
+        f"From step {record['step']} on other files: {record['changed_data']}."
+        for record in records
+        if "changed_data" in record
+    ]
+    return lines
 
 
 def _verb(name: str) -> str:

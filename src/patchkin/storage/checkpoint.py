@@ -131,6 +131,14 @@ class CheckpointStore:
         matches = (_FOLDER.fullmatch(entry.name) for entry in self.folder.iterdir())
         return sorted(int(match[1]) for match in matches if match)
 
+    def total_steps(self, step: int) -> int | None:
+        """The length of the run when a checkpoint was saved; None if it cannot be read."""
+        try:
+            state = json.loads((self.path(step) / STATE_FILE).read_text(encoding="utf-8"))
+            return int(state["run"]["total_steps"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def save(self, snapshot: Snapshot, *, best: bool = False) -> Path:
         """Write a checkpoint, point `last` (and `best`) at it, and remove those beyond `keep`.
 

@@ -11,6 +11,7 @@ import torch
 
 from patchkin.devices import autocast_dtype, choose_device, keep_freed_memory
 from patchkin.errors import ConfigError
+from patchkin.training import siblings
 from patchkin.training.config import TrainingConfig
 from patchkin.training.fabric import Fabric
 
@@ -37,15 +38,23 @@ def launch(training: TrainingConfig) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fabric = Fabric(
-            accelerator=device.type,
-            devices=devices,
-            num_nodes=nodes,
-            strategy="ddp" if devices * nodes > 1 else "auto",
-            precision=training.precision,
-        )
+        fabric = _fabric(training, device, devices, nodes)
+        environment = getattr(fabric.strategy, "cluster_environment", None)
+        if environment is not None and not environment.creates_processes_externally:
+            siblings.start(devices, nodes=nodes)  # else Fabric would, and watch them in its way
+            fabric = _fabric(training, device, devices, nodes)
         fabric.launch()
     return fabric
+
+
+def _fabric(training: TrainingConfig, device: torch.device, devices: int, nodes: int) -> Fabric:
+    return Fabric(
+        accelerator=device.type,
+        devices=devices,
+        num_nodes=nodes,
+        strategy="ddp" if devices * nodes > 1 else "auto",
+        precision=training.precision,
+    )
 
 
 def _processes(training: TrainingConfig, environment: Mapping[str, str]) -> tuple[int, int]:

@@ -80,6 +80,17 @@ class RunLog:
         if not self._quiet:
             append_line(self._path, json.dumps(record))
 
+    def write_once(self, record: Mapping[str, Any]) -> None:
+        """`write`, unless it stands there: what follows a line may fail and be done again.
+
+        Raises:
+            StorageError: as `write`.
+        """
+        line = json.dumps(record)
+        known = self._path.read_text(encoding="utf-8") if self._path.is_file() else ""
+        if line not in known.splitlines():
+            self.write(record)
+
     def say(self, message: str) -> None:
         """A line for people, on standard error."""
         if not self._quiet:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from patchkin.devices import peak_memory_bytes
-from patchkin.errors import CheckpointError, DivergenceError
+from patchkin.errors import CheckpointError, DivergenceError, PatchkinError
 from patchkin.images import image_grid, write_pillow
 from patchkin.method import Method, Progress, translating_mode
 from patchkin.randomness import SeededDraws, derive_seed
@@ -35,7 +33,10 @@ from patchkin.training.compilation import CompiledSteps
 from patchkin.training.config import TrainingConfig
 from patchkin.training.fabric import Fabric
 from patchkin.training.log import RunLog, Window
+from patchkin.training.stopping import LeaveNow, Stop, stop_signals
 from patchkin.training.updater import Updater
+
+OnResume = Callable[[int, Callable[[Mapping[str, Any]], None]], None]
 
 
 class BatchSource(Protocol):
@@ -83,11 +84,13 @@ def fit(
     header: ModelHeader,
     scorer: Scorer | None = None,
     resume: bool = False,
+    on_resume: OnResume = lambda _step, _log: None,
 ) -> None:
     """Train a method to the end of its schedule.
 
     The run folder receives `log.jsonl`, `previews/` and `checkpoints/`. With `resume`, the newest
     undamaged checkpoint is continued; the result is the same, bit for bit, as without the stop.
+    `on_resume` is given its step and a function that logs a record once, in the first process.
 
     Raises:
         DivergenceError: a term became NaN or infinite; the message names it, the step, and the
@@ -100,8 +103,11 @@ def fit(
         method, data, run_dir,
         fabric=fabric, schedule=schedule, training=training, header=header, scorer=scorer,
     )  # fmt: skip
-    run.start(resume=resume)
-    with run.log.shown(run.step), _stop_signals() as stop:
+    run.start(resume=resume, on_resume=on_resume)
+    with (
+        run.log.shown(run.step),
+        stop_signals(may_leave=fabric.is_global_zero, deadline=fabric.world_size > 1) as stop,
+    ):
         run.go_on(stop)
 
 
@@ -142,46 +148,92 @@ class _Run:
             method, self.updater, training, fabric.device, say=self.log.say
         )
         self.window = Window()
+        self.stop = Stop(may_leave=False)
         self._preview_batch = data.preview_batch() if fabric.is_global_zero else None
 
-    def start(self, *, resume: bool) -> None:
+    def start(self, *, resume: bool, on_resume: OnResume) -> None:
         """From a checkpoint, or from the beginning."""
         if resume:
             self._restore()
+            by_first_process(self.fabric, lambda: on_resume(self.step, self.log.write_once))
             return
         self.method.train()
-        self.method.prepare(
-            (batch.to(self.fabric.device) for batch in self.data.batches(0, self.total_steps)),
-            SeededDraws(self.training.seed, -1),
-        )
+        with closing(self._batches()) as batches:
+            self.method.prepare(batches, SeededDraws(self.training.seed, -1))
         if self.fabric.world_size > 1:  # each process prepared from its own images
             self.method.load_state_dict(self.fabric.broadcast(self.method.state_dict()))
         self._look(final=False)
 
-    def go_on(self, stop: threading.Event) -> None:
+    def go_on(self, stop: Stop) -> None:
         """Step after step to the end."""
+        self.stop = stop
         if self.step >= self.total_steps:
             self.log.say(f"The run in {self.run_dir} is complete: {self.step} steps.")
             return
-        batches = iter(self.data.batches(self.step, self.total_steps))
         self.method.train()
-        while self.step < self.total_steps:
-            waiting = time.perf_counter()
-            batch = next(batches).to(self.fabric.device, non_blocking=True)
-            waited = time.perf_counter() - waiting
-            self.compiled(partial(self._train_step, batch))
-            self.window.add(self._mean_terms(), images=self._images(batch), waited=waited)
-            final = self.step == self.total_steps
-            stopped = any_process(self.fabric, stop.is_set())
-            saving = final or stopped or self.step % self.training.save_every == 0
-            if saving or self.step % self.training.log_every == 0:
-                self._write_log()
-            scored = self._look(final=final) if not stopped else False
-            if saving or scored:
-                self._save()
-            self.log.advance(self.step)
-            if stopped and not final:
-                raise KeyboardInterrupt
+        try:
+            with closing(self._batches()) as batches:
+                while self.step < self.total_steps:
+                    self._do_step(batches)
+        except LeaveNow:
+            self._leave()
+        except (PatchkinError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            if stop.asked and not self.fabric.is_global_zero:  # the first process has left
+                raise KeyboardInterrupt from error
+            self._say_where(error)
+            raise
+
+    def _batches(self) -> Generator[Any, None, None]:
+        """What is left of the batches, on the device. Closed, it ends the loader's workers."""
+        batches = iter(self.data.batches(self.step, self.total_steps))
+        try:
+            for batch in batches:
+                yield batch.to(self.fabric.device, non_blocking=True)
+        finally:
+            if isinstance(batches, Generator):
+                batches.close()
+
+    def _do_step(self, batches: Generator[Any, None, None]) -> None:
+        """A step, and what is due after it."""
+        waiting = time.perf_counter()
+        with self.stop.left_at_once():
+            batch = next(batches)
+        began = time.perf_counter()
+        self.compiled(partial(self._train_step, batch))
+        self.window.add(self._mean_terms(), images=self._images(batch), waited=began - waiting)
+        self.stop.slowest_step = max(self.stop.slowest_step, time.perf_counter() - began)
+        final = self.step == self.total_steps
+        stopped = any_process(self.fabric, self.stop.asked)
+        saving = final or stopped or self.step % self.training.save_every == 0
+        if saving or self.step % self.training.log_every == 0:
+            self._write_log()
+        scored = self._look(final=final) if not stopped else False
+        if saving or scored:
+            self._save()
+        self.log.advance(self.step)
+        if stopped and not final:
+            raise KeyboardInterrupt
+
+    def _leave(self) -> None:
+        """Save the last step that was finished, without the other processes."""
+        if self.step > 0 and self.step not in self.store.steps():
+            if self.window.steps:
+                self.log.write(self._log_record())
+            self._write_checkpoint()
+        raise KeyboardInterrupt
+
+    def _say_where(self, error: Exception) -> None:
+        """Where an error that nobody foresaw leaves the run; the error itself comes after."""
+        saved = self.store.steps()
+        on = f"--resume {self.run_dir} goes on after step {saved[-1]}." if saved else (
+            "No checkpoint was saved yet."
+        )  # fmt: skip
+        advice = ""
+        if isinstance(error, torch.OutOfMemoryError):
+            advice = " Out of memory: a smaller --size or --batch-size needs less."
+        self.log.say(f"Step {self.step + 1} ended with an error. {on}{advice}")
 
     def _train_step(self, batch: Any) -> None:
         progress = Progress.of_step(
@@ -221,7 +273,7 @@ class _Run:
         due = final or self.step == 0 or (every and self.step % every == 0)
         if self.scorer is None or not due:
             return False
-        with self._averaged(), translating_mode(self.method):
+        with self._averaged(), translating_mode(self.method), self.stop.left_at_once():
             scores = self.scorer.score(self.method)
         if self.scorer.primary is not None and self.step > 0:  # step 0 has no checkpoint
             self._remember_best(scores[self.scorer.primary], self.scorer)
@@ -250,7 +302,12 @@ class _Run:
     def _write_preview(self) -> None:
         if self._preview_batch is None:
             return
-        with self._averaged(), translating_mode(self.method), self.fabric.autocast():
+        with (
+            self._averaged(),
+            translating_mode(self.method),
+            self.fabric.autocast(),
+            self.stop.left_at_once(),
+        ):
             columns = self.method.previews(self._preview_batch.to(self.fabric.device))
         rows = list(zip(*(images.float().cpu() for images in columns.values()), strict=True))
         file = self.run_dir / "previews" / f"step_{self.step:08d}.png"
@@ -271,7 +328,13 @@ class _Run:
     def _write_log(self) -> None:
         if self.window.steps == 0:
             return
-        record = {
+        record = self._log_record()
+        by_first_process(self.fabric, lambda: self.log.write(record))
+        self.log.show_terms(record)
+        self.window = Window()
+
+    def _log_record(self) -> dict[str, Any]:
+        return {
             "step": self.step,
             "epoch": 1 + (self.step - 1) // self.data.steps_per_epoch,
             **self.window.summary(),
@@ -281,13 +344,16 @@ class _Run:
             },
             "memory_mib": _peak_memory_mib(self.fabric.device),
         }
-        by_first_process(self.fabric, lambda: self.log.write(record))
-        self.log.show_terms(record)
-        self.window = Window()
 
     def _save(self) -> None:
-        is_best = self.best.step == self.step
-        by_first_process(self.fabric, lambda: self.store.save(self._snapshot(), best=is_best))
+        by_first_process(self.fabric, self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
+        self.stop.saving = True
+        try:
+            self.store.save(self._snapshot(), best=self.best.step == self.step)
+        finally:
+            self.stop.saving = False
 
     def _snapshot(self) -> Snapshot:
         model = dict(self.method.state_dict())
@@ -343,26 +409,3 @@ class _Run:
 def _peak_memory_mib(device: torch.device) -> float | None:
     found = peak_memory_bytes(device)
     return None if found is None else round(found / 2**20, 1)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or a termination signal sets; a second one ends at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def request_stop(number: int, _: object) -> None:
-        stop.set()
-        signal.signal(number, previous[number])
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {int(number): signal.getsignal(number) for number in numbers}
-    for number in previous:
-        signal.signal(number, request_stop)
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -12,7 +12,7 @@ Shape suffixes: B images, C channels, H and W pixels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from patchkin.data.datasets import Place, finished, transformable
 from patchkin.data.depth import warn_of_depth
 from patchkin.data.domains.files import DomainFiles, find_domain_files
 from patchkin.data.domains.views import domain_view
+from patchkin.data.record import as_recorded
 from patchkin.data.steps import StepBatches, StepLoader, held_out
 from patchkin.data.verify import Broken, verify_images, without_broken
 from patchkin.images import read_image
@@ -177,6 +178,7 @@ def open_domain_data(
     seed: int,
     channels: int = 3,
     known_broken: Sequence[Broken] | None = None,
+    known_val: Mapping[str, Collection[str]] | None = None,
     validate: bool = False,
     threads: int | None = None,
 ) -> DomainData:
@@ -187,6 +189,8 @@ def open_domain_data(
         seed: of the run.
         channels: of the images.
         known_broken: of the run that is resumed; nothing is decoded then.
+        known_val: names (`record.name_of`) of its validation images, by domain; no others are held
+            out.
         validate: whether validation images are needed; a set without a val split gives some of its
             training images.
         threads: for decoding.
@@ -220,12 +224,25 @@ def open_domain_data(
         files,
         train=tuple(without_broken(paths, broken, config.max_broken) for paths in files.train),
     )
-    if validate and not files.val:
+    if known_val is not None:
+        files = _as_recorded(files, known_val, config)
+    elif validate and not files.val:
         files = _held_out(files, config.validation_images, seed)
     dataset = DomainDataset(
         files.train, config, seed=seed, channels=channels, read=cache or from_file
     )
     return DomainData(dataset, files, tuple(broken))
+
+
+def _as_recorded(
+    files: DomainFiles, known_val: Mapping[str, Collection[str]], config: DataConfig
+) -> DomainFiles:
+    split = [
+        as_recorded(paths, known_val.get(name, ()), config)
+        for name, paths in zip(files.names, files.train, strict=True)
+    ]
+    train, val = zip(*split, strict=True)
+    return replace(files, train=train, val=files.val or (val if any(val) else ()))
 
 
 def _held_out(files: DomainFiles, number: int, seed: int) -> DomainFiles:

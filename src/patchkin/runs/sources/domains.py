@@ -16,6 +16,7 @@ from patchkin.data.domains import (
     domain_loader,
     open_domain_data,
 )
+from patchkin.data.record import SplitFiles
 from patchkin.data.verify import Broken
 from patchkin.runs.sources.source import PREVIEW_IMAGES, Source
 from patchkin.scoring.validation import DomainValidation, as_scorer
@@ -32,8 +33,18 @@ class DomainSource(Source[DomainData]):
             seed=self._config.training.seed,
             channels=self._channels[0],
             known_broken=known_broken,
+            known_val=self._known_val,
             validate=self._config.training.score_every > 0,
         )
+
+    def files(self) -> dict[str, SplitFiles]:
+        """See `Source`."""
+        files = self.opened.files
+        val = files.val or ((),) * len(files.names)
+        return {
+            name: SplitFiles(*splits)
+            for name, *splits in zip(files.names, files.train, val, strict=True)
+        }
 
     def batches(self, start_step: int, total_steps: int) -> Iterable[DomainBatch]:
         """See `patchkin.training.BatchSource`."""

@@ -12,6 +12,7 @@ from patchkin.data.paired import (
     open_paired_data,
     paired_loader,
 )
+from patchkin.data.record import SplitFiles
 from patchkin.data.scale import typical_size
 from patchkin.data.verify import Broken
 from patchkin.runs.sources.source import PREVIEW_IMAGES, Source
@@ -29,6 +30,10 @@ class PairedSource(Source[PairedData]):
             channels=self._channels,
             known_broken=known_broken,
         )
+
+    def files(self) -> dict[str, SplitFiles]:
+        """See `Source`."""
+        return {"pairs": SplitFiles(self.opened.pairs.train, self.opened.pairs.val)}
 
     def batches(self, start_step: int, total_steps: int) -> Iterable[PairedBatch]:
         """See `patchkin.training.BatchSource`."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Generic, TypedDict, TypeVar
 from typing import Protocol as Interface
 
+from patchkin.data.record import SplitFiles
 from patchkin.data.steps import steps_per_epoch
 from patchkin.data.verify import Broken
 from patchkin.metrics.extractors import Extractor, make_extractor
@@ -68,6 +69,7 @@ class Source(ABC, Generic[OpenedData]):
         channels: of the source and the target domain.
         process: that loads.
         known_broken: training files that the run to resume left out; None decodes and checks all.
+        known_val: names of its validation images, by domain; no others are held out.
 
     Raises:
         DataError: the images are not there, too few, or too many of them are broken.
@@ -81,7 +83,9 @@ class Source(ABC, Generic[OpenedData]):
         channels: tuple[int, int],
         process: Process = ALONE,
         known_broken: Sequence[Broken] | None = None,
+        known_val: Mapping[str, Collection[str]] | None = None,
     ) -> None:
+        self._known_val = known_val
         self._config = config
         self._channels = channels
         self._process = process
@@ -93,6 +97,10 @@ class Source(ABC, Generic[OpenedData]):
     @abstractmethod
     def _open(self, known_broken: Sequence[Broken] | None) -> OpenedData:
         """Find the files, decode each once, hold out what is needed."""
+
+    @abstractmethod
+    def files(self) -> dict[str, SplitFiles]:
+        """What the run takes of each domain."""
 
     @abstractmethod
     def batches(self, start_step: int, total_steps: int) -> Iterable[Any]:

@@ -16,6 +16,7 @@ from patchkin.data.loading import (
     open_training_data,
     training_loader,
 )
+from patchkin.data.record import SplitFiles
 from patchkin.data.scale import typical_size
 from patchkin.data.single import SingleImageDataset
 from patchkin.data.verify import Broken
@@ -34,8 +35,17 @@ class UnpairedSource(Source[TrainingData]):
             seed=self._config.training.seed,
             channels=self._channels,
             known_broken=known_broken,
+            known_val=self._known_val,
             validate=self._config.training.score_every > 0,
         )
+
+    def files(self) -> dict[str, SplitFiles]:
+        """See `Source`."""
+        domains = self.opened.domains
+        return {
+            "a": SplitFiles(domains.train_a, domains.val_a),
+            "b": SplitFiles(domains.train_b, domains.val_b),
+        }
 
     def batches(self, start_step: int, total_steps: int) -> Iterable[UnpairedBatch]:
         """See `patchkin.training.BatchSource`."""
