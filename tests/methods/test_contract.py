@@ -318,6 +318,14 @@ VARIANTS: dict[str, tuple[str, object]] = {
     ),
     "starganv2-relation-none": ("starganv2-relation", replace(STARGAN_RELATION, content="none")),
     "pix2pix": ("pix2pix", PIX2PIX),
+    "pix2pix-residual": (
+        "pix2pix",
+        replace(
+            PIX2PIX,
+            generator=ResNetConfig(ngf=4, blocks=3, antialias_down=False, antialias_up=False),
+            adversarial="hinge",
+        ),
+    ),
     "pix2pix-batch-norm": (
         "pix2pix",
         replace(
