@@ -47,6 +47,9 @@ class ScheduleConfig:
     """Passes over the larger domain, decaying ones included (CUT: 200 constant + 200 decaying)."""
     steps: Annotated[int | None, flag("--steps")] = None
     """Optimisation steps; replaces `epochs` and lets everything change per step."""
+    max_steps: int | None = None
+    """Optimisation steps after which the run ends, wherever it stands: learning rates and curricula
+    go on falling as if it did not (DRIT: 500,000). None lets it finish."""
     decay_fraction: float = 0.5
     """Share of the run, at its end, over which the learning rate falls linearly to zero."""
     halve_every: int | None = None
@@ -69,12 +72,31 @@ class ScheduleConfig:
             raise ConfigError(f"`epochs` must be at least 1; got {self.epochs}.")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"`steps` must be at least 1; got {self.steps}.")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ConfigError(f"`max_steps` must be at least 1; got {self.max_steps}.")
         if not 0 <= self.decay_fraction <= 1:
             raise ConfigError(f"`decay_fraction` must be in [0, 1]; got {self.decay_fraction}.")
         if self.warmup < 0:
             raise ConfigError(f"`warmup` must not be negative; got {self.warmup}.")
         if self.halve_every is not None and self.halve_every < 1:
             raise ConfigError(f"`halve_every` must be at least 1; got {self.halve_every}.")
+
+    def planned_steps(self, steps_per_epoch: int) -> int:
+        """Optimisation steps of the whole schedule, by which everything changes.
+
+        >>> ScheduleConfig(epochs=3).planned_steps(7), ScheduleConfig(steps=5).planned_steps(7)
+        (21, 5)
+        """
+        return self.steps or self.epochs * steps_per_epoch
+
+    def last_step(self, steps_per_epoch: int) -> int:
+        """Optimisation steps after which the run ends, `planned_steps` or sooner.
+
+        >>> ScheduleConfig(epochs=1200, max_steps=500_000).last_step(1000)
+        500000
+        """
+        planned = self.planned_steps(steps_per_epoch)
+        return planned if self.max_steps is None else min(planned, self.max_steps)
 
     def averaging_decay(self, step: int) -> float:
         """The decay of averaged weights after optimisation step `step`, from 1.

@@ -208,6 +208,9 @@ VARIANTS: dict[str, tuple[str, object]] = {
         "negcut",
         replace(NEGCUT, diversity_of="both", copied_start=True, detached_negatives=True),
     ),
+    "negcut-projection": ("negcut", replace(NEGCUT, negatives_of="projection")),
+    "negcut-features": ("negcut", replace(NEGCUT, negatives_of="features")),
+    "negcut-free": ("negcut", replace(NEGCUT, negatives_of="free")),
     "distancegan-pairs": ("distancegan", DISTANCEGAN),
     "distancegan-pairs-one-sided": ("distancegan", replace(DISTANCEGAN, two_sided=False)),
     "distancegan-self": ("distancegan", replace(DISTANCEGAN, distance="self", cycle_weight=3.0)),
@@ -226,6 +229,10 @@ VARIANTS: dict[str, tuple[str, object]] = {
     ),
     "munit": ("munit", MUNIT),
     "munit-no-cycle": ("munit", replace(MUNIT, cycle_weight=0.0, adversarial="nonsaturating")),
+    "munit-perceptual": (
+        "munit",
+        replace(MUNIT, perceptual_weight=0.5, features="random", feature_width=2, in_channels=1),
+    ),
     "munit-gray-to-colour": ("munit", replace(MUNIT, in_channels=1)),
     "drit": ("drit", DRIT),
     "drit-plain": ("drit", replace(DRIT, mode_seeking_weight=0.0, content_noise=0.0)),
@@ -248,6 +255,19 @@ VARIANTS: dict[str, tuple[str, object]] = {
     ),
     "fsesim-all-places": ("lsesim", replace(LSESIM, num_patches=0, unit_features=True)),
     "lsesim": ("lsesim", replace(LSESIM, learned=True)),
+    "fsesim-slope": ("lsesim", replace(LSESIM, slope_weight=2.0)),
+    "lsesim-single-image-noise": (
+        "lsesim",
+        replace(
+            LSESIM,
+            generator=StyleGan2GeneratorConfig(ngf=1, blocks=2, working_size=32),
+            discriminator=StyleGan2DiscriminatorConfig(ndf=1, working_size=32),
+            pool=ImagePoolConfig(capacity=0),
+            adversarial="nonsaturating",
+            slope_weight=1.0,
+            learned=True,
+        ),
+    ),
     "lsesim-plain": ("lsesim", replace(LSESIM, learned=True, augment=False)),
     "patchgcl": ("patchgcl", PATCHGCL),
     "patchgcl-encoder": ("patchgcl", replace(PATCHGCL, features="encoder", taps=(0, 8, 13))),
@@ -347,8 +367,6 @@ TraVeLGAN the vectors between them; DRIT may use the halves of a batch different
 draw noise for each image."""
 RHYTHMS = {"drit-every-third": [{"D_content"}, {"D_content"}, None]}
 """Of variants whose steps differ: the networks that learn in each; None stands for all."""
-ONE_SIZE = {"sincut": (32, 32)}
-"""Methods that train at one size only, and the size of their variants here."""
 ROWS_BELONG_TOGETHER = ("drit", "lsesim", "pix2pix", "simdcl")
 """Methods that compare or join row i of one domain with row i of the other."""
 
@@ -388,7 +406,7 @@ def rows_of(batch, rows, b_rows=None):
 
 
 def training_size(method: Method, size: tuple[int, int]) -> tuple[int, int]:
-    return ONE_SIZE.get(method.name, size)
+    return size if method.training_side is None else (method.training_side,) * 2
 
 
 def progress(step: int = 0, draws=None) -> Progress:

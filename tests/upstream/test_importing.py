@@ -384,7 +384,7 @@ def test_unknown_methods_and_presets(tmp_path):
         with pytest.raises(ConfigError, match=expected):
             import_weights(sources([path]), **options)
     with pytest.raises(CheckpointError, match=r"these files hold G \(ResNet generator\)"):
-        import_weights(sources([path]), method="pix2pix")
+        import_weights(sources([path]), method="sincut")
     with pytest.raises(ConfigError, match="Nothing to import"):
         import_weights([])
 

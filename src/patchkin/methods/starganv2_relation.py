@@ -156,6 +156,10 @@ PRESETS: Mapping[str, Preset] = {
         "the paper's baseline: StarGAN v2 with LSeSim in place of SRC and hDCE",
         StarGanV2RelationConfig(content="lsesim"),
     ),
+    "celeba-hq": _published(
+        "ours, as `paper`, for two domains of faces: lambda_ds 1 as StarGAN v2's",
+        StarGanV2RelationConfig(networks=StyleNetworksConfig(num_domains=2), diversity_weight=1.0),
+    ),
     "toy": Preset(
         summary="a small model for three domains of 64 pixels, minutes on a CPU",
         method=StarGanV2RelationConfig(**TOY, layers=(0, 1, 2, 3), head_width=64, num_patches=64),
