@@ -7,10 +7,14 @@ next, counted from 1; with steps it changes at every step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from patchkin.config import flag
 from patchkin.errors import ConfigError
+
+GammaLine = Literal["divisor", "gamma"]
+"""In what the hardness of negatives changes along a line: in the divisor of similarities, as
+released, or in its inverse, the paper's gamma, which hardens later."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +142,13 @@ def linear_decay(epoch: int, constant_epochs: int, decay_epochs: int) -> float:
 
 
 def gamma_curriculum(
-    fraction: float, start: float, end: float, *, late: float | None = None, late_from: float = 0.5
+    fraction: float,
+    start: float,
+    end: float,
+    *,
+    late: float | None = None,
+    late_from: float = 0.5,
+    linear_in: GammaLine = "divisor",
 ) -> float:
     """The hard-negative parameter gamma after `fraction` of a run (Jung et al. 2022, Sec. 3.3).
 
@@ -149,12 +159,18 @@ def gamma_curriculum(
         end: value at fraction 1.
         late: if given, replaces the line beyond `late_from` (released code: `step_gamma`).
         late_from: share of the run after which `late` holds.
+        linear_in: what the line is of: the values, or their inverses, which are the paper's gamma
+            where the values are divisors. Both positive then.
 
     >>> gamma_curriculum(100 / 400, 50.0, 10.0)  # epoch 100 of horse2zebra
     40.0
     >>> gamma_curriculum(201 / 400, 50.0, 10.0, late=1.0)  # epoch 201 of cityscapes
     1.0
+    >>> round(1 / gamma_curriculum(0.5, 50.0, 10.0, linear_in="gamma"), 6)  # between 1/50 and 1/10
+    0.06
     """
     if late is not None and fraction > late_from:
         return late
+    if linear_in == "gamma":
+        return 1 / (1 / start + (1 / end - 1 / start) * fraction)
     return start + (end - start) * fraction
