@@ -94,6 +94,11 @@ def test_merging_leaves_its_inputs_alone():
     assert (plain, changes) == ({"a": {"b": 1, "c": [1]}}, {"a": {"c": [2]}, "d": 3})
 
 
+def test_merging_replaces_a_part_of_another_kind():
+    plain = {"generator": {"levels": 8, "ngf": 4}, "size": 1}
+    assert merge(plain, {"generator": {"blocks": 9}}) == {"generator": {"blocks": 9}, "size": 1}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("a: [", "is not valid YAML"), ("- 1", "must hold a mapping of settings, got list")],

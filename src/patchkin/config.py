@@ -7,8 +7,10 @@ names the nearest field; a value out of range is refused by the dataclass's own 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import cattrs
 import tyro
@@ -50,6 +52,9 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(bool, lambda value, _: _truth(value))
     converter.register_structure_hook(str, lambda value, _: _text(value))
     converter.register_structure_hook_func(_is_literal, _choice)
+    converter.register_structure_hook_func(
+        _is_choice_of_parts, lambda value, kind: converter.structure(value, _part(value, kind))
+    )
     converter.register_structure_hook(Sides, lambda value, _: _sides(value))
     converter.register_structure_hook(
         Sides | None, lambda value, _: None if value is None else _sides(value)
@@ -66,6 +71,17 @@ def _choice(value: object, kind: Any) -> object:
     if value not in choices:
         raise ValueError(f"expected one of {', '.join(map(str, choices))}; got {value!r}")
     return value
+
+
+def _is_choice_of_parts(kind: Any) -> bool:
+    """Whether a field is of one of several dataclasses, such as one generator or another."""
+    return get_origin(kind) in (Union, UnionType) and all(map(is_dataclass, get_args(kind)))
+
+
+def _part(value: object, kind: Any) -> Any:
+    """The dataclass that has most of the keys; of equals the first."""
+    keys = set(value) if isinstance(value, dict) else set()
+    return max(get_args(kind), key=lambda part: len(keys & {f.name for f in fields(part)}))
 
 
 def _sides(value: object) -> Sides:
@@ -197,13 +213,19 @@ def _check(
 def merge(plain: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`plain` with the nested `changes` laid over it; neither is modified.
 
+    A nested part with keys that `plain` does not have there takes its place: it is of another kind,
+    such as another generator, or has a key that `from_plain` will refuse.
+
     >>> merge({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
     {'a': {'b': 1, 'c': 3}}
+    >>> merge({"generator": {"levels": 8}}, {"generator": {"blocks": 9}})
+    {'generator': {'blocks': 9}}
     """
     merged = dict(plain)
     for key, value in changes.items():
-        if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = merge(merged[key], value)
+        part = merged.get(key)
+        if isinstance(value, dict) and isinstance(part, dict) and value.keys() <= part.keys():
+            merged[key] = merge(part, value)
         else:
             merged[key] = value
     return merged

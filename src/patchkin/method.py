@@ -90,6 +90,7 @@ class Progress:
     step: int
     """Steps done before this one: 0, 1, ..."""
     total_steps: int
+    """Of the schedule; a run may end before (`ScheduleConfig.max_steps`)."""
     epoch: int
     """1, 2, ..."""
     total_epochs: int | None

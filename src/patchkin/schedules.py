@@ -7,10 +7,14 @@ next, counted from 1; with steps it changes at every step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from patchkin.config import flag
 from patchkin.errors import ConfigError
+
+GammaLine = Literal["divisor", "gamma"]
+"""In what the hardness of negatives changes along a line: in the divisor of similarities, as
+released, or in its inverse, the paper's gamma, which hardens later."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +51,9 @@ class ScheduleConfig:
     """Passes over the larger domain, decaying ones included (CUT: 200 constant + 200 decaying)."""
     steps: Annotated[int | None, flag("--steps")] = None
     """Optimisation steps; replaces `epochs` and lets everything change per step."""
+    max_steps: int | None = None
+    """Optimisation steps after which the run ends, wherever it stands: learning rates and curricula
+    go on falling as if it did not (DRIT: 500,000). None lets it finish."""
     decay_fraction: float = 0.5
     """Share of the run, at its end, over which the learning rate falls linearly to zero."""
     halve_every: int | None = None
@@ -69,12 +76,31 @@ class ScheduleConfig:
             raise ConfigError(f"`epochs` must be at least 1; got {self.epochs}.")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"`steps` must be at least 1; got {self.steps}.")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ConfigError(f"`max_steps` must be at least 1; got {self.max_steps}.")
         if not 0 <= self.decay_fraction <= 1:
             raise ConfigError(f"`decay_fraction` must be in [0, 1]; got {self.decay_fraction}.")
         if self.warmup < 0:
             raise ConfigError(f"`warmup` must not be negative; got {self.warmup}.")
         if self.halve_every is not None and self.halve_every < 1:
             raise ConfigError(f"`halve_every` must be at least 1; got {self.halve_every}.")
+
+    def planned_steps(self, steps_per_epoch: int) -> int:
+        """Optimisation steps of the whole schedule, by which everything changes.
+
+        >>> ScheduleConfig(epochs=3).planned_steps(7), ScheduleConfig(steps=5).planned_steps(7)
+        (21, 5)
+        """
+        return self.steps or self.epochs * steps_per_epoch
+
+    def last_step(self, steps_per_epoch: int) -> int:
+        """Optimisation steps after which the run ends, `planned_steps` or sooner.
+
+        >>> ScheduleConfig(epochs=1200, max_steps=500_000).last_step(1000)
+        500000
+        """
+        planned = self.planned_steps(steps_per_epoch)
+        return planned if self.max_steps is None else min(planned, self.max_steps)
 
     def averaging_decay(self, step: int) -> float:
         """The decay of averaged weights after optimisation step `step`, from 1.
@@ -116,7 +142,13 @@ def linear_decay(epoch: int, constant_epochs: int, decay_epochs: int) -> float:
 
 
 def gamma_curriculum(
-    fraction: float, start: float, end: float, *, late: float | None = None, late_from: float = 0.5
+    fraction: float,
+    start: float,
+    end: float,
+    *,
+    late: float | None = None,
+    late_from: float = 0.5,
+    linear_in: GammaLine = "divisor",
 ) -> float:
     """The hard-negative parameter gamma after `fraction` of a run (Jung et al. 2022, Sec. 3.3).
 
@@ -127,12 +159,18 @@ def gamma_curriculum(
         end: value at fraction 1.
         late: if given, replaces the line beyond `late_from` (released code: `step_gamma`).
         late_from: share of the run after which `late` holds.
+        linear_in: what the line is of: the values, or their inverses, which are the paper's gamma
+            where the values are divisors. Both positive then.
 
     >>> gamma_curriculum(100 / 400, 50.0, 10.0)  # epoch 100 of horse2zebra
     40.0
     >>> gamma_curriculum(201 / 400, 50.0, 10.0, late=1.0)  # epoch 201 of cityscapes
     1.0
+    >>> round(1 / gamma_curriculum(0.5, 50.0, 10.0, linear_in="gamma"), 6)  # between 1/50 and 1/10
+    0.06
     """
     if late is not None and fraction > late_from:
         return late
+    if linear_in == "gamma":
+        return 1 / (1 / start + (1 / end - 1 / start) * fraction)
     return start + (end - start) * fraction

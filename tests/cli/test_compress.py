@@ -16,6 +16,7 @@ from patchkin.cli import main
 from patchkin.compression import Distillation
 from patchkin.compression.cost import configuration_cost
 from patchkin.config import read_yaml
+from patchkin.data.paired import write_paired_toy
 from patchkin.images import read_image, to_tensor, to_uint8
 from patchkin.scoring.validation import TRUTH_DISTANCE
 from patchkin.storage.checkpoint import read_model
@@ -139,9 +140,33 @@ def test_the_way_back_of_a_teacher(toy_root, command, tmp_path):
 
 
 @pytest.mark.slow
-def test_paired_data_is_scored_against_the_truth(teacher, toy_root, command, tmp_path):
-    from patchkin.data.paired import write_paired_toy
+def test_a_residual_pix2pix_trains_resumes_and_teaches(command, tmp_path):
+    write_paired_toy(tmp_path / "pairs", counts={"train": 8, "val": 2, "test": 2})
+    data, run = ("--data", tmp_path / "pairs"), tmp_path / "teacher"
+    narrow = ("--ngf", "4", "--blocks", "3", "--preset", "teacher-map2sat")
+    code, _, _ = command(
+        *("train", "pix2pix", *data, "--run-dir", run, *SMALL[:-2], *narrow, "--steps", "1")
+    )
+    assert code == 0
+    code, _, _ = command("train", "pix2pix", "--resume", run, "--steps", "2")
+    assert code == 0, "although the method's first preset has a U-Net"
+    code, _, _ = command(
+        *("compress", "distill", run, "--preset", "map2sat", *data, "--steps", "1", *STUDENT),
+        *("--run-dir", tmp_path / "student"),
+    )
+    assert code == 0
+    (model,) = (tmp_path / "student" / "checkpoints").glob("*/model.safetensors")
+    header, weights = read_model(model)
+    _, taught = read_model(run / "checkpoints" / "step_00000002" / "model.safetensors")
+    assert torch.equal(weights["T.model.1.weight"], taught["G.model.1.weight"])
+    assert (header.config["paired"], header.config["adversarial"]) == (True, "hinge")
+    code, out, _ = command("compress", "cost", run, "--json")
+    assert code == 0, "a teacher's work is counted"
+    assert json.loads(out)
 
+
+@pytest.mark.slow
+def test_paired_data_is_scored_against_the_truth(teacher, toy_root, command, tmp_path):
     write_paired_toy(tmp_path / "pairs", size=64)
     run = tmp_path / "run"
     code, _, _ = command(

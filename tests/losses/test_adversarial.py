@@ -6,6 +6,7 @@ import torch
 
 from patchkin.errors import ConfigError
 from patchkin.losses import AdversarialMode, fake_loss, generator_loss, r1_penalty, real_loss
+from patchkin.losses.adversarial import mixed_images, slope_penalty
 
 MODES = get_args(AdversarialMode)
 
@@ -114,3 +115,29 @@ def test_r1_and_its_gradient_match_finite_differences_image_by_image():
                 weight[index] -= sign * 1e-5
         numeric = (values[0] - values[1]) / 2e-5
         assert float(analytic[index]) == pytest.approx(numeric, rel=1e-4)
+
+
+def test_the_penalty_of_the_slope_is_that_of_a_known_function():
+    """logits_p = w_p x^2 / 2 have the slope x sum_p w_p."""
+    weights = torch.tensor([0.5, 1.25], dtype=torch.float64, requires_grad=True)
+    real, fake = torch.randn(2, 3, 2, 4, 5, dtype=torch.float64)
+    share = torch.rand(3, 1, 1, 1, dtype=torch.float64)
+    mixed = mixed_images(real, fake, share)
+    expected_images = [s * r + (1 - s) * f for s, r, f in zip(share, real, fake, strict=True)]
+    torch.testing.assert_close(mixed.detach(), torch.stack(expected_images))
+    logits = (mixed.square().sum(dim=(1, 2, 3)) / 2)[:, None] * weights
+    penalty = slope_penalty(logits, mixed)
+    (gradient,) = torch.autograd.grad(penalty, weights)
+    lengths, total = mixed.detach().flatten(1).norm(dim=1), 1.75
+    assert penalty.item() == pytest.approx(float(((total * lengths - 1) ** 2).mean()), rel=1e-12)
+    slope = float((2 * (total * lengths - 1) * lengths).mean())
+    assert gradient.tolist() == pytest.approx([slope, slope], rel=1e-12)
+
+
+def test_a_discriminator_without_slope_has_a_gradient_without_nan():
+    mixed = torch.zeros(1, 1, 2, 2, requires_grad=True)
+    weight = torch.zeros(4, requires_grad=True)
+    penalty = slope_penalty((mixed.flatten(1) * weight).sum(dim=1), mixed)
+    penalty.backward()
+    assert penalty.item() == pytest.approx(1)
+    assert torch.equal(weight.grad, torch.zeros(4))

@@ -3,6 +3,7 @@ import torch
 
 from patchkin.errors import ShapeError
 from patchkin.losses import pixel_distance
+from patchkin.losses.pixel import whitened_distance
 
 
 def test_matches_the_formula_written_as_loops():
@@ -24,3 +25,19 @@ def test_16_bits_are_widened_and_shapes_checked():
     assert pixel_distance(x, x * 0).dtype is torch.float32
     with pytest.raises(ShapeError, match=r"got \(1, 1, 2, 2\) and \(1, 3, 2, 2\)"):
         pixel_distance(torch.zeros(1, 1, 2, 2), torch.zeros(1, 3, 2, 2))
+
+
+def test_whitened_features_match_instance_norm_and_have_its_gradient():
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    y = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    expected = torch.zeros((), dtype=torch.float64)
+    for image in range(2):
+        for channel in range(3):
+            rows = [z[image, channel].flatten() for z in (x, y)]
+            first, second = ((r - r.mean()) / (r.var(unbiased=False) + 1e-5) ** 0.5 for r in rows)
+            expected = expected + (first - second).square().sum()
+    expected = expected / x.numel()
+    actual = whitened_distance(x, y)
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-12)
+    gradients = [torch.autograd.grad(loss, x)[0] for loss in (actual, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-14)

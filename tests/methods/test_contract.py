@@ -12,6 +12,7 @@ import torch
 from patchkin.config import from_plain, to_plain
 from patchkin.data.domains import DomainBatch
 from patchkin.data.paired import PairedBatch
+from patchkin.losses.transport import TransportConfig
 from patchkin.method import Method, Progress
 from patchkin.methods import METHODS
 from patchkin.methods.cut import CutConfig
@@ -41,8 +42,10 @@ from patchkin.networks import (
     StyleGan2GeneratorConfig,
     UNetConfig,
 )
+from patchkin.networks.attention import AttentionConfig
 from patchkin.networks.drit import ContentDiscriminatorConfig, DritNetworkConfig
 from patchkin.networks.munit import MultiScaleConfig, MunitGeneratorConfig
+from patchkin.networks.places import GuidanceConfig
 from patchkin.networks.starganv2 import StyleNetworksConfig
 from patchkin.randomness import SeededDraws
 from patchkin.schedules import ScheduleConfig
@@ -161,10 +164,58 @@ VARIANTS: dict[str, tuple[str, object]] = {
         "cut",
         replace(CUT, augmentation=("color", "translation", "cutout"), r1_weight=0.3),
     ),
-    "cut-bank": ("cut", replace(CUT, negatives="both", bank_size=40)),
-    "cut-bank-only": ("cut", replace(CUT, negatives="external", bank_size=40)),
+    "cut-bank": ("cut", replace(CUT, negatives="both", bank_size=40)),  # the older name
+    "cut-bank-only": ("cut", replace(CUT, negatives_from="external", bank_size=40)),
+    "cut-bank-transport": (
+        "cut",
+        replace(CUT, negatives_from="both", negatives="optimal-transport", bank_size=40),
+    ),
+    "cut-transport": ("cut", replace(CUT, negatives="optimal-transport")),
+    "cut-transport-sharp-few-places": (
+        "cut",
+        replace(
+            CUT,
+            negatives="optimal-transport",
+            transport=TransportConfig(epsilon=0.01, rounds=9, cost="easy", mean_weight=0.5),
+            num_patches=500,
+        ),
+    ),
+    "cut-hard-negatives": ("cut", replace(CUT, negatives="released")),
+    "cut-attention": ("cut", replace(CUT, places="attention")),
+    "cut-attention-window": (
+        "cut",
+        replace(
+            CUT,
+            places="attention",
+            attention=AttentionConfig(mode="local", taps=(8, 16), window=3),
+            flip_equivariance=True,
+        ),
+    ),
+    "cut-guided": ("cut", replace(CUT, places="discriminator")),
+    "cut-guided-few-places": (
+        "cut",
+        replace(
+            CUT,
+            places="discriminator",
+            guidance=GuidanceConfig(random_share=0.0),
+            flip_equivariance=True,
+            num_patches=500,
+        ),
+    ),
     "relation": ("semantic-relation", RELATION),
     "relation-paper": ("semantic-relation", replace(RELATION, weights="paper")),
+    "relation-transport-attention": (
+        "semantic-relation",
+        replace(RELATION, negatives="optimal-transport", places="attention"),
+    ),
+    "relation-guided": (
+        "semantic-relation",
+        replace(RELATION, places="discriminator", relation_reduction="mean"),
+    ),
+    "relation-guided-in-turn": (
+        "semantic-relation",
+        replace(RELATION, places="discriminator", branches="in_turn", gamma_linear_in="gamma"),
+    ),
     "relation-nce": ("semantic-relation", replace(RELATION, contrast="nce")),
     "relation-no-src": ("semantic-relation", replace(RELATION, relation_weight=0.0)),
     "relation-no-hard": ("semantic-relation", replace(RELATION, hard_negatives=False)),
@@ -208,6 +259,9 @@ VARIANTS: dict[str, tuple[str, object]] = {
         "negcut",
         replace(NEGCUT, diversity_of="both", copied_start=True, detached_negatives=True),
     ),
+    "negcut-projection": ("negcut", replace(NEGCUT, negatives_of="projection")),
+    "negcut-features": ("negcut", replace(NEGCUT, negatives_of="features")),
+    "negcut-free": ("negcut", replace(NEGCUT, negatives_of="free")),
     "distancegan-pairs": ("distancegan", DISTANCEGAN),
     "distancegan-pairs-one-sided": ("distancegan", replace(DISTANCEGAN, two_sided=False)),
     "distancegan-self": ("distancegan", replace(DISTANCEGAN, distance="self", cycle_weight=3.0)),
@@ -226,6 +280,10 @@ VARIANTS: dict[str, tuple[str, object]] = {
     ),
     "munit": ("munit", MUNIT),
     "munit-no-cycle": ("munit", replace(MUNIT, cycle_weight=0.0, adversarial="nonsaturating")),
+    "munit-perceptual": (
+        "munit",
+        replace(MUNIT, perceptual_weight=0.5, features="random", feature_width=2, in_channels=1),
+    ),
     "munit-gray-to-colour": ("munit", replace(MUNIT, in_channels=1)),
     "drit": ("drit", DRIT),
     "drit-plain": ("drit", replace(DRIT, mode_seeking_weight=0.0, content_noise=0.0)),
@@ -248,6 +306,19 @@ VARIANTS: dict[str, tuple[str, object]] = {
     ),
     "fsesim-all-places": ("lsesim", replace(LSESIM, num_patches=0, unit_features=True)),
     "lsesim": ("lsesim", replace(LSESIM, learned=True)),
+    "fsesim-slope": ("lsesim", replace(LSESIM, slope_weight=2.0)),
+    "lsesim-single-image-noise": (
+        "lsesim",
+        replace(
+            LSESIM,
+            generator=StyleGan2GeneratorConfig(ngf=1, blocks=2, working_size=32),
+            discriminator=StyleGan2DiscriminatorConfig(ndf=1, working_size=32),
+            pool=ImagePoolConfig(capacity=0),
+            adversarial="nonsaturating",
+            slope_weight=1.0,
+            learned=True,
+        ),
+    ),
     "lsesim-plain": ("lsesim", replace(LSESIM, learned=True, augment=False)),
     "patchgcl": ("patchgcl", PATCHGCL),
     "patchgcl-encoder": ("patchgcl", replace(PATCHGCL, features="encoder", taps=(0, 8, 13))),
@@ -267,6 +338,14 @@ VARIANTS: dict[str, tuple[str, object]] = {
     "dclgan-paper": ("dclgan", replace(DCLGAN, pair_sum="paper", adversarial="lsgan")),
     "dclgan-relation": ("dclgan", replace(DCLGAN, contrast="relation", contrast_weight=0.1)),
     "dclgan-no-identity": ("dclgan", replace(DCLGAN, identity_weight=0.0)),
+    "dclgan-transport-attention": (
+        "dclgan",
+        replace(DCLGAN, negatives="optimal-transport", places="attention"),
+    ),
+    "dclgan-relation-guided": (
+        "dclgan",
+        replace(DCLGAN, contrast="relation", negatives="paper", places="discriminator"),
+    ),
     "dclgan-few-places": ("dclgan", replace(DCLGAN, num_patches=500)),
     "dclgan-pool": ("dclgan", replace(DCLGAN, pool=SMALL_POOL)),
     "dclgan-gray-to-colour": ("dclgan", replace(DCLGAN, generator=GRAY_TO_COLOUR)),
@@ -299,6 +378,14 @@ VARIANTS: dict[str, tuple[str, object]] = {
         "sincut",
         replace(SINCUT_SMALL, contrast="relation", weights="fixed", num_patches=500),
     ),
+    "sincut-small-transport-attention": (
+        "sincut",
+        replace(SINCUT_SMALL, negatives="optimal-transport", places="attention"),
+    ),
+    "sincut-noise-transport": (
+        "sincut",
+        replace(SINCUT, contrast="relation", negatives="optimal-transport", weights="released"),
+    ),
     "starganv2": ("starganv2", STARGAN),
     "starganv2-in-parts": ("starganv2", replace(STARGAN, micro_batch=3, diversity_steps=5)),
     "starganv2-relation": ("starganv2-relation", STARGAN_RELATION),
@@ -311,6 +398,10 @@ VARIANTS: dict[str, tuple[str, object]] = {
         "starganv2-relation",
         replace(STARGAN_RELEASED, contrast="nce", hard_negatives=False, num_patches=100),
     ),
+    "starganv2-relation-transport-attention": (
+        "starganv2-relation",
+        replace(STARGAN_RELATION, negatives="optimal-transport", places="attention", micro_batch=2),
+    ),
     "starganv2-relation-lsesim": ("starganv2-relation", STARGAN_LSESIM),
     "starganv2-relation-fsesim": (
         "starganv2-relation",
@@ -318,6 +409,14 @@ VARIANTS: dict[str, tuple[str, object]] = {
     ),
     "starganv2-relation-none": ("starganv2-relation", replace(STARGAN_RELATION, content="none")),
     "pix2pix": ("pix2pix", PIX2PIX),
+    "pix2pix-residual": (
+        "pix2pix",
+        replace(
+            PIX2PIX,
+            generator=ResNetConfig(ngf=4, blocks=3, antialias_down=False, antialias_up=False),
+            adversarial="hinge",
+        ),
+    ),
     "pix2pix-batch-norm": (
         "pix2pix",
         replace(
@@ -327,6 +426,35 @@ VARIANTS: dict[str, tuple[str, object]] = {
         ),
     ),
 }
+SLOW = {
+    "cut-attention",
+    "cut-attention-window",
+    "cut-bank-transport",
+    "cut-guided-few-places",
+    "cut-hard-negatives",
+    "cut-transport",
+    "cut-transport-sharp-few-places",
+    "dclgan-relation-guided",
+    "dclgan-transport-attention",
+    "fsesim-slope",
+    "munit-perceptual",
+    "negcut-features",
+    "negcut-free",
+    "negcut-projection",
+    "pix2pix-residual",
+    "relation-guided",
+    "relation-guided-in-turn",
+    "sincut-noise-transport",
+    "sincut-small-transport-attention",
+    "starganv2-relation-transport-attention",
+}
+"""Variants that add to others one thing which its own tests cover; `make slow` runs them here."""
+
+
+def marked(names):
+    return [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in names]
+
+
 PER_IMAGE = [
     name
     for name in VARIANTS
@@ -339,17 +467,16 @@ TraVeLGAN the vectors between them; DRIT may use the halves of a batch different
 draw noise for each image."""
 RHYTHMS = {"drit-every-third": [{"D_content"}, {"D_content"}, None]}
 """Of variants whose steps differ: the networks that learn in each; None stands for all."""
-ONE_SIZE = {"sincut": (32, 32)}
-"""Methods that train at one size only, and the size of their variants here."""
 ROWS_BELONG_TOGETHER = ("drit", "lsesim", "pix2pix", "simdcl")
 """Methods that compare or join row i of one domain with row i of the other."""
 
 
 def test_every_method_has_a_variant_here():
+    assert VARIANTS.keys() >= SLOW
     assert {name for name, _ in VARIANTS.values()} == set(METHODS)
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(params=marked(VARIANTS))
 def variant(request):
     return request.param
 
@@ -380,7 +507,7 @@ def rows_of(batch, rows, b_rows=None):
 
 
 def training_size(method: Method, size: tuple[int, int]) -> tuple[int, int]:
-    return ONE_SIZE.get(method.name, size)
+    return size if method.training_side is None else (method.training_side,) * 2
 
 
 def progress(step: int = 0, draws=None) -> Progress:
@@ -461,7 +588,7 @@ def test_terms_are_finite_and_add_up_to_the_loss(variant):
 TWO_DOMAINS = [n for n, (of, _) in VARIANTS.items() if METHODS[of].batch_type is not DomainBatch]
 
 
-@pytest.mark.parametrize("name", TWO_DOMAINS)
+@pytest.mark.parametrize("name", marked(TWO_DOMAINS))
 def test_a_step_on_images_of_unequal_sizes_that_are_not_square(name):
     """But for those that say at the start that they cannot (`patchkin.runs.views`)."""
     method = prepared(build(name))
@@ -507,7 +634,7 @@ def test_what_is_asked_of_a_does_not_depend_on_the_size_of_b(name, terms):
     assert seen[0] == pytest.approx(seen[1], rel=1e-12)
 
 
-@pytest.mark.parametrize("name", PER_IMAGE)
+@pytest.mark.parametrize("name", marked(PER_IMAGE))
 def test_batch_4_gives_the_mean_of_four_batch_1_gradients(name):
     """With the same places: every term is a mean over images."""
     method = build(name, dtype=torch.float64)
@@ -530,7 +657,7 @@ def test_batch_4_gives_the_mean_of_four_batch_1_gradients(name):
         torch.testing.assert_close(gradient, mean, rtol=1e-9, atol=1e-9 * scale)
 
 
-@pytest.mark.parametrize("name", PER_IMAGE)
+@pytest.mark.parametrize("name", marked(PER_IMAGE))
 def test_the_order_of_the_batch_does_not_matter(name):
     """Where every image draws the same noise."""
     method = build(name, dtype=torch.float64)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from patchkin.errors import ShapeError
-from patchkin.networks.negative_generator import NegativeGenerator
+from patchkin.networks.negative_generator import FeaturePool, FreeNegatives, NegativeGenerator
 
 
 def test_value_matches_the_definition_row_by_row():
@@ -57,3 +57,36 @@ def test_wording_of_errors():
         network([torch.zeros(1, 4)], [torch.zeros(1, 3)] * 2)
     with pytest.raises(ShapeError, match=r"4 channels and noise 3; got 5 and 3"):
         network([torch.zeros(1, 5)] * 2, [torch.zeros(1, 3)] * 2)
+
+
+def test_pooled_features_match_the_definition_place_by_place():
+    pool = FeaturePool(3, 4).double()
+    map_BCHW = torch.randn(2, 3, 2, 5, dtype=torch.float64)
+    first, _, second = pool.convs
+    for b, actual in enumerate(pool(map_BCHW)):
+        total = torch.zeros(4, dtype=torch.float64)
+        for y in range(2):
+            for x in range(5):
+                hidden = (first.weight[:, :, 0, 0] @ map_BCHW[b, :, y, x] + first.bias).clamp(min=0)
+                total += second.weight[:, :, 0, 0] @ hidden + second.bias
+        torch.testing.assert_close(actual, total / 10)
+    whole = NegativeGenerator(1, width=4, noise_width=2, channels=[3]).double()
+    noise = [torch.randn(6, 2)]
+    described = [whole.pools[0](map_BCHW)]
+    whole.pools, pools = None, whole.pools
+    expected = whole(described, noise)
+    whole.pools = pools
+    assert torch.equal(whole([map_BCHW], noise)[0], expected[0])
+
+
+def test_free_negatives_start_as_xavier_says_and_are_the_same_for_all_images():
+    torch.manual_seed(0)
+    network = FreeNegatives(5, num_negatives=64, width=32)
+    fan_in, fan_out = 64 * 32, 5 * 64 * 32
+    assert network.rows_L1PC.std().item() == pytest.approx(
+        (2 / (fan_in + fan_out)) ** 0.5, rel=0.05
+    )
+    rows = network([torch.zeros(3, 7)] * 5, [])
+    assert [tuple(row.shape) for row in rows] == [(3, 64, 32)] * 5
+    assert all(torch.equal(row[0], row[2]) for row in rows)
+    torch.testing.assert_close(rows[0].norm(dim=-1), torch.ones(3, 64), atol=1e-3, rtol=0)

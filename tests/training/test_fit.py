@@ -123,6 +123,29 @@ def test_progress_counts_steps_or_epochs(tmp_path):
     assert method.seen == [(0, 1, 0.5), (1, 1, 0.5), (2, 2, 1.0), (3, 2, 1.0)]
 
 
+def test_a_run_may_end_before_its_schedule_does(tmp_path):
+    method = make()
+    settings = {
+        "fabric": cpu_fabric(),
+        "training": TrainingConfig(log_every=1),
+        "header": ModelHeader(method="copy", config={}),
+    }
+    data = ListData([random_batch(1, size=(8, 8))], steps_per_epoch=2)
+    schedule = ScheduleConfig(epochs=4, max_steps=5)
+    fit(method, data, tmp_path / "whole", schedule=schedule, **settings)
+    assert method.seen == [(step, 1 + step // 2, (1 + step // 2) / 4) for step in range(5)]
+    log = (tmp_path / "whole" / "log.jsonl").read_text()
+    records = [json.loads(line) for line in log.splitlines()]
+    rates = [r["learning_rates"]["G"] for r in records if "learning_rates" in r]
+    assert rates[-1] == pytest.approx(0.01 * (1 - 1 / 3)), "in the third of four epochs"
+    parted = tmp_path / "parted"
+    fit(make(), data, parted, schedule=ScheduleConfig(epochs=4, max_steps=3), **settings)
+    resumed = make(seed=1)
+    fit(resumed, data, parted, schedule=schedule, resume=True, **settings)
+    for name, tensor in method.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name])
+
+
 @pytest.mark.parametrize("killed_at", [1, 4, 7, 11])
 @pytest.mark.parametrize("averaging", [{}, {"ema_decay": 0.9, "ema_warmup": True}])
 def test_a_killed_and_resumed_run_equals_one_that_was_not(tmp_path, killed_at, averaging):

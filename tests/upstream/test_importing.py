@@ -84,6 +84,12 @@ METHODS = {
             discriminator=PatchGANConfig(in_channels=6, ndf=4, norm="batch", antialias=False),
         )
     ),
+    "pix2pix, residual": Pix2Pix(
+        Pix2PixConfig(
+            generator=STRIDED["generator"],
+            discriminator=PatchGANConfig(in_channels=6, ndf=4, antialias=False),
+        )
+    ),
     "pix2pix, instance norm": Pix2Pix(
         Pix2PixConfig(
             generator=UNetConfig(ngf=4, levels=5, norm="instance"),
@@ -166,7 +172,8 @@ def check_same_translations(translator, method):
 def test_every_family(name, tmp_path):
     method = METHODS[name]
     paths = upstream_files(method, tmp_path / "files")
-    given = method.name if name in ("semantic-relation", "fsesim") else None  # as CUT's
+    as_cut = ("semantic-relation", "fsesim", "pix2pix, residual")
+    given = method.name if name in as_cut else None
     imported = import_weights(sources(paths), method=given)
     assert imported.header.method == method.name
     assert imported.missing == ()
@@ -377,7 +384,7 @@ def test_unknown_methods_and_presets(tmp_path):
         with pytest.raises(ConfigError, match=expected):
             import_weights(sources([path]), **options)
     with pytest.raises(CheckpointError, match=r"these files hold G \(ResNet generator\)"):
-        import_weights(sources([path]), method="pix2pix")
+        import_weights(sources([path]), method="sincut")
     with pytest.raises(ConfigError, match="Nothing to import"):
         import_weights([])
 

@@ -55,7 +55,6 @@ from patchkin.networks import (
     PatchGANConfig,
     ResNetGenerator,
     discriminator,
-    draw_places,
     initialize,
     judge_together,
 )
@@ -64,8 +63,14 @@ from patchkin.networks.sliced import Adaptors, SlicedHeads
 from patchkin.networks.supernet import Supernet
 from patchkin.numerics import widened, without_autocast
 from patchkin.randomness import Draws
-from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
-from patchkin.terms.patches import embedded_pairs
+from patchkin.schedules import AdamConfig, ScheduleConfig
+from patchkin.terms.patches import (
+    HardNegativesConfig,
+    check_places,
+    chosen_places,
+    embedded_pairs,
+    hardness,
+)
 
 _TRUNK = MULTIPLIERS[2]
 _NUM_TAPS = len(MAPPING_TAPS)
@@ -76,7 +81,7 @@ Batch = UnpairedBatch | PairedBatch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DistillationConfig:
+class DistillationConfig(HardNegativesConfig):
     """Defaults are the released horse-to-zebra settings."""
 
     teacher: Annotated[TeacherConfig, tyro.conf.Suppress] = field(default_factory=TeacherConfig)
@@ -117,14 +122,6 @@ class DistillationConfig:
     """lambda_dce. 0 switches hDCE off."""
     temperature: float = 0.07
     """tau of hDCE (released: nce_T)."""
-    hard_negatives: bool = True
-    """Weight the negatives by the teacher's similarities (released: no_hard turns it off)."""
-    gamma_divisor_start: float = 50.0
-    """Divides similarities: large is gentle. At 50 to 10 all weights are above 0.8."""
-    gamma_divisor_end: float = 10.0
-    """At the end of the run; linear in between."""
-    num_patches: int = 256
-    """Places drawn per map, shared by student, teacher and batch; fewer if the map has fewer."""
     heads: Literal["shared", "separate"] = "shared"
     """One head for student and teacher, as released; or a fixed random one for the teacher."""
 
@@ -135,7 +132,14 @@ class DistillationConfig:
                 f"The space `{self.space}` has widths up to {largest}, but `student_ngf` is "
                 f"{self.student_ngf}. Raise it to {largest}, or choose a narrower space."
             )
-        check_positive(self, "temperature", "gamma_divisor_start", "gamma_divisor_end")
+        HardNegativesConfig.__post_init__(self)
+        check_positive(self, "temperature")
+        check_places(
+            self,
+            self.attention.taps or (),  # the teacher may be known later
+            discriminator=self.discriminator,
+            adversarial_weight=self.adversarial_weight,
+        )
         if self.num_patches < 2:
             raise ConfigError(f"`num_patches` must be at least 2; got {self.num_patches}.")
         images = self.teacher.generator.out_channels
@@ -230,17 +234,17 @@ class Distillation(Method):
             self.A = Adaptors(_NUM_TAPS, student_width, teacher_width)
         self.contrast = Contrast(
             form="dce",
-            negatives="released" if config.hard_negatives else "uniform",
+            negatives=config.resolved_negatives(),
             temperature=config.temperature,
+            transport=config.transport,
         )
-        self.logged_contrast = Contrast(
-            form="nce", negatives=self.contrast.negatives, temperature=_LOGGED_TEMPERATURE
-        )
+        self.logged_contrast = replace(self.contrast, form="nce", temperature=_LOGGED_TEMPERATURE)
         if config.relation_weight or config.contrast_weight:
             self._add_heads(student_width, teacher_width)
         for name in self.adam():
             initialize(self.get_submodule(name), config.initialization)
         self.T.requires_grad_(False).eval()
+        config.attention.routed(teacher_taps(teacher))
         self.multiple_of = self.G.multiple_of
         self.min_size = self.G.min_size
         self.min_training_size = max(self.T.min_size, self.G.min_size, self.D.min_size)
@@ -309,9 +313,7 @@ class Distillation(Method):
 
     def gamma_divisor(self, progress: Progress) -> float:
         """The hardness of the negatives at this point of the curriculum."""
-        return gamma_curriculum(
-            progress.fraction, self.config.gamma_divisor_start, self.config.gamma_divisor_end
-        )
+        return hardness(self.config, progress.fraction)
 
     @torch.no_grad()
     def _taught(self, x_BCHW: Tensor) -> _View:
@@ -355,13 +357,19 @@ class Distillation(Method):
             terms["distillation"] = config.distillation_weight * torch.stack(distances).sum()
             reported |= _numbered("distillation", distances)
         if config.relation_weight or config.contrast_weight:
-            semantic, logged = self._semantic_terms(student.maps, teacher.maps, progress)
+            semantic, logged = self._semantic_terms(
+                student.maps, teacher.maps, logits.detach(), progress
+            )
             terms |= semantic
             reported |= logged
         return terms, reported
 
     def _semantic_terms(
-        self, student_maps: list[Tensor], teacher_maps: list[Tensor], progress: Progress
+        self,
+        student_maps: list[Tensor],
+        teacher_maps: list[Tensor],
+        logits_B1hw: Tensor,
+        progress: Progress,
     ) -> tuple[Terms, Terms]:
         """SRC and hDCE of the student's patches (w) against the teacher's (z), summed over taps."""
         config = self.config
@@ -370,7 +378,13 @@ class Distillation(Method):
         pairs = embedded_pairs(
             student_maps,
             teacher_maps,
-            draw_places(student_maps, config.num_patches, progress.draws),
+            chosen_places(
+                teacher_maps,
+                teacher_taps(config.teacher.generator),
+                config,
+                progress.draws,
+                logits_B1hw=logits_B1hw,
+            ),
             query_head=self.F,
             key_head=self.F if config.heads == "shared" else self.F_teacher,
         )

@@ -134,6 +134,44 @@ def r1_penalty(logits: Tensor, real_BCHW: Tensor) -> Tensor:
         return 0.5 * widened(slope_BCHW).square().flatten(1).sum(dim=1).mean()
 
 
+def slope_penalty(logits: Tensor, mixed_BCHW: Tensor) -> Tensor:
+    """How far the discriminator's slope is from 1 (WGAN-GP; Gulrajani et al. 2017, Eq. 3).
+
+        mean_b ( || d logits_b / d mixed_b || - 1 )^2
+
+    Args:
+        logits: what the discriminator says of `mixed_BCHW`; several of an image are added up. The
+            gradient of the penalty goes through their graph a second time.
+        mixed_BCHW: images between real and generated ones (`mixed_images`), which required a
+            gradient then; constant.
+
+    Returns:
+        Scalar in float32 or float64.
+
+    >>> mixed_BCHW = torch.ones(2, 1, 2, 2, requires_grad=True)
+    >>> slope_penalty(mixed_BCHW.sum(dim=(1, 2, 3)), mixed_BCHW).item()  # slopes of length 2
+    1.0
+    """
+    with without_autocast(logits):
+        (slope_BCHW,) = torch.autograd.grad(widened(logits).sum(), mixed_BCHW, create_graph=True)
+        rows_BN = widened(slope_BCHW).flatten(1)
+        # A slope of exactly 0 has no direction: with this its gradient is 0, not NaN.
+        lengths_B = (rows_BN.square().sum(dim=1) + torch.finfo(rows_BN.dtype).tiny).sqrt()
+        return (lengths_B - 1).square().mean()
+
+
+def mixed_images(real_BCHW: Tensor, fake_BCHW: Tensor, share_B111: Tensor) -> Tensor:
+    """Images share real + (1 - share) fake, without graph and requiring a gradient.
+
+    >>> real_BCHW, fake_BCHW = torch.ones(1, 1, 1, 2), torch.zeros(1, 1, 1, 2)
+    >>> mixed_images(real_BCHW, fake_BCHW, torch.full((1, 1, 1, 1), 0.25))
+    tensor([[[[0.2500, 0.2500]]]], requires_grad=True)
+    """
+    share_B111 = share_B111.to(real_BCHW)
+    mixed_BCHW = share_B111 * real_BCHW.detach() + (1 - share_B111) * fake_BCHW.detach()
+    return mixed_BCHW.requires_grad_()
+
+
 def _unknown(mode: str) -> ConfigError:
     return ConfigError(
         f"Unknown adversarial mode `{mode}`. {nearest(mode, get_args(AdversarialMode))}"

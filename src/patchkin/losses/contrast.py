@@ -7,10 +7,13 @@ of patch i over its negatives j != i is
     uniform     log sum_j e^{s_ij} - s_ii          Eq. 6   -log(e^{s_ii} / (e^{s_ii} + sum_j n_ij))
     paper       log sum_j f_ij e^{s_ij} - s_ii     Eq. 4       Eq. 7, n_ij: what stands under
     released    log sum_j e^{h_ij s_ij} - s_ii                 the sum on the left
+    optimal-
+    transport   log sum_j t_ij e^{s_ij} - s_ii
 
-of Jung, Kwon and Ye (CVPR 2022), f of its Eq. 5 and h what its released code has in place of f.
-PatchNCE (Park et al. 2020, Eq. 3) is `nce` with uniform negatives, DCE is `dce` with uniform ones,
-hDCE is `dce` with the others.
+of Jung, Kwon and Ye (CVPR 2022), f of its Eq. 5 and h what its released code has in place of f; t
+of Zhan et al. (CVPR 2022). PatchNCE (Park et al. 2020, Eq. 3) is `nce` with uniform negatives, DCE
+is `dce` with uniform ones, hDCE is `dce` with paper's or released ones, MoNCE is `nce` with optimal
+transport; with `dce` that is ours.
 
 The functions that compute these stand in `contrastive.py`. Here they are chosen, once for all
 methods: another kind of negatives is a name in `Negatives` and a case in `_weighed`.
@@ -21,7 +24,7 @@ Shape suffixes: B images, K patches, C channels, M external negatives.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -36,11 +39,13 @@ from patchkin.losses.contrastive import (
     log_negative_importance,
 )
 from patchkin.losses.similarity import cosine_rows
+from patchkin.losses.transport import TransportConfig, log_transport_importance
 
-Negatives = Literal["uniform", "released", "paper"]
+Negatives = Literal["uniform", "released", "paper", "optimal-transport"]
 """What negatives weigh: all the same; by the input's similarities inside the exponent with a
-maximum of 1 (`hard_negative_weights`); or outside of it with a mean of 1
-(`log_negative_importance`)."""
+maximum of 1 (`hard_negative_weights`), or outside of it with a mean of 1
+(`log_negative_importance`); or by a plan of transport between outputs and inputs, outside of it
+(`log_transport_importance`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +66,13 @@ class Contrast:
     """Contrast with the patches of the whole batch rather than of the same image."""
     cosine: bool = False
     """Scale rows to unit length once more, as DCLGAN's released code does (`cosine_info_nce`)."""
+    transport: TransportConfig = field(default_factory=TransportConfig)
+    """Of negatives by optimal transport."""
+
+    @property
+    def has_curriculum(self) -> bool:
+        """Whether negatives have a hardness: a `gamma_divisor`."""
+        return self.negatives in ("released", "paper")
 
     def __post_init__(self) -> None:
         check_positive(self, "temperature")
@@ -81,7 +93,7 @@ def patch_contrast(
         query_BKC: unit rows w of the output; receives the gradient.
         key_BKC: unit rows z of the input at the same places; constant, as are all weights.
         contrast: which; see the table above.
-        gamma_divisor: hardness of negatives that are not uniform, as of now in a curriculum. It
+        gamma_divisor: hardness of released and paper's negatives, as of now in a curriculum. It
             divides similarities, large is gentle; the paper's gamma is its inverse.
         external_MC: further negatives for every query, such as a memory bank; constant and not
             weighted.
@@ -105,7 +117,7 @@ def patch_contrast(
     """
     if contrast.cosine:
         query_BKC, key_BKC = cosine_rows(query_BKC), cosine_rows(key_BKC.detach())
-    weighed = _weighed(key_BKC, contrast, gamma_divisor)
+    weighed = _weighed(query_BKC, key_BKC, contrast, gamma_divisor)
     loss = decoupled if contrast.form == "dce" else info_nce
     return loss(
         query_BKC,
@@ -137,16 +149,29 @@ class _Weights(NamedTuple):
     """Logarithms of factors of the exponential."""
 
 
-def _weighed(key_BKC: Tensor, contrast: Contrast, gamma_divisor: float | None) -> _Weights:
+def _weighed(
+    query_BKC: Tensor, key_BKC: Tensor, contrast: Contrast, gamma_divisor: float | None
+) -> _Weights:
     """The weights of the negatives, for the groups in which patches are compared."""
     if contrast.negatives == "uniform":
         return _Weights()
+    if contrast.all_negatives:
+        query_BKC, key_BKC = (rows_BKC.flatten(0, 1)[None] for rows_BKC in (query_BKC, key_BKC))
+    if contrast.negatives == "optimal-transport":
+        plan = contrast.transport
+        log_weights_BKK = log_transport_importance(
+            query_BKC,
+            key_BKC,
+            cost=plan.cost,
+            epsilon=plan.epsilon,
+            rounds=plan.rounds,
+            mean_weight=plan.mean_weight,
+        )
+        return _Weights(log_outside_BKK=log_weights_BKK)
     if gamma_divisor is None:
         raise ConfigError(
             f"Negatives `{contrast.negatives}` are weighed by their hardness: give `gamma_divisor`."
         )
-    if contrast.all_negatives:
-        key_BKC = key_BKC.flatten(0, 1)[None]
     if contrast.negatives == "released":
         return _Weights(inside_BKK=hard_negative_weights(key_BKC, gamma_divisor))
     return _Weights(log_outside_BKK=log_negative_importance(key_BKC, 1 / gamma_divisor))

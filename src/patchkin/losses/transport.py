@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from patchkin.config import check_at_least_one, check_not_negative, check_positive
 from patchkin.errors import ConfigError, ShapeError, check_same_shape, nearest
 from patchkin.numerics import widened, without_autocast
 
@@ -37,6 +39,25 @@ _LEAST_WEIGHT = 1e-8
 """Added to every weight, as released."""
 _LEAST_EPSILON_OF_PRODUCTS = 0.05
 """Below, the factors of the plan may leave the range of float32 (e^{4 / epsilon} at worst)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TransportConfig:
+    """What `log_transport_importance` is given. Defaults are the published horse-to-zebra run's."""
+
+    cost: TransportCost = "hard"
+    """Which negatives get more weight: those similar to the query, or those unlike it."""
+    epsilon: float = 0.1
+    """Smaller is a sharper plan that takes more rounds (the release's default is 1)."""
+    rounds: int = 50
+    """Of Sinkhorn's iteration; part of the definition."""
+    mean_weight: float = 1.0
+    """Q, the mean weight of a negative (released: neg_term_weight)."""
+
+    def __post_init__(self) -> None:
+        check_positive(self, "epsilon")
+        check_at_least_one(self, "rounds")
+        check_not_negative(self, "mean_weight")
 
 
 def log_transport_importance(

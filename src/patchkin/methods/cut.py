@@ -11,7 +11,8 @@ FastCUT drops the identity term (lambda_Y = 0), raises lambda_X to 10 and flips 
 Differs from the paper: the released code takes half the sum of the two contrast terms, which
 `contrast_sum` chooses, and means over layers and places where the paper sums. The paper's learning
 rate is 0.002, the released one 0.0002, which its numbers were made with. The external-negatives
-variant (the paper's MoCo ablation) was never released; see `negatives` for what is ours.
+variant (the paper's MoCo ablation) was never released; `negatives_from` is ours. `negatives`
+optimal-transport is MoNCE, `places` attention is QS-Attn (both CVPR 2022).
 
 Shape suffixes: B images, C channels, H and W pixels, K patches, M entries of the memory bank.
 """
@@ -21,14 +22,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, Literal, cast, final
 
 import torch
 from torch import Tensor
 
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
+from patchkin.errors import ConfigError
 from patchkin.losses import Contrast, mean_over_taps, patch_contrast
+from patchkin.losses.contrast import Negatives
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
     PatchMap,
@@ -51,7 +54,7 @@ from patchkin.terms.one_sided import (
     one_sided_adversarial_terms,
     one_sided_discriminator_terms,
 )
-from patchkin.terms.patches import embedded_pairs
+from patchkin.terms.patches import chosen_places, embedded_pairs, guiding_logits, hardness
 from patchkin.terms.previews import one_sided_previews
 
 
@@ -65,15 +68,25 @@ class CutConfig(OneSidedConfig):
     """With `identity`: half of the sum of both contrast terms, or their sum."""
     flip_equivariance: bool = False
     """Flip the generator's input in half of the steps, and its features back (FastCUT)."""
-    negatives: Literal["internal", "external", "both"] = "internal"
-    """Where the negatives of A against G(A) come from: the image, a memory bank of the source
-    domain, or both. The paper leaves open where the external variant's positives come from and how
-    its bank starts; ours are of the live encoder, and the bank is filled from data before step 1.
-    """
+    negatives: Literal[Negatives, "internal", "external", "both"] = "uniform"
+    """What negatives weigh: all the same, by the input's similarities (`semantic-relation`; ours
+    here) or by optimal transport (MoNCE). The last three are older words for `negatives_from`."""
+    negatives_from: Literal["internal", "external", "both"] = "internal"
+    """Of A against G(A): of the image, of a memory bank of the source domain, or of both. The paper
+    leaves open where the bank's positives come from and how it starts; ours are of the live
+    encoder, and it is filled from data before step 1."""
     bank_size: int = 16384
     """Patches per tap in the memory bank."""
     bank_momentum: float = 0.999
     """Of the averaged encoder and head that fill the bank."""
+
+    def __post_init__(self) -> None:
+        OneSidedConfig.__post_init__(self)
+        if self.negatives in ("internal", "external", "both"):
+            object.__setattr__(self, "negatives_from", self.negatives)
+            object.__setattr__(self, "negatives", "uniform")
+        if self.negatives_from == "external" and self.negatives != "uniform":
+            raise ConfigError("A memory bank's negatives are not weighed: `negatives_from` both?")
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -99,6 +112,9 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
+_Maps = Mapping[str, list[Tensor]]
+
+
 @final
 class Cut(Method):
     """Contrastive unpaired translation (CUT), FastCUT, and CUT with a memory bank."""
@@ -121,12 +137,17 @@ class Cut(Method):
         self.F = ProjectionHead(self.G.tap_channels(config.taps), config.head_width)
         for network in (self.G, self.D, self.F):
             initialize(network, config.initialization)
-        self.contrast = Contrast(temperature=config.temperature, all_negatives=config.all_negatives)
+        self.contrast = Contrast(
+            negatives=cast(Negatives, config.negatives),
+            temperature=config.temperature,
+            all_negatives=config.all_negatives,
+            transport=config.transport,
+        )
         self.channels = (config.generator.in_channels, config.generator.out_channels)
         self.multiple_of = self.G.multiple_of
         self.min_size = self.G.min_size
         self.min_training_size = max(self.G.min_size, self.D.min_size)
-        if config.negatives != "internal":
+        if config.negatives_from != "internal":
             self.G_average = copy.deepcopy(self.G)
             self.F_average = copy.deepcopy(self.F)
             self.bank = PatchBank(len(config.taps), config.bank_size, config.head_width)
@@ -152,7 +173,9 @@ class Cut(Method):
             if not config.contrast_weight:
                 return terms
             seen = [self._encoded(outputs_BCHW, flipped=flipped) for outputs_BCHW, _ in passes]
-            return terms | self._contrast_terms(unstacked(seen, names), keys, draws)
+            outputs = unstacked([[outputs_BCHW] for outputs_BCHW, _ in passes], names)
+            logits = {n: guiding_logits(self.D, outputs[n][0], config, flipped) for n in names}
+            return terms | self._contrast_terms(unstacked(seen, names), keys, logits, progress)
 
         update(
             "D",
@@ -161,7 +184,7 @@ class Cut(Method):
             ),
         )
         update("G", "F", loss=generator_terms)
-        if config.negatives != "internal":
+        if config.negatives_from != "internal":
             follow(self.G_average, self.G, momentum=config.bank_momentum)
             follow(self.F_average, self.F, momentum=config.bank_momentum)
             self.bank(self._keys_of_average(update.gather(batch.a_BCHW), draws))
@@ -182,7 +205,7 @@ class Cut(Method):
 
     def prepare(self, batches: Iterable[UnpairedBatch], draws: Draws) -> None:
         """Fill the memory bank from real source images, again and again if they are few."""
-        if self.config.negatives != "internal":
+        if self.config.negatives_from != "internal":
             self.bank.fill(self._keys_of_average(batch.a_BCHW, draws) for batch in batches)
 
     def _forward(self, real_BCHW: Tensor, *, flipped: bool) -> tuple[Tensor, list[Tensor]]:
@@ -200,26 +223,26 @@ class Cut(Method):
         return [feature.flip(-1) for feature in features] if flipped else features
 
     def _contrast_terms(
-        self, queries: Mapping[str, list[Tensor]], keys: Mapping[str, list[Tensor]], draws: Draws
+        self, queries: _Maps, keys: _Maps, logits: Mapping[str, Tensor | None], progress: Progress
     ) -> Terms:
         """PatchNCE of A with G(A), and with the identity term of B with G(B)."""
         config, terms = self.config, {}
         share = 0.5 if config.identity and config.contrast_sum == "released" else 1.0
         for name in keys:
-            external = name == "nce" and config.negatives != "internal"
+            external = name == "nce" and config.negatives_from != "internal"
+            places = chosen_places(
+                keys[name], config.taps, config, progress.draws, logits_B1hw=logits[name]
+            )
             pairs = embedded_pairs(
-                queries[name],
-                keys[name],
-                draw_places(keys[name], config.num_patches, draws),
-                query_head=self.F,
-                key_head=self.F,
+                queries[name], keys[name], places, query_head=self.F, key_head=self.F
             )
             contrast = mean_over_taps(
                 patch_contrast(
                     *pair,
                     self.contrast,
+                    gamma_divisor=hardness(config, progress.fraction),
                     external_MC=self.bank.rows_LMC[tap] if external else None,
-                    internal=not external or config.negatives == "both",
+                    internal=not external or config.negatives_from == "both",
                 )
                 for tap, pair in enumerate(pairs)
             )

@@ -37,6 +37,7 @@ from patchkin.losses import (
     patch_contrast,
     relation_consistency,
 )
+from patchkin.losses.contrast import Negatives
 from patchkin.method import Direction, Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
     ImagePoolConfig,
@@ -47,15 +48,22 @@ from patchkin.networks import (
     ResNetConfig,
     check_pair,
     discriminator_pair,
-    draw_places,
     generator_pair,
     initialize,
     patch_maps,
     pool_pair,
 )
-from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
+from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.terms.identity import tapped_with_identity
-from patchkin.terms.patches import check_patches, embedded_pairs
+from patchkin.terms.patches import (
+    PatchContrastConfig,
+    check_patches,
+    check_places,
+    chosen_places,
+    embedded_pairs,
+    guiding_logits,
+    hardness,
+)
 from patchkin.terms.previews import two_sided_previews
 from patchkin.terms.two_sided import (
     two_sided_adversarial_terms,
@@ -65,7 +73,7 @@ from patchkin.terms.two_sided import (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DclGanConfig:
+class DclGanConfig(PatchContrastConfig):
     """Defaults are the released DCLGAN."""
 
     generator: ResNetConfig = field(default_factory=ResNetConfig)
@@ -91,8 +99,6 @@ class DclGanConfig:
     worse (FID 49.7 for 43.2, horse to zebra)."""
     head_width: int = 256
     """Length of an embedded patch."""
-    num_patches: int = 256
-    """Places drawn per tap, shared by the images of a batch; fewer if the map has fewer."""
     temperature: float = 0.07
     """tau of the contrast."""
     contrast: Literal["nce", "relation"] = "nce"
@@ -101,10 +107,12 @@ class DclGanConfig:
     """lambda_NCE, or lambda_hDCE."""
     relation_weight: float = 0.05
     """lambda_SRC, a weight of a sum over patches; with `contrast` relation only."""
-    gamma_divisor_start: float = 50.0
-    """Hardness of negatives, with `contrast` relation only: large is gentle."""
-    gamma_divisor_end: float = 10.0
-    """At the end of the run; linear in between."""
+    relation_reduction: Literal["sum", "mean"] = "sum"
+    """Of SRC over patches; `mean` with lambda_SRC * num_patches is the same."""
+    negatives: Negatives | None = None
+    """What negatives weigh: all the same, by the input's similarities as `released` or as in the
+    `paper` of semantic relation, or by optimal transport (MoNCE). By default uniform for PatchNCE
+    and released for `contrast` relation."""
     identity_weight: float = 1.0
     """lambda_idt."""
     pair_sum: Literal["released", "paper"] = "released"
@@ -113,7 +121,14 @@ class DclGanConfig:
     """Contrast with the patches of the whole batch rather than of the same image."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "temperature", "gamma_divisor_start", "gamma_divisor_end")
+        PatchContrastConfig.__post_init__(self)
+        check_positive(self, "temperature")
+        check_places(
+            self,
+            self.taps,
+            discriminator=self.discriminator,
+            adversarial_weight=self.adversarial_weight,
+        )
         check_patches(self.taps, self.num_patches)
         check_pair(self.generator, self.discriminator, identity=self.identity_weight > 0)
 
@@ -191,10 +206,11 @@ class DclGan(Method):
         decoupling = config.contrast == "relation"
         self.contrast = Contrast(
             form="dce" if decoupling else "nce",
-            negatives="released" if decoupling else "uniform",
+            negatives=config.negatives or ("released" if decoupling else "uniform"),
             cosine=not decoupling,
             temperature=config.temperature,
             all_negatives=config.all_negatives,
+            transport=config.transport,
         )
         self.multiple_of = self.G_AB.multiple_of
         self.min_size = self.G_AB.min_size
@@ -268,9 +284,7 @@ class DclGan(Method):
 
     def gamma_divisor(self, progress: Progress) -> float:
         """The hardness of the negatives at this point of the curriculum."""
-        return gamma_curriculum(
-            progress.fraction, self.config.gamma_divisor_start, self.config.gamma_divisor_end
-        )
+        return hardness(self.config, progress.fraction)
 
     def _contrast_terms(
         self,
@@ -284,20 +298,24 @@ class DclGan(Method):
 
         Keys are constant, so each teaches the output's head and encoder, and the generator.
         """
-        config, terms = self.config, {}
-        for name, fake_BCHW, keys, key_head, query_encoder, query_head in (
-            ("AB", fake_b_BCHW, features_a, self.F_A, self.G_BA, self.F_B),
-            ("BA", fake_a_BCHW, features_b, self.F_B, self.G_AB, self.F_A),
+        config, draws, terms = self.config, progress.draws, {}
+        for name, fake_BCHW, judge, keys, key_head, query_encoder, query_head in (
+            ("AB", fake_b_BCHW, self.D_B, features_a, self.F_A, self.G_BA, self.F_B),
+            ("BA", fake_a_BCHW, self.D_A, features_b, self.F_B, self.G_AB, self.F_A),
         ):
+            logits_B1hw = guiding_logits(judge, fake_BCHW, config)
             pairs = embedded_pairs(
                 query_encoder.encode(fake_BCHW, config.taps),
                 keys,
-                draw_places(keys, config.num_patches, progress.draws),
+                chosen_places(keys, config.taps, config, draws, logits_B1hw=logits_B1hw),
                 query_head=query_head,
                 key_head=key_head,
             )
             if config.contrast == "relation" and config.relation_weight:
-                relation = mean_over_taps(relation_consistency(*pair) for pair in pairs)
+                relation = mean_over_taps(
+                    relation_consistency(*pair, reduction=config.relation_reduction)
+                    for pair in pairs
+                )
                 terms[f"relation_{name}"] = config.relation_weight * relation
             if config.contrast_weight:
                 gamma_divisor = self.gamma_divisor(progress)

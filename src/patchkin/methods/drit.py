@@ -12,6 +12,10 @@ u = G(c_b, z_a) in domain A and v = G(c_a, z_b) in domain B, a training step has
 with z ~ N(0, I). The second pass teaches the content encoder and the generator only. Discriminators
 learn before both; two of three steps teach the content's discriminator alone, as released.
 
+A published run ends after 500,000 updates although its learning rate falls over 1,200 epochs. An
+update is taken for a step here, also one of the content's discriminator alone: whether the release
+counts those is not recorded (`--schedule.max-steps`).
+
 Differs from the released code: the second pass encodes anew, with the weights that the first has
 just left and the same noise (the released one differentiates through weights that it has changed,
 which torch refuses today); any batch size; divergences per image where the released divergence
@@ -132,12 +136,14 @@ class DritConfig:
 
 def _published(summary: str, method: DritConfig) -> Preset:
     data = DataConfig(size=216, load_size=256, batch_size=2, jitter_in_decay=True)
-    return Preset(summary=summary, method=method, schedule=ScheduleConfig(epochs=1200), data=data)
+    schedule = ScheduleConfig(epochs=1200, max_steps=500_000)
+    return Preset(summary=summary, method=method, schedule=schedule, data=data)
 
 
 PRESETS: Mapping[str, Preset] = {
     "released": _published(
-        "DRIT++: mode seeking, 216 pixels, batch 2, 600 + 600 epochs", DritConfig()
+        "DRIT++: mode seeking, 216 pixels, batch 2, 600 + 600 epochs but at most 500,000 steps",
+        DritConfig(),
     ),
     "drit": _published("DRIT: without mode seeking", DritConfig(mode_seeking_weight=0.0)),
     "mix": _published(

@@ -9,12 +9,16 @@ FSeSim takes VGG16's features as they are. LSeSim passes them through a small se
 by contrast: the maps of A at a place against those of G(A) and of a recoloured A at the same place,
 with other places and the maps of B as negatives.
 
+With StyleGAN2's networks it is the released single-image form (preset `single-image`): crops of one
+image per domain, and a discriminator whose slope between real and generated crops is held at 1.
+
 Differs from the released code: windows are right on maps that are not square; VGG16 is frozen, not
 trained with a learning rate of 0; the perceptual and style losses (weight 0 as released) are left
 out. This is the loss of the code since May 2021; the first version's (no factor 1/10 in tanh, top
 half by the input's map, sum over layers), which part of the released weights were made with, is
 left out too. Colours are changed alike for all images of a batch, so that N processes do what one
-does.
+does. Whether the single-image form has an image pool is not recorded; here it has none, its penalty
+has weight 1, and every step draws the generator's noise.
 
 Shape suffixes: B images, C channels, H and W pixels.
 """
@@ -23,25 +27,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
 import torch
+import tyro
 from torch import Tensor
 
+from patchkin.config import check_not_negative
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ShapeError
 from patchkin.losses import AdversarialMode
+from patchkin.losses.adversarial import mixed_images, slope_penalty
 from patchkin.losses.spatial_correlation import MapComparison
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
     ImagePool,
     ImagePoolConfig,
     InitConfig,
+    PatchGAN,
     PatchGANConfig,
+    PixelDiscriminator,
     ResNetConfig,
     ResNetGenerator,
     SharedPlaces,
+    StyleGan2Discriminator,
+    StyleGan2DiscriminatorConfig,
+    StyleGan2Generator,
+    StyleGan2GeneratorConfig,
     check_channels,
     discriminator,
     initialize,
@@ -49,6 +62,7 @@ from patchkin.networks import (
 )
 from patchkin.networks.recolouring import ColourChange
 from patchkin.networks.vgg import VGG16_WIDTH
+from patchkin.numerics import without_autocast
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.terms.adversary import adversarial_terms, discriminator_terms
@@ -57,16 +71,23 @@ from patchkin.terms.structure import StructureConfig, StructureContent, check_co
 
 _RATE = AdamConfig(learning_rate=1e-4)
 """Released: half of CUT's, for all networks."""
+_SINGLE_RATE = AdamConfig(learning_rate=1e-3, beta1=0.0, beta2=0.99)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LSeSimConfig:
     """Defaults are the published command for single-modal translation: FSeSim."""
 
-    generator: ResNetConfig = field(default_factory=ResNetConfig)
-    discriminator: PatchGANConfig = field(default_factory=PatchGANConfig)
+    generator: Annotated[ResNetConfig | StyleGan2GeneratorConfig, tyro.conf.AvoidSubcommands] = (
+        field(default_factory=ResNetConfig)
+    )
+    """CUT's, or StyleGAN2's (single-image). Its fields tell which, as those of D."""
+    discriminator: Annotated[
+        PatchGANConfig | StyleGan2DiscriminatorConfig, tyro.conf.AvoidSubcommands
+    ] = field(default_factory=PatchGANConfig)
     initialization: InitConfig = field(default_factory=InitConfig)
-    """Of G and D; the selector starts from N(0, 0.02), as released."""
+    """Of G and D, unless they are StyleGAN2's, which have scaled weights of their own; the selector
+    starts from N(0, 0.02), as released."""
     generator_adam: AdamConfig = _RATE
     discriminator_adam: AdamConfig = _RATE
     selector_adam: AdamConfig = _RATE
@@ -75,6 +96,8 @@ class LSeSimConfig:
     adversarial: AdversarialMode = "lsgan"
     adversarial_weight: float = 1.0
     """lambda_GAN."""
+    slope_weight: float = 0.0
+    """Of (|grad D| - 1)^2 at images between real and generated ones (single-image: 1)."""
     structure_weight: float = 10.0
     """lambda_spatial."""
     identity_structure_weight: float = 0.0
@@ -113,6 +136,7 @@ class LSeSimConfig:
         for name in ("in_channels", "out_channels"):
             check_colours(getattr(self.generator, name), name)
         check_channels(self.generator, self.discriminator)
+        check_not_negative(self, "slope_weight")
 
     def structure(self) -> StructureConfig:
         """What the loss compares.
@@ -142,6 +166,21 @@ PRESETS: Mapping[str, Preset] = {
     "lsesim": Preset(
         summary="learned selector, recoloured images, windows of 32 (the author's settings)",
         method=LSeSimConfig(learned=True, window=32),
+    ),
+    "single-image": Preset(
+        summary="released, one image per domain: 16 crops of 128 pixels, 4 + 4 epochs of 100,000",
+        method=LSeSimConfig(
+            generator=StyleGan2GeneratorConfig(ngf=8, num_downsampling=2, working_size=128),
+            discriminator=StyleGan2DiscriminatorConfig(working_size=128),
+            generator_adam=_SINGLE_RATE,
+            discriminator_adam=_SINGLE_RATE,
+            selector_adam=_SINGLE_RATE,
+            pool=ImagePoolConfig(capacity=0),
+            adversarial="nonsaturating",
+            slope_weight=1.0,
+        ),
+        schedule=ScheduleConfig(epochs=8),
+        data=DataConfig(size=128, load_size=1024, preprocess="zoom_and_patch", batch_size=16),
     ),
     "toy": Preset(
         summary="a small FSeSim on random features for the built-in toy set, minutes on a CPU",
@@ -179,17 +218,19 @@ class LSeSim(Method):
     def __init__(self, config: LSeSimConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or LSeSimConfig()
-        self.G = ResNetGenerator(config.generator)
-        self.D = discriminator(config.discriminator)
-        for network in (self.G, self.D):
-            initialize(network, config.initialization)
+        self.G, self.D = _networks(config)
         self.S = StructureContent(config.structure())
-        self.needs_equal_sizes = config.learned  # the selector compares places of both domains
+        # The selector compares places of both domains; the slope is taken between images of both.
+        self.needs_equal_sizes = config.learned or config.slope_weight > 0
         self.channels = (config.generator.in_channels, config.generator.out_channels)
         self.pool = ImagePool(self.channels[1], config.pool)
         self.multiple_of = self.G.multiple_of
         self.min_size = self.G.min_size
-        self.min_training_size = max(self.G.min_size, self.D.min_size, self.S.vgg.min_size)
+        self.min_training_size = max(self.G.min_size, self.S.vgg.min_size)
+        if isinstance(self.D, StyleGan2Discriminator):
+            self.training_side = self.D.size
+        else:
+            self.min_training_size = max(self.min_training_size, self.D.min_size)
 
     def adam(self) -> dict[str, AdamConfig]:
         """One optimizer per network."""
@@ -204,7 +245,7 @@ class LSeSim(Method):
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
         """Forward; with a selector its step; then D, then G."""
         config, draws = self.config, progress.draws
-        fake_BCHW = self.G(batch.a_BCHW)
+        fake_BCHW = self._generated(batch.a_BCHW, draws)
         with torch.no_grad():
             source = self.S.vgg(batch.a_BCHW)
         output = self.S.vgg(fake_BCHW)
@@ -213,8 +254,9 @@ class LSeSim(Method):
         pooled_BCHW = self.pool(fake_BCHW, draws, update.gather)
         update(
             "D",
-            loss=lambda: discriminator_terms(
-                self.D, pooled_BCHW, batch.b_BCHW, mode=config.adversarial
+            loss=lambda: (
+                discriminator_terms(self.D, pooled_BCHW, batch.b_BCHW, mode=config.adversarial)
+                | self._slope_terms(pooled_BCHW, batch.b_BCHW, draws)
             ),
         )
 
@@ -236,6 +278,25 @@ class LSeSim(Method):
         y_BCHW: Tensor = self.G(x_BCHW)
         return y_BCHW
 
+    def _generated(self, x_BCHW: Tensor, draws: Draws) -> Tensor:
+        """G(x), with noise of the step if G takes any."""
+        if isinstance(self.G, ResNetGenerator):
+            return self.translate(x_BCHW)
+        sizes = self.G.noise_sizes(x_BCHW.shape[2], x_BCHW.shape[3])
+        noise = [draws.normal_rows(len(x_BCHW), 1, h, w).to(x_BCHW.device) for h, w in sizes]
+        y_BCHW: Tensor = self.G(x_BCHW, noise)
+        return y_BCHW
+
+    def _slope_terms(self, fake_BCHW: Tensor, real_BCHW: Tensor, draws: Draws) -> Terms:
+        """How far D's slope is from 1 between generated and real images."""
+        if not self.config.slope_weight:
+            return {}
+        share_B111 = draws.uniform_rows(len(real_BCHW), 1, 1, 1)
+        mixed_BCHW = mixed_images(real_BCHW, fake_BCHW, share_B111)
+        with without_autocast(mixed_BCHW):  # second derivatives are too small for 16 bits
+            penalty = slope_penalty(self.D(mixed_BCHW), mixed_BCHW)
+        return {"slope": self.config.slope_weight * penalty}
+
     def _places(self, draws: Draws) -> SharedPlaces:
         return SharedPlaces(draws, self.config.num_patches)
 
@@ -243,7 +304,7 @@ class LSeSim(Method):
         config, terms = self.config, {}
         if not config.identity_structure_weight and not config.identity_weight:
             return {}
-        identity_BCHW = self.G(match_channels(real_BCHW, self.channels[0]))
+        identity_BCHW = self._generated(match_channels(real_BCHW, self.channels[0]), draws)
         if config.identity_structure_weight:
             structure = self.S.distance(
                 self.S.vgg(real_BCHW), self.S.vgg(identity_BCHW), self._places(draws)
@@ -273,3 +334,25 @@ class LSeSim(Method):
                 others.append(ColourChange.drawn(draws)(b_BCHW))
             other = self.S.vgg(torch.cat(others).flip(2, 3))
         return {"contrast": self.S.contrast(source, same, other, self._places(draws))}
+
+
+def _networks(
+    config: LSeSimConfig,
+) -> tuple[
+    ResNetGenerator | StyleGan2Generator, PatchGAN | PixelDiscriminator | StyleGan2Discriminator
+]:
+    """G and D of the kinds that their configurations are."""
+    generator = (
+        StyleGan2Generator(config.generator)
+        if isinstance(config.generator, StyleGan2GeneratorConfig)
+        else ResNetGenerator(config.generator)
+    )
+    judge = (
+        StyleGan2Discriminator(config.discriminator)
+        if isinstance(config.discriminator, StyleGan2DiscriminatorConfig)
+        else discriminator(config.discriminator)
+    )
+    for network in (generator, judge):
+        if not isinstance(network, StyleGan2Generator | StyleGan2Discriminator):
+            initialize(network, config.initialization)
+    return generator, judge

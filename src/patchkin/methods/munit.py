@@ -9,24 +9,26 @@ x_ab = G_B(c_a, s_b), s_b ~ N(0, I), and x_ba likewise,
         + lambda_x (|G_A(c_a, s_a) - a| + |G_B(c_b, s_b) - b|)           images, apart and back
         + lambda_c (|E_B(x_ab) - c_a| + |E_A(x_ba) - c_b|)               contents
         + lambda_s (|E_B(x_ab) - s_b| + |E_A(x_ba) - s_a|)               styles
-        + lambda_cyc (|G_A(E_B(x_ab), s_a) - a| + |G_B(E_A(x_ba), s_b) - b|).
+        + lambda_cyc (|G_A(E_B(x_ab), s_a) - a| + |G_B(E_A(x_ba), s_b) - b|)
+        + lambda_vgg (|norm V(x_ab) - norm V(a)|^2 + |norm V(x_ba) - norm V(b)|^2).
 
 G_A is the autoencoder of domain A: it takes images of A apart, as E_A, and makes images of A. D_A
 judges them. The discriminators learn first, on styles of their own.
 
 Differs from the paper: the released code neither halves the discriminators' loss nor lets the
 gradient stop at a target, and penalises all weights (Adam's L2, 1e-4). Its perceptual loss, for
-512 pixels only, is not here. Its test script stretches every image to the full range of values,
-which no score should be computed from; `translate` does not.
+street scenes of 512 pixels only, reads relu5_3 of a VGG16 in Caffe's weights; here it reads
+torchvision's, which are other numbers. Its test script stretches every image to the full range of
+values, which no score should be computed from; `translate` does not.
 
 Shape suffixes: B images, C channels, H and W pixels, S numbers of a style.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -36,6 +38,7 @@ from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.losses import AdversarialMode, pixel_distance
 from patchkin.losses.latent import code_distance
+from patchkin.losses.pixel import whitened_distance
 from patchkin.method import Direction, Preset, Progress, StyledMethod, Terms, Update
 from patchkin.networks import InitConfig, initialize
 from patchkin.networks.munit import (
@@ -46,11 +49,16 @@ from patchkin.networks.munit import (
     StyleEncoder,
     style_rows,
 )
+from patchkin.networks.vgg import VGG16_WIDTH, VGGFeatures
 from patchkin.randomness import Draws, SeededDraws
 from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.terms.adversary import scale_adversarial_terms, scale_discriminator_terms
 from patchkin.terms.previews import styled_previews
+from patchkin.terms.structure import check_colours
 from patchkin.terms.styled import RELEASED_ADAM, check_one_domain
+
+_RELU5_3 = 12
+"""Among VGG16's rectifiers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +91,15 @@ class MunitConfig:
     cycle_weight: float = 10.0
     """lambda_cyc: there and back with the image's own style (recon_x_cyc_w). Released: 0 for
     edges2shoes and edges2handbags, 10 for photographs."""
+    perceptual_weight: float = 0.0
+    """Of the distance between an image's features and its translation's, without their means and
+    deviations (vgg_w: 1 for synthia2cityscape, else 0)."""
+    features: Literal["vgg16", "random"] = "vgg16"
+    """Of which network. `random` has VGG16's layers with seeded weights that learned nothing."""
+    vgg_weights: str | None = None
+    """File with torchvision's VGG16; needed to train with `perceptual_weight`."""
+    feature_width: int = VGG16_WIDTH
+    """Channels of the first stage; other than 64 only with `random`."""
 
     def __post_init__(self) -> None:
         check_at_least_one(self, "in_channels", "out_channels")
@@ -93,7 +110,11 @@ class MunitConfig:
             "content_weight",
             "style_weight",
             "cycle_weight",
+            "perceptual_weight",
         )
+        if self.perceptual_weight:
+            check_colours(self.in_channels, "in_channels")
+            check_colours(self.out_channels, "out_channels")
 
 
 _PUBLISHED = ScheduleConfig(steps=1_000_000, decay_fraction=0.0, halve_every=100_000)
@@ -111,6 +132,12 @@ PRESETS: Mapping[str, Preset] = {
         method=MunitConfig(cycle_weight=0.0),
         schedule=_PUBLISHED,
         data=_VIEWS,
+    ),
+    "synthia": Preset(
+        summary="synthia2cityscape: 512 pixels, perceptual loss (give --method.vgg-weights)",
+        method=MunitConfig(perceptual_weight=1.0),
+        schedule=_PUBLISHED,
+        data=DataConfig(size=512, load_size=512, preprocess="shortside_and_crop"),
     ),
     "toy": Preset(
         summary="a small MUNIT for the built-in toy set, minutes on a CPU",
@@ -165,12 +192,26 @@ class Munit(StyledMethod):
         self.multiple_of = self.G_A.multiple_of
         self.min_size = self.G_A.min_size
         self.min_training_size = max(self.G_A.min_size, self.D_A.min_size, StyleEncoder.min_size)
+        if config.perceptual_weight:
+            self.vgg = VGGFeatures(
+                (_RELU5_3,),
+                weights=config.vgg_weights,
+                random=config.features == "random",
+                width=config.feature_width,
+            )
+            # A map of one place has nothing left without its mean.
+            self.min_training_size = max(self.min_training_size, 2 * self.vgg.min_size)
 
     def adam(self) -> dict[str, AdamConfig]:
         """One optimizer per network."""
         config = self.config
         generators = dict.fromkeys(("G_A", "G_B"), config.generator_adam)
         return generators | dict.fromkeys(("D_A", "D_B"), config.discriminator_adam)
+
+    def prepare(self, batches: Iterable[UnpairedBatch], draws: Draws) -> None:
+        """Read VGG16's weights, so that a missing file is noticed at once."""
+        if self.config.perceptual_weight:
+            self.vgg.make_ready()
 
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
         """Both discriminators on translations in styles of their own, then both generators."""
@@ -270,4 +311,12 @@ class Munit(StyledMethod):
                 "cycle_A": config.cycle_weight * pixel_distance(cycled_a_BCHW, batch.a_BCHW),
                 "cycle_B": config.cycle_weight * pixel_distance(cycled_b_BCHW, batch.b_BCHW),
             }
+        if config.perceptual_weight:
+            for domain, real_BCHW, fake_BCHW in (
+                ("A", batch.a_BCHW, fakes["B"]),
+                ("B", batch.b_BCHW, fakes["A"]),
+            ):
+                (output_BCHW,), (target_BCHW,) = self.vgg(fake_BCHW), self.vgg(real_BCHW)
+                distance = whitened_distance(output_BCHW, target_BCHW)
+                terms[f"perceptual_{domain}"] = config.perceptual_weight * distance
         return terms

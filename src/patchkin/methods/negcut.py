@@ -7,7 +7,10 @@ the head F minimise,
     L_N = -(L_NCE(A, G(A)) + L_NCE(B, G(B))) / 2 - lambda_MS diversity,
     L_G = L_GAN + (L_NCE(A, G(A)) + L_NCE(B, G(B))) / 2.
 
-The embedding that N sees is that of a momentum copy of F, taken at every place of the map.
+The embedding that N sees is that of a momentum copy of F, taken at every place of the map. The
+released code has three other kinds of negatives (`negatives_of`). How they are scaled and how wide
+their layers are is not recorded: here all negatives have unit length, and hidden layers the width
+of an embedded patch.
 
 Differs from what one would expect, as released: with the identity term only its negatives count for
 the diversity (`diversity_of`); the copy starts from weights of its own (`copied_start`); in the
@@ -22,7 +25,7 @@ Shape suffixes: B images, C channels, H and W pixels, K patches, P negatives.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple, final
 
@@ -54,7 +57,7 @@ from patchkin.networks import (
     patch_maps,
 )
 from patchkin.networks.momentum import follow
-from patchkin.networks.negative_generator import NegativeGenerator
+from patchkin.networks.negative_generator import FreeNegatives, NegativeGenerator
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.terms.adversary import adversarial_terms, discriminator_terms
@@ -86,6 +89,10 @@ class NegCutConfig:
     """Length of an embedded patch."""
     num_patches: int = 256
     """P: places drawn per tap, fewer if the map has fewer, and negatives per tap, never fewer."""
+    negatives_of: Literal["momentum", "projection", "features", "free"] = "momentum"
+    """What makes an image's negatives: N from the mean embedding by the copy of F, or by F itself
+    (released: neg_gen_al), N from the features with convolutions of its own (neg_gen), or nothing:
+    rows that are learned, the same for all images (neg_param)."""
     noise_width: int = 64
     """Numbers of noise per negative (released: z_dim)."""
     temperature: float = 0.07
@@ -154,7 +161,7 @@ class _Seen(NamedTuple):
     queries: list[Tensor]
     """Features of the outputs per tap."""
     descriptions: list[Tensor]
-    """Mean embedding of each input per tap, [B, C]."""
+    """What N sees of each input per tap: a mean embedding [B, C], or the features."""
 
     def detached(self) -> _Seen:
         """The same without graph."""
@@ -181,13 +188,16 @@ class NegCut(Method):
         self.G = ResNetGenerator(config.generator)
         self.D = discriminator(config.discriminator)
         self.F = ProjectionHead(self.G.tap_channels(config.taps), config.head_width)
-        self.F_average = copy.deepcopy(self.F)
-        self.N = NegativeGenerator(len(config.taps), config.head_width, config.noise_width)
+        averaging = config.negatives_of == "momentum"
+        if averaging:
+            self.F_average = copy.deepcopy(self.F)
+        self.N = _negatives(config, self.G.tap_channels(config.taps))
         for network in self.children():
             initialize(network, config.initialization)
-        if config.copied_start:
-            self.F_average.load_state_dict(self.F.state_dict())
-        self.F_average.requires_grad_(False)
+        if averaging:
+            if config.copied_start:
+                self.F_average.load_state_dict(self.F.state_dict())
+            self.F_average.requires_grad_(False)
         self.channels = (config.generator.in_channels, config.generator.out_channels)
         self.multiple_of = self.G.multiple_of
         self.min_size = self.G.min_size
@@ -215,7 +225,8 @@ class NegCut(Method):
         )
         update("N", loss=lambda: self._negatives_terms(alone, draws))
         update("G", "F", loss=lambda: self._generator_terms(fake_BCHW, seen, draws))
-        follow(self.F_average, self.F, momentum=self.config.head_momentum)
+        if self.config.negatives_of == "momentum":
+            follow(self.F_average, self.F, momentum=self.config.head_momentum)
 
     def translate(self, x_BCHW: Tensor) -> Tensor:
         """G(x)."""
@@ -261,12 +272,18 @@ class NegCut(Method):
         return outputs_BCHW, _Seen(keys, queries, self._described(keys))
 
     def _described(self, features: list[Tensor]) -> list[Tensor]:
-        """The mean over all places of the embedding by the copy of F."""
+        """The mean over all places of the embedding by F or its copy, or what N pools itself."""
+        if self.config.negatives_of in ("features", "free"):
+            return features
+        head = self.F_average if self.config.negatives_of == "momentum" else self.F
         everywhere = [
             torch.arange(feature.shape[2] * feature.shape[3], device=feature.device)
             for feature in features
         ]
-        return [rows_BKC.mean(dim=1) for rows_BKC in self.F_average(features, everywhere)]
+        described = [rows_BKC.mean(dim=1) for rows_BKC in head(features, everywhere)]
+        if self.config.detached_negatives:
+            return [description_BC.detach() for description_BC in described]
+        return described
 
     def _negatives_terms(self, seen: Mapping[str, _Seen], draws: Draws) -> Terms:
         """The contrast with its sign turned, and the diversity."""
@@ -301,3 +318,15 @@ class NegCut(Method):
             for pair, negative_BPC in zip(pairs, negatives, strict=True)
         )
         return contrast, negatives
+
+
+def _negatives(config: NegCutConfig, channels: Sequence[int]) -> NegativeGenerator | FreeNegatives:
+    """N, for taps of these channels."""
+    if config.negatives_of == "free":
+        return FreeNegatives(len(channels), config.num_patches, config.head_width)
+    return NegativeGenerator(
+        len(channels),
+        config.head_width,
+        config.noise_width,
+        channels if config.negatives_of == "features" else None,
+    )

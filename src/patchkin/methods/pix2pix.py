@@ -5,6 +5,10 @@ patch by patch, and the generator must also come close to the given translation,
 
     L_G = L_GAN(D(a, G(a))) + lambda_L1 |G(a) - b|.
 
+With a residual generator, hinge loss and a discriminator twice as wide it is the teacher of GAN
+Compression (Li et al., CVPR 2020) and of Table 2 of Jung, Kwon and Ye (CVPR 2022), from which
+`patchkin compress distill` takes its students (presets `teacher-...`).
+
 Differs from the paper: its runs have a constant learning rate (preset `paper`), the released code
 lets it fall over the second half. Both leave dropout on when translating; here that is an option.
 Batch norm mixes the images of a batch, as released; with batches of one, as published, it is an
@@ -17,9 +21,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, final
+from typing import Annotated, ClassVar, final
 
 import torch
+import tyro
 from torch import Tensor
 
 from patchkin.config import check_not_negative
@@ -31,6 +36,8 @@ from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
     InitConfig,
     PatchGANConfig,
+    ResNetConfig,
+    ResNetGenerator,
     UNet,
     UNetConfig,
     discriminator,
@@ -44,7 +51,10 @@ from patchkin.terms.adversary import adversarial_terms, discriminator_terms
 class Pix2PixConfig:
     """Defaults are the released pix2pix."""
 
-    generator: UNetConfig = field(default_factory=UNetConfig)
+    generator: Annotated[UNetConfig | ResNetConfig, tyro.conf.AvoidSubcommands] = field(
+        default_factory=UNetConfig
+    )
+    """A U-Net, or CycleGAN's residual generator, which can be a teacher. Its fields tell which."""
     discriminator: PatchGANConfig = field(
         default_factory=lambda: PatchGANConfig(in_channels=6, norm="batch", antialias=False)
     )
@@ -66,6 +76,22 @@ class Pix2PixConfig:
             )
 
 
+def _teacher(summary: str, epochs: int, decaying: int, content_weight: float) -> Preset:
+    """Of published students; `content_weight` is the published lambda_L1 of the data set."""
+    method = Pix2PixConfig(
+        generator=ResNetConfig(antialias_down=False, antialias_up=False),
+        discriminator=PatchGANConfig(in_channels=6, ndf=128, antialias=False),
+        adversarial="hinge",
+        content_weight=content_weight,
+    )
+    return Preset(
+        summary=summary,
+        method=method,
+        schedule=ScheduleConfig(epochs=epochs, decay_fraction=decaying / epochs),
+        data=DataConfig(direction="BtoA", jitter_in_decay=True),
+    )
+
+
 PRESETS: Mapping[str, Preset] = {
     "released": Preset(
         summary="released pix2pix: U-Net for 256 pixels, lambda_L1 100, 100 + 100 epochs",
@@ -84,6 +110,18 @@ PRESETS: Mapping[str, Preset] = {
         method=Pix2PixConfig(generator=UNetConfig(dropout_at_test=True)),
         schedule=ScheduleConfig(epochs=200, decay_fraction=0.0),
         data=DataConfig(jitter_in_decay=True),
+    ),
+    "teacher-map2sat": _teacher(
+        "teacher of map2sat: 9 residual blocks, hinge, ndf 128, lambda_L1 10, 100 + 200 epochs",
+        epochs=300,
+        decaying=200,
+        content_weight=10.0,
+    ),
+    "teacher-cityscapes": _teacher(
+        "teacher of cityscapes: 9 residual blocks, hinge, ndf 128, 100 + 150 epochs",
+        epochs=250,
+        decaying=150,
+        content_weight=100.0,
     ),
     "toy": Preset(
         summary="a small pix2pix for the built-in toy set with its true pairs, minutes on a CPU",
@@ -115,7 +153,11 @@ class Pix2Pix(Method):
     def __init__(self, config: Pix2PixConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or Pix2PixConfig()
-        self.G = UNet(config.generator)
+        self.G: UNet | ResNetGenerator = (
+            UNet(config.generator)
+            if isinstance(config.generator, UNetConfig)
+            else ResNetGenerator(config.generator)
+        )
         self.D = discriminator(config.discriminator)
         for network in (self.G, self.D):
             initialize(network, config.initialization)

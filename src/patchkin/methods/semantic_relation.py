@@ -9,10 +9,11 @@ patch contrast whose denominator holds no positive and whose negatives count the
 input itself holds them for similar.
 
 Differs from the paper: the released code weights the negatives inside the exponent and divides by
-gamma where Eq. 5 multiplies outside of it; `weights` chooses, and gamma is given as the divisor
-(the paper's gamma is its inverse). SRC is a sum over patches, so `relation_weight` goes with
-`num_patches`. The identity branch has hDCE and no SRC, as released. The released code fails for
-batches beyond 1 and for maps with fewer places than patches; here both are per-image definitions.
+gamma where Eq. 5 multiplies outside of it; `negatives` chooses, and gamma is given as the divisor
+(the paper's gamma is its inverse; `gamma_linear_in` says which of both changes linearly). SRC is a
+sum over patches, so `relation_weight` goes with `num_patches`. The identity branch has hDCE and no
+SRC, as released. The released code fails for batches beyond 1 and for maps with fewer places than
+patches; here both are per-image definitions.
 
 Shape suffixes: B images, C channels, H and W pixels, K patches.
 """
@@ -46,7 +47,7 @@ from patchkin.networks import (
     match_channels,
     patch_maps,
 )
-from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
+from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.terms.branches import Branches, Order, Pairs, at_once, of_branch
 from patchkin.terms.one_sided import (
     TOY,
@@ -54,12 +55,18 @@ from patchkin.terms.one_sided import (
     one_sided_adversarial_terms,
     one_sided_discriminator_terms,
 )
-from patchkin.terms.patches import embedded_pairs
+from patchkin.terms.patches import (
+    HardNegativesConfig,
+    chosen_places,
+    embedded_pairs,
+    guiding_logits,
+    hardness,
+)
 from patchkin.terms.previews import one_sided_previews
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SemanticRelationConfig(OneSidedConfig):
+class SemanticRelationConfig(OneSidedConfig, HardNegativesConfig):
     """Defaults are the published horse-to-zebra values."""
 
     relation_weight: float = 0.05
@@ -69,14 +76,9 @@ class SemanticRelationConfig(OneSidedConfig):
     """InfoNCE, or the decoupled form without the positive in the denominator (Eq. 6; Table 3)."""
     contrast_weight: float = 0.1
     """lambda_hDCE; with `identity` each of both contrasts counts half (released: dce_idt)."""
-    hard_negatives: bool = True
-    """Weight the negatives by the input's own similarities (Table 3)."""
-    weights: Literal["released", "paper"] = "released"
-    """Inside the exponent and scaled to a maximum of 1, or outside it with a mean of 1 (Eq. 5)."""
-    gamma_divisor_start: float = 50.0
-    """Divides similarities: large is gentle. The paper's gamma is 1 / divisor."""
-    gamma_divisor_end: float = 10.0
-    """At the end of the run; linear in between."""
+    relation_reduction: Literal["sum", "mean"] = "sum"
+    """Of SRC over patches. `mean` with lambda_SRC * num_patches is the same where a map has enough,
+    and does not weigh small maps less."""
     gamma_divisor_late: float | None = None
     """If set, replaces the line late in the run (released: step_gamma)."""
     gamma_late_from: float = 0.5
@@ -89,7 +91,8 @@ class SemanticRelationConfig(OneSidedConfig):
 
     def __post_init__(self) -> None:
         OneSidedConfig.__post_init__(self)
-        check_positive(self, "gamma_divisor_start", "gamma_divisor_end", "gamma_divisor_late")
+        HardNegativesConfig.__post_init__(self)
+        check_positive(self, "gamma_divisor_late")
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -101,6 +104,10 @@ PRESETS: Mapping[str, Preset] = {
         summary="published, labels to photos: lambda_SRC 0.1, gamma divisor 1 in the second half",
         method=SemanticRelationConfig(relation_weight=0.1, gamma_divisor_late=1.0),
         data=DataConfig(direction="BtoA"),
+    ),
+    "paper": Preset(
+        summary="as printed: weights outside the exponent, gamma itself linear from 0.02 to 0.1",
+        method=SemanticRelationConfig(negatives="paper", gamma_linear_in="gamma"),
     ),
     "stable": Preset(
         summary="ours: horse2zebra with averaged weights and R1, which were measured to help",
@@ -140,9 +147,10 @@ class SemanticRelation(Method):
             initialize(network, config.initialization)
         self.contrast = Contrast(
             form=config.contrast,
-            negatives=config.weights if config.hard_negatives else "uniform",
+            negatives=config.resolved_negatives(),
             temperature=config.temperature,
             all_negatives=config.all_negatives,
+            transport=config.transport,
         )
         self.channels = (config.generator.in_channels, config.generator.out_channels)
         self.multiple_of = self.G.multiple_of
@@ -172,9 +180,16 @@ class SemanticRelation(Method):
                 terms |= one_sided_adversarial_terms(self.D, fake_BCHW, config, draws)
             queries = self.G.encode(match_channels(outputs_BCHW, self.channels[0]), config.taps)
             # At the places of all images of the step, in both branches, as released.
-            pairs = embedded_pairs(
-                queries, keys, places.on(keys), query_head=self.F, key_head=self.F
+            chosen = chosen_places(
+                keys,
+                config.taps,
+                config,
+                draws,
+                drawn=places.on(keys),
+                logits_B1hw=guiding_logits(self.D, outputs_BCHW, config),
+                branches=len(names),
             )
+            pairs = embedded_pairs(queries, keys, chosen, query_head=self.F, key_head=self.F)
             if "contrast" in names:
                 terms |= self._relation_terms(of_branch(pairs, names, "contrast"))
             for name in names:
@@ -206,10 +221,9 @@ class SemanticRelation(Method):
 
     def gamma_divisor(self, progress: Progress) -> float:
         """The hardness of the negatives at this point of the curriculum."""
-        return gamma_curriculum(
+        return hardness(
+            self.config,
             progress.fraction,
-            self.config.gamma_divisor_start,
-            self.config.gamma_divisor_end,
             late=self.config.gamma_divisor_late,
             late_from=self.config.gamma_late_from,
         )
@@ -223,7 +237,9 @@ class SemanticRelation(Method):
         """SRC (Eq. 3) between patches w of G(A) and z of A."""
         if not self.config.relation_weight:
             return {}
-        relation = mean_over_taps(relation_consistency(*pair) for pair in pairs)
+        relation = mean_over_taps(
+            relation_consistency(*pair, reduction=self.config.relation_reduction) for pair in pairs
+        )
         return {"relation": self.config.relation_weight * relation}
 
     def _contrast_terms(self, name: str, pairs: Pairs, update: Update, progress: Progress) -> Terms:

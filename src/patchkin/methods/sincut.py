@@ -41,6 +41,7 @@ from patchkin.losses import (
     patch_contrast,
     relation_consistency,
 )
+from patchkin.losses.contrast import Negatives
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
     InitConfig,
@@ -57,17 +58,24 @@ from patchkin.networks import (
     patch_maps,
 )
 from patchkin.randomness import Draws
-from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
+from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.terms.adversary import adversarial_terms, discriminator_terms
 from patchkin.terms.identity import identity_terms
-from patchkin.terms.patches import check_patches, embedded_pairs
+from patchkin.terms.patches import (
+    PatchContrastConfig,
+    check_patches,
+    check_places,
+    chosen_places,
+    embedded_pairs,
+    hardness,
+)
 from patchkin.terms.previews import one_sided_previews
 
 _ADAM = AdamConfig(learning_rate=2e-3, beta1=0.0, beta2=0.99)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SinCutConfig:
+class SinCutConfig(PatchContrastConfig):
     """Defaults are the released SinCUT."""
 
     generator: StyleGan2GeneratorConfig = field(default_factory=StyleGan2GeneratorConfig)
@@ -92,7 +100,6 @@ class SinCutConfig:
     head_width: int = 256
     """Length of an embedded patch."""
     num_patches: int = 1
-    """Places drawn per tap, shared by the images of a batch; fewer if the map has fewer."""
     all_negatives: bool = True
     """Compare with the patches of the whole batch rather than of the same image."""
     temperature: float = 0.07
@@ -104,16 +111,24 @@ class SinCutConfig:
     relation_weight: float = 10.0
     """lambda_SRC, a weight of a sum over all patches that are compared, so it goes with the batch
     size; with `contrast` relation only."""
+    relation_reduction: Literal["sum", "mean"] = "sum"
+    """Of SRC over the patches that are compared; a mean does not depend on the batch size."""
+    negatives: Negatives | None = None
+    """What negatives weigh: all the same, by the inputs' similarities as `released` elsewhere or as
+    in the `paper` of semantic relation, or by optimal transport (MoNCE). By default uniform for
+    PatchNCE, and for `contrast` relation as `weights`, its older name, says."""
     weights: Literal["released", "fixed"] = "released"
-    """Of hard negatives, with `contrast` relation only: all 1 as in the released code, or by the
-    similarities of the inputs' patches, which was meant."""
+    """Of hard negatives, with `contrast` relation only: all 1 as in the released single-image code,
+    or by the similarities of the inputs' patches, which was meant (`negatives` released)."""
     gamma_divisor_start: float = 200.0
-    """Hardness of negatives, with `weights` fixed only: large is gentle."""
     gamma_divisor_end: float = 40.0
-    """At the end of the run; linear in between."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "temperature", "gamma_divisor_start", "gamma_divisor_end")
+        PatchContrastConfig.__post_init__(self)
+        check_positive(self, "temperature")
+        check_places(self, self.taps, discriminator=self.discriminator)
+        if self.negatives is not None and self.weights != "released":
+            raise ConfigError("`negatives` replaces `weights`: give it alone.")
         check_patches(self.taps, self.num_patches)
         if self.num_patches == 1 and not self.all_negatives:
             raise ConfigError(
@@ -121,7 +136,8 @@ class SinCutConfig:
                 "`num_patches` to 2 or more."
             )
         several = self.num_patches > 1 or not self.all_negatives
-        if self.contrast == "relation" and self.weights == "released" and several:
+        void = self.negatives is None and self.weights == "released"
+        if self.contrast == "relation" and void and several:
             raise ConfigError(
                 "The released weights are void for one patch per image and undefined for more; "
                 "set `weights` fixed."
@@ -188,10 +204,12 @@ class SinCut(Method):
         self.F = ProjectionHead(self.G.tap_channels(config.taps), config.head_width)
         initialize(self.F, config.head_initialization)
         weighed = config.contrast == "relation" and config.weights == "fixed"
+        by_default: Negatives = "released" if weighed else "uniform"
         self.contrast = Contrast(
             form="dce" if config.contrast == "relation" else "nce",
-            negatives="released" if weighed else "uniform",
+            negatives=config.negatives or by_default,
             temperature=config.temperature,
+            transport=config.transport,
         )
         self.channels = (config.generator.in_channels, config.generator.out_channels)
         self.multiple_of = self.G.multiple_of
@@ -220,7 +238,7 @@ class SinCut(Method):
             )
             queries = self.G.encode(match_channels(outputs_BCHW, self.channels[0]), config.taps)
             if config.contrast == "nce":
-                terms |= self._nce_terms(queries, keys, len(batch), progress.draws)
+                terms |= self._nce_terms(queries, keys, len(batch), progress)
             else:
                 terms |= self._semantic_terms(queries, keys, len(batch), update, progress)
             return terms | identity_terms(
@@ -256,9 +274,7 @@ class SinCut(Method):
 
     def gamma_divisor(self, progress: Progress) -> float:
         """The hardness of the negatives at this point of the curriculum."""
-        return gamma_curriculum(
-            progress.fraction, self.config.gamma_divisor_start, self.config.gamma_divisor_end
-        )
+        return hardness(self.config, progress.fraction)
 
     def _noise(self, x_BCHW: Tensor, draws: Draws) -> list[Tensor]:
         height, width = x_BCHW.shape[-2:]
@@ -266,16 +282,16 @@ class SinCut(Method):
         return [draws.normal_rows(len(x_BCHW), 1, h, w).to(x_BCHW.device) for h, w in sizes]
 
     def _nce_terms(
-        self, queries: list[Tensor], keys: list[Tensor], num_images: int, draws: Draws
+        self, queries: list[Tensor], keys: list[Tensor], num_images: int, progress: Progress
     ) -> Terms:
         """PatchNCE of A with G(A) and of B with G(B), each at places of its own, as released."""
         config, terms = self.config, {}
         branches = {"nce": slice(0, num_images), "identity_nce": slice(num_images, None)}
         for name, branch in branches.items():
-            places = draw_places(keys, config.num_patches, draws)
+            drawn = draw_places(keys, config.num_patches, progress.draws)
             contrast = mean_over_taps(
-                patch_contrast(*pair, self.contrast)
-                for pair in self._embedded(queries, keys, branch, places)
+                patch_contrast(*pair, self.contrast, gamma_divisor=self.gamma_divisor(progress))
+                for pair in self._embedded(queries, keys, branch, drawn, progress.draws)
             )
             terms[name] = 0.5 * config.contrast_weight * contrast
         return terms
@@ -290,14 +306,17 @@ class SinCut(Method):
     ) -> Terms:
         """SRC of A with G(A); hDCE of A with G(A) and of B with G(B), at the same places."""
         config, terms = self.config, {}
-        places = draw_places(keys, config.num_patches, progress.draws)
+        drawn = draw_places(keys, config.num_patches, progress.draws)
         source, target = slice(0, num_images), slice(num_images, None)
         pairs = {
-            "contrast": self._embedded(queries, keys, source, places),
-            "identity_contrast": self._embedded(queries, keys, target, places),
+            "contrast": self._embedded(queries, keys, source, drawn, progress.draws),
+            "identity_contrast": self._embedded(queries, keys, target, drawn, progress.draws),
         }
         if config.relation_weight:
-            relation = mean_over_taps(relation_consistency(*pair) for pair in pairs["contrast"])
+            relation = mean_over_taps(
+                relation_consistency(*pair, reduction=config.relation_reduction)
+                for pair in pairs["contrast"]
+            )
             terms["relation"] = config.relation_weight * relation
         gamma_divisor = self.gamma_divisor(progress)
         for name, rows in pairs.items():
@@ -311,18 +330,24 @@ class SinCut(Method):
         return terms
 
     def _embedded(
-        self, queries: list[Tensor], keys: list[Tensor], branch: slice, places: list[Tensor]
+        self,
+        queries: list[Tensor],
+        keys: list[Tensor],
+        branch: slice,
+        drawn: list[Tensor],
+        draws: Draws,
     ) -> list[tuple[Tensor, Tensor]]:
         """Patches of outputs and inputs at the same places, per tap; those that are compared with
         each other in one row: of an image, or (`all_negatives`) of the batch.
         """
+        config, own_keys = self.config, [key[branch] for key in keys]
         pairs = embedded_pairs(
             [query[branch] for query in queries],
-            [key[branch] for key in keys],
-            places,
+            own_keys,
+            chosen_places(own_keys, config.taps, config, draws, drawn=drawn),
             query_head=self.F,
             key_head=self.F,
         )
-        if not self.config.all_negatives:
+        if not config.all_negatives:
             return pairs
         return [(query.flatten(0, 1)[None], key.flatten(0, 1)[None]) for query, key in pairs]

@@ -61,8 +61,14 @@ from patchkin.networks.starganv2 import (
     style_of,
 )
 from patchkin.randomness import Draws
-from patchkin.schedules import AdamConfig, ScheduleConfig, gamma_curriculum
-from patchkin.terms.patches import embedded_pairs
+from patchkin.schedules import AdamConfig, ScheduleConfig
+from patchkin.terms.patches import (
+    HardNegativesConfig,
+    check_places,
+    chosen_places,
+    embedded_pairs,
+    hardness,
+)
 from patchkin.terms.starganv2 import (
     TOY,
     StyleConfig,
@@ -82,7 +88,7 @@ _SELECTOR_ADAM = AdamConfig(learning_rate=1e-4, beta1=0.0, beta2=0.99)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StarGanV2RelationConfig(StyleConfig):
+class StarGanV2RelationConfig(StyleConfig, HardNegativesConfig):
     """Defaults are the paper's; what it does not tell is as released for Seasons."""
 
     networks: StyleNetworksConfig = field(
@@ -102,8 +108,6 @@ class StarGanV2RelationConfig(StyleConfig):
     """Blocks of G's encoder whose maps are compared (released; the paper names none)."""
     head_width: int = 256
     """Length of an embedded patch."""
-    num_patches: int = 256
-    """K: places drawn per layer, shared by the images of a batch; fewer if the map has fewer."""
     relation_weight: float = 0.8
     """lambda_SRC, of a sum over patches and a mean over images (released: 0.1, of the sum of 8)."""
     contrast: Literal["nce", "dce"] = "dce"
@@ -112,19 +116,16 @@ class StarGanV2RelationConfig(StyleConfig):
     """lambda_hDCE (1 for Seasons, 0.1 for Weather)."""
     temperature: float = 0.07
     """tau of the contrast."""
-    hard_negatives: bool = True
-    """Weight the negatives by the constant side's own similarities."""
-    weights: Literal["released", "paper"] = "released"
-    """Inside the exponent and scaled to a maximum of 1, or outside it with a mean of 1 (Eq. 5)."""
-    gamma_divisor_start: float = 50.0
-    """Divides similarities: large is gentle. The paper's gamma is 1 / divisor."""
+    relation_reduction: Literal["sum", "mean"] = "sum"
+    """Of SRC over patches; `mean` with lambda_SRC * num_patches is the same."""
     gamma_divisor_end: float = 1.0
-    """At the end of the run; linear in between."""
 
     def __post_init__(self) -> None:
         StyleConfig.__post_init__(self)
+        HardNegativesConfig.__post_init__(self)
         check_at_least_one(self, "num_patches", "head_width")
-        check_positive(self, "temperature", "gamma_divisor_start", "gamma_divisor_end")
+        check_positive(self, "temperature")
+        check_places(self, self.layers, discriminator=None)
         if self.content == "lsesim":
             check_colours(self.networks.channels, "channels")
 
@@ -155,6 +156,10 @@ PRESETS: Mapping[str, Preset] = {
     "lsesim": _published(
         "the paper's baseline: StarGAN v2 with LSeSim in place of SRC and hDCE",
         StarGanV2RelationConfig(content="lsesim"),
+    ),
+    "celeba-hq": _published(
+        "ours, as `paper`, for two domains of faces: lambda_ds 1 as StarGAN v2's",
+        StarGanV2RelationConfig(networks=StyleNetworksConfig(num_domains=2), diversity_weight=1.0),
     ),
     "toy": Preset(
         summary="a small model for three domains of 64 pixels, minutes on a CPU",
@@ -200,8 +205,9 @@ class StarGanV2Relation(StyledMethod):
         self.E, self.D = StyleEncoder(sizes), DomainDiscriminator(sizes)
         self.contrast = Contrast(
             form=config.contrast,
-            negatives=config.weights if config.hard_negatives else "uniform",
+            negatives=config.resolved_negatives(),
             temperature=config.temperature,
+            transport=config.transport,
         )
         if config.content == "relation":
             self.P = ProjectionHead(self.G.tap_channels(config.layers), config.head_width)
@@ -258,9 +264,7 @@ class StarGanV2Relation(StyledMethod):
         patches = config.structure if config.content == "lsesim" else config
         return _Pass(
             diversity_weight=diversity_weight(config, step, total_steps),
-            gamma_divisor=gamma_curriculum(  # the release counts steps from 0 here
-                step / total_steps, config.gamma_divisor_start, config.gamma_divisor_end
-            ),
+            gamma_divisor=hardness(config, step / total_steps),  # released: from step 0 here
             places=SharedPlaces(progress.draws, patches.num_patches),
         )
 
@@ -342,10 +346,11 @@ class StarGanV2Relation(StyledMethod):
         config = self.config
         sides = (fake_maps, maps) if config.direction == "paper" else (maps, fake_maps)
         queries, keys = ([side[layer] for layer in config.layers] for side in sides)
-        pairs = embedded_pairs(
-            queries, keys, shared.places.on(keys), query_head=self.P, key_head=self.P
+        places = chosen_places(keys, config.layers, config, drawn=shared.places.on(keys))
+        pairs = embedded_pairs(queries, keys, places, query_head=self.P, key_head=self.P)
+        relation = mean_over_taps(
+            relation_consistency(*pair, reduction=config.relation_reduction) for pair in pairs
         )
-        relation = mean_over_taps(relation_consistency(*pair) for pair in pairs)
         rows = [
             patch_contrast(*pair, self.contrast, gamma_divisor=shared.gamma_divisor)
             for pair in pairs

@@ -14,11 +14,13 @@ from patchkin.networks.patchgan import (
 )
 from patchkin.networks.projection import (
     PatchMap,
+    Places,
     ProjectionHead,
     SharedPlaces,
     draw_places,
     gather_places,
     patch_maps,
+    patches_at,
     unit_rows,
 )
 from patchkin.networks.resampling import BlurDownsample, BlurUpsample, ReflectionPad2d
@@ -68,6 +70,7 @@ __all__ = [
     "PatchGANConfig",
     "PatchMap",
     "PixelDiscriminator",
+    "Places",
     "ProjectionHead",
     "ReflectionPad2d",
     "ResNetBlock",
@@ -100,6 +103,7 @@ __all__ = [
     "norm_layer",
     "parse_channels",
     "patch_maps",
+    "patches_at",
     "pool_pair",
     "stack_taps",
     "unit_rows",

@@ -19,13 +19,16 @@ attends to (all H * W places, or the P = window^2 of a window), and for entropie
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from patchkin.config import check_at_least_one
 from patchkin.errors import ConfigError, ShapeError, nearest
 from patchkin.networks.places import select_each
 from patchkin.numerics import widened, without_autocast
@@ -42,6 +45,49 @@ _BLOCK_NUMBERS = 2**22
 """Numbers of logits or windows formed at a time."""
 _TINY_LOGARITHM = -80.0
 """Below, ln(1 + e^a) is e^a to more digits than there are, and would soon underflow."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionConfig:
+    """What `route_by_attention` is given, and where. Defaults are the published command's.
+
+    The gradient through the attention is not on offer here: methods keep no graph of the side that
+    is held constant.
+
+    >>> AttentionConfig().routed((0, 4, 8, 12, 16)), AttentionConfig(taps=(4,)).routed((0, 4, 8))
+    (frozenset({16, 12}), frozenset({4}))
+    """
+
+    mode: AttentionMode = "global"
+    """Attend to the map, to a window around each place (local), or choose places by the window and
+    route over the map (local_global)."""
+    taps: tuple[int, ...] | None = None
+    """Layers where places are chosen so; the others draw them. By default the last two that are
+    compared, which in CUT's generator are the published 12 and 16."""
+    window: int = 7
+    """Side of the window of the local modes, odd."""
+    layout: WindowLayout = "window"
+    """`released` mixes channels and places, as the released local modes do. For parity only."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "window")
+        if self.window % 2 == 0:
+            raise ConfigError(f"`window` must be odd, 1, 3, 5, ...; got {self.window}.")
+
+    def routed(self, taps: Sequence[int]) -> frozenset[int]:
+        """Those of the layers that are compared where attention chooses.
+
+        Raises:
+            ConfigError: one is named that is not compared.
+        """
+        chosen = tuple(taps)[-2:] if self.taps is None else self.taps
+        absent = sorted(set(chosen) - set(taps))
+        if absent:
+            raise ConfigError(
+                f"`attention.taps` must be among the layers that are compared, "
+                f"{', '.join(map(str, taps))}; got {', '.join(map(str, absent))}."
+            )
+        return frozenset(chosen)
 
 
 class AttentionRouting(NamedTuple):

@@ -7,12 +7,30 @@ Shape suffixes: B images, C channels, H and W pixels of a map, K places.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from patchkin.config import check_at_least_one
 from patchkin.errors import ConfigError, ShapeError
 from patchkin.numerics import widened
 from patchkin.randomness import Draws
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuidanceConfig:
+    """What `guided_places` is given. Defaults are EnCo's."""
+
+    oversampling: int = 4
+    """Candidates per place."""
+    random_share: float = 0.5
+    """Of the places, those that are drawn all the same."""
+
+    def __post_init__(self) -> None:
+        check_at_least_one(self, "oversampling")
+        if not 0 <= self.random_share <= 1:
+            raise ConfigError(f"`random_share` must be in [0, 1]; got {self.random_share}.")
 
 
 def gather_each(feature_BCHW: Tensor, places_BK: Tensor) -> Tensor:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from patchkin.errors import ShapeError
+from patchkin.networks.attention import AttentionRouting
 from patchkin.networks.cpu.layout import layout_of
+from patchkin.networks.places import gather_each
 from patchkin.numerics import unit_rows, without_autocast
 from patchkin.randomness import Draws
 
@@ -53,6 +55,28 @@ def gather_places(feature_BCHW: Tensor, places_K: Tensor) -> Tensor:
         return feature_BCHW.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, places_K)
     # Index the last axis: permuting first would hand channels-last gradients to the layer below.
     return feature_BCHW.flatten(2).index_select(2, places_K).mT
+
+
+Places: TypeAlias = Tensor | AttentionRouting
+"""Where a map is read: positions [K] shared by the images, [B, K] of each image, or those that
+attention chose, with what it makes of the features there."""
+
+
+def patches_at(feature_BCHW: Tensor, places: Places) -> Tensor:
+    """The feature vectors at places of any kind, [B, K, C].
+
+    >>> import torch
+    >>> map_BCHW = torch.arange(4.0).reshape(2, 1, 1, 2)
+    >>> patches_at(map_BCHW, torch.tensor([1])).flatten().tolist()
+    [1.0, 3.0]
+    >>> patches_at(map_BCHW, torch.tensor([[1], [0]])).flatten().tolist()
+    [1.0, 2.0]
+    """
+    if isinstance(places, AttentionRouting):
+        return places.rows(feature_BCHW)
+    if places.ndim == 2:
+        return gather_each(feature_BCHW, places)
+    return gather_places(feature_BCHW, places)
 
 
 def draw_places(features: Sequence[Tensor], num_patches: int, draws: Draws) -> list[Tensor]:
@@ -119,12 +143,12 @@ class ProjectionHead(nn.Module):
             for count in channels
         )
 
-    def forward(self, features: Sequence[Tensor], places: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, features: Sequence[Tensor], places: Sequence[Places]) -> list[Tensor]:
         """Embed the patches at `places`.
 
         Args:
             features: a map [B, C, H, W] per tap; receive the gradient.
-            places: int64 positions [K] per tap, shared by the images.
+            places: per tap: int64 positions [K] shared by the images, or any other `Places`.
 
         Returns:
             Rows x / (||x|| + 1e-7), [B, K, width] per tap.
@@ -139,20 +163,20 @@ class ProjectionHead(nn.Module):
                 f"{len(features)} maps and {len(places)} sets of places."
             )
         return [
-            self._embed(mlp, feature, places_K, tap)
-            for tap, (mlp, feature, places_K) in enumerate(
+            self._embed(mlp, feature, chosen, tap)
+            for tap, (mlp, feature, chosen) in enumerate(
                 zip(self.mlps, features, places, strict=True)
             )
         ]
 
-    def _embed(self, mlp: nn.Module, feature_BCHW: Tensor, places_K: Tensor, tap: int) -> Tensor:
+    def _embed(self, mlp: nn.Module, feature_BCHW: Tensor, places: Places, tap: int) -> Tensor:
         weight = mlp.get_parameter("0.weight")
         if feature_BCHW.shape[1] != weight.shape[1]:
             raise ShapeError(
                 f"Map {tap} must have {weight.shape[1]} channels for this head; got "
                 f"{feature_BCHW.shape[1]}. Was the head made for other taps?"
             )
-        return _unit_embedding(mlp, gather_places(feature_BCHW, places_K))
+        return _unit_embedding(mlp, patches_at(feature_BCHW, places))
 
     def embedder(self, index: int) -> Callable[[Tensor], Tensor]:
         """What embeds feature vectors [..., C] of the tap at this place in the list of taps."""
@@ -216,10 +240,12 @@ def patch_maps(
 
 __all__ = [
     "PatchMap",
+    "Places",
     "ProjectionHead",
     "SharedPlaces",
     "draw_places",
     "gather_places",
     "patch_maps",
+    "patches_at",
     "unit_rows",
 ]

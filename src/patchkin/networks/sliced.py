@@ -13,7 +13,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from patchkin.errors import ShapeError
-from patchkin.networks.projection import gather_places
+from patchkin.networks.projection import Places, patches_at
 from patchkin.numerics import unit_rows, without_autocast
 
 
@@ -62,7 +62,7 @@ class SlicedHead(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(widest, width), nn.ReLU(), nn.Linear(width, width))
 
-    def forward(self, map_BCHW: Tensor, places_K: Tensor) -> Tensor:
+    def forward(self, map_BCHW: Tensor, places: Places) -> Tensor:
         """Rows x / (||x|| + 1e-7) at the places, [B, K, width].
 
         Raises:
@@ -71,7 +71,7 @@ class SlicedHead(nn.Module):
         weight = self.mlp.get_parameter("0.weight")
         count = map_BCHW.shape[1]
         _check_width(count, weight.shape[1])
-        rows_BKC = gather_places(map_BCHW, places_K)
+        rows_BKC = patches_at(map_BCHW, places)
         with without_autocast(rows_BKC):
             inner = nnf.linear(
                 rows_BKC.to(weight.dtype), weight[:, :count], self.mlp.get_parameter("0.bias")
@@ -86,11 +86,11 @@ class SlicedHeads(nn.Module):
         super().__init__()
         self.heads = nn.ModuleList(SlicedHead(widest, width) for _ in range(taps))
 
-    def forward(self, maps: Sequence[Tensor], places: Sequence[Tensor]) -> list[Tensor]:
-        """Embedded patches [B, K, width] per tap, at places shared by the images."""
+    def forward(self, maps: Sequence[Tensor], places: Sequence[Places]) -> list[Tensor]:
+        """Embedded patches [B, K, width] per tap."""
         return [
-            head(map_BCHW, places_K)
-            for head, map_BCHW, places_K in zip(self.heads, maps, places, strict=True)
+            head(map_BCHW, chosen)
+            for head, map_BCHW, chosen in zip(self.heads, maps, places, strict=True)
         ]
 
 

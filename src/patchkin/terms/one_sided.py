@@ -18,11 +18,11 @@ from patchkin.networks import InitConfig, PatchGANConfig, ResNetConfig, check_ch
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig
 from patchkin.terms.adversary import adversarial_terms, check_adversary, discriminator_terms
-from patchkin.terms.patches import check_patches
+from patchkin.terms.patches import PatchContrastConfig, check_patches, check_places
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OneSidedConfig:
+class OneSidedConfig(PatchContrastConfig):
     """Networks, adversary and patches; a method's configuration adds its own losses.
 
     Defaults are the released CUT.
@@ -47,8 +47,6 @@ class OneSidedConfig:
     35 and 99 pixels in the antialiased generator."""
     head_width: int = 256
     """Length of an embedded patch."""
-    num_patches: int = 256
-    """K: places drawn per tap, shared by the images of a batch; fewer if the map has fewer."""
     temperature: float = 0.07
     """tau of the contrast."""
     identity: bool = True
@@ -57,8 +55,15 @@ class OneSidedConfig:
     """Contrast with the patches of the whole batch rather than of the same image."""
 
     def __post_init__(self) -> None:
+        PatchContrastConfig.__post_init__(self)
         check_positive(self, "temperature")
         check_patches(self.taps, self.num_patches)
+        check_places(
+            self,
+            self.taps,
+            discriminator=self.discriminator,
+            adversarial_weight=self.adversarial_weight,
+        )
         check_channels(self.generator, self.discriminator)
         check_adversary(self.augmentation, self.r1_weight)
 

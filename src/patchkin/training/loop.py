@@ -135,7 +135,8 @@ class _Run:
         self.header = header
         self.scorer = scorer
         self.counts_epochs = schedule.steps is None
-        self.total_steps = schedule.steps or schedule.epochs * data.steps_per_epoch
+        self.planned_steps = schedule.planned_steps(data.steps_per_epoch)
+        self.total_steps = schedule.last_step(data.steps_per_epoch)
         self.step = 0
         self.best = _Best()
         self.updater = Updater(method, fabric, clip_norm=training.clip_norm)
@@ -238,7 +239,7 @@ class _Run:
     def _train_step(self, batch: Any) -> None:
         progress = Progress.of_step(
             self.step,
-            total_steps=self.total_steps,
+            total_steps=self.planned_steps,
             steps_per_epoch=self.data.steps_per_epoch,
             counts_epochs=self.counts_epochs,
             draws=SeededDraws(

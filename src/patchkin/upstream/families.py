@@ -19,7 +19,7 @@ from patchkin.methods.gcgan import GcGan
 from patchkin.methods.lsesim import LSeSim
 from patchkin.methods.munit import Munit
 from patchkin.methods.negcut import NegCut
-from patchkin.methods.pix2pix import Pix2Pix
+from patchkin.methods.pix2pix import Pix2Pix, Pix2PixConfig
 from patchkin.methods.semantic_relation import SemanticRelation
 from patchkin.methods.simdcl import SimDcl
 from patchkin.methods.sincut import SinCut
@@ -189,7 +189,7 @@ FAMILIES = (
         networks={"G_AB": "G", "D_B": "D", "D_gc_B": "D_gc", "G_gc_AB": "G_gc"},
         kinds=(RESNET, *_JUDGES),
     ),
-    Family(method=Pix2Pix, networks={"G": "G", "D": "D"}, kinds=(UNET, *_JUDGES)),
+    Family(method=Pix2Pix, networks={"G": "G", "D": "D"}, kinds=(UNET, RESNET, *_JUDGES)),
     Family(
         method=CompressedResNet,
         networks={"G": "G"},
@@ -267,7 +267,7 @@ def _generator_behind(default: Any, heads: Mapping[str, HeadShape], found: Found
 def _discriminator(base: Any, found: Found, generator: Any) -> Any:
     """The configuration of D and D_B; that of D_A is the same for other channels."""
     seen = generator.out_channels
-    if isinstance(generator, UNetConfig):  # pix2pix judges source and translation together
+    if isinstance(base, Pix2PixConfig):  # judges source and translation together
         seen += generator.in_channels
     judges = [
         (name, taken.config if name != "D_A" else replace(taken.config, in_channels=seen))
