@@ -19,7 +19,9 @@ from patchkin.randomness import derive_seed
 from patchkin.runs.config import RunConfig, config_to_plain, with_domains
 from patchkin.runs.sources import Process, source_of
 from patchkin.runs.views import check_settings, check_sizes
+from patchkin.scoring.own_data import MANIFEST_FILE, TRAINED_IN
 from patchkin.scoring.report import write_report
+from patchkin.scoring.results import SCORES_FILE
 from patchkin.storage.atomic import remove_folder, storage_errors, write_json, write_text
 from patchkin.storage.checkpoint import CheckpointStore, ModelHeader
 from patchkin.storage.locks import FolderLock
@@ -29,6 +31,10 @@ from patchkin.training.fabric import Fabric
 from patchkin.training.launch import launch
 
 logger = logging.getLogger(__name__)
+_FOLDERS_OF_A_RUN = ("checkpoints", "previews")
+_FOLDERS_ABOUT_A_MODEL = ("evaluation", "inspection", "search")
+_FILES_ABOUT_A_MODEL = (SCORES_FILE, "report.html")
+"""What was said of a model that is replaced, and would be taken for what is said of the next."""
 
 
 def train(
@@ -174,6 +180,11 @@ def _refuse_a_run(run_dir: Path) -> None:
             f"`{run_dir}` holds a run. Continue it with --resume, replace it with "
             "--overwrite, or choose another --run-dir."
         )
+    if (run_dir / SCORES_FILE).is_file():
+        raise CheckpointError(
+            f"`{run_dir}` holds the scores of an earlier run ({SCORES_FILE}), which would be taken "
+            "for those of this one. Remove them with --overwrite, or choose another --run-dir."
+        )
 
 
 def _make_folder(run_dir: Path, lock: FolderLock, *, overwrite: bool) -> None:
@@ -183,20 +194,29 @@ def _make_folder(run_dir: Path, lock: FolderLock, *, overwrite: bool) -> None:
     lock.acquire()
     if not overwrite:  # another process may have begun and ended while the data was read
         _refuse_a_run(run_dir)
-    for name in ("checkpoints", "previews"):
+    for name in (*_FOLDERS_OF_A_RUN, *(_FOLDERS_ABOUT_A_MODEL if overwrite else ())):
         remove_folder(run_dir / name)
+    for name in _FILES_ABOUT_A_MODEL if overwrite else ():
+        with storage_errors(run_dir / name):
+            (run_dir / name).unlink(missing_ok=True)
     write_text(run_dir / "log.jsonl", "")
 
 
 def _write_manifest(run_dir: Path, broken: Sequence[Broken], domains: Sequence[str]) -> None:
-    """What a resumed run must find again: the files that were left out, and the domains."""
+    """What a resumed run must find again: the files that were left out, and the domains; and from
+    where the data was found.
+    """
     listed = [{"path": str(entry.path), "reason": entry.reason} for entry in broken]
-    manifest = {"broken": listed, **({"domains": list(domains)} if domains else {})}
-    write_json(run_dir / "data.json", manifest)
+    manifest = {
+        TRAINED_IN: str(Path.cwd()),
+        "broken": listed,
+        **({"domains": list(domains)} if domains else {}),
+    }
+    write_json(run_dir / MANIFEST_FILE, manifest)
 
 
 def _manifest(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / "data.json"
+    path = run_dir / MANIFEST_FILE
     try:
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
     except ValueError as error:
@@ -204,7 +224,7 @@ def _manifest(run_dir: Path) -> dict[str, Any]:
 
 
 def _read_manifest(run_dir: Path) -> list[Broken] | None:
-    path = run_dir / "data.json"
+    path = run_dir / MANIFEST_FILE
     if not path.is_file():
         return None
     try:
