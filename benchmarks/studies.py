@@ -330,7 +330,8 @@ def score_table(
             lines.append(f"| ({name}) | | {value:.4g} | | |")
     for row in rows:
         if row.name in runs:
-            texts = dict(Group(runs=tuple(runs[row.name])).table()).get(score, ["-"] * len(COLUMNS))
+            table = Group(runs=tuple(runs[row.name])).table()
+            texts = next((r.cells for r in table if r.score == score), ["-"] * len(COLUMNS))
             seeds = ", ".join(str(run.seed) for run in runs[row.name])
             lines.append(f"| {row.title} | {seeds} | {' | '.join(texts)} |")
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """CUT, FastCUT, semantic relation and DCLGAN on horse2zebra: same generator, same images seen.
 
-    python benchmarks/horse2zebra/run.py DATA OUTPUT --profile cpu --hours 6 --weights SQUEEZENET
-    python benchmarks/horse2zebra/run.py DATA OUTPUT --profile gpu --hours 100 --weights SQUEEZENET
+    python benchmarks/horse2zebra/run.py DATA OUTPUT --profile cpu --hours 6 \\
+        --extractor-weights SQUEEZENET        # or --profile gpu --hours 100
 
 DATA has trainA, trainB, testA, testB (`patchkin data download horse2zebra --unverified`), and
 masksA, masks of testA, if changes outside the animals are to be scored. SQUEEZENET is torchvision's
@@ -206,7 +206,9 @@ def main() -> int:
     parser.add_argument("output", type=Path)
     parser.add_argument("--profile", choices=PROFILES, default="cpu")
     parser.add_argument("--hours", type=float, default=6.0, help="of this call")
-    parser.add_argument("--weights", type=Path, help="torchvision's SqueezeNet 1.1")
+    parser.add_argument(
+        "--extractor-weights", dest="weights", type=Path, help="torchvision's SqueezeNet 1.1"
+    )
     parser.add_argument("--rows", nargs="+", choices=ROWS, help="those of the profile")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--steps", default="auto", help="a number, or what the hours allow")
@@ -458,7 +460,7 @@ def evaluation_flags(options: argparse.Namespace, data: Path, *, pairs: bool = T
     if options.weights is None:
         return [*flags, "--protocol"]
     weights = str(options.weights)
-    flags += ["--weights", weights, "--classes", str(ZEBRA)]
+    flags += ["--extractor-weights", weights, "--classes", str(ZEBRA)]
     if pairs:
         flags += ["--lpips", "squeeze", "--lpips-weights", weights]
     protocols = dict.fromkeys([CLASSES, PROFILES[options.profile].distances])

@@ -2,7 +2,7 @@
 
     patchkin compress export RUN -o small.safetensors
     python benchmarks/horse2zebra/ship.py small.safetensors --name horse2zebra-preview \\
-        --data datasets/horse2zebra --weights SQUEEZENET --how HOW.md
+        --data datasets/horse2zebra --extractor-weights SQUEEZENET --how HOW.md
 
 writes src/patchkin/storage/shipped/NAME/model.safetensors, checks its size and what rounding
 changes, runs `patchkin evaluate` on it, and writes MODEL_CARD.md beside it: the text of HOW.md (how
@@ -101,7 +101,9 @@ def main() -> int:
     parser.add_argument("model", type=Path)
     parser.add_argument("--name", required=True)
     parser.add_argument("--data", type=Path, required=True, help="horse2zebra")
-    parser.add_argument("--weights", type=Path, help="torchvision's SqueezeNet 1.1")
+    parser.add_argument(
+        "--extractor-weights", dest="weights", type=Path, help="torchvision's SqueezeNet 1.1"
+    )
     parser.add_argument("--masks", type=Path, help="of testA; DATA/masksA if it is there")
     parser.add_argument("--how", type=Path, required=True, help="Markdown: how it was made")
     parser.add_argument("--reference", type=Path, help="the released generator, imported")
@@ -184,7 +186,7 @@ def evaluation_flags(options: argparse.Namespace) -> list[str]:
     if masks.is_dir():
         flags += ["--masks", str(masks)]
     if options.weights is not None:
-        flags += ["--weights", str(options.weights), "--lpips", "squeeze"]
+        flags += ["--extractor-weights", str(options.weights), "--lpips", "squeeze"]
         flags += ["--lpips-weights", str(options.weights)]
     return [*flags, "--classes", str(ZEBRA), "--protocol", CLASSES, DISTANCES]
 

@@ -293,7 +293,7 @@ def test_sets_that_cannot_be_scored_on(supernet, command, toy_root, tmp_path):
         for file in (toy_root / source).glob("*.png"):
             (tmp_path / "set" / name / file.name).write_bytes(file.read_bytes())
     error = complaint(command, *search, "--data", tmp_path / "set")
-    assert "give --weights" in error
+    assert "give --extractor-weights" in error
     assert not (tmp_path / "s").exists()
 
 

@@ -37,7 +37,7 @@ def evaluated(command, *arguments):
 def test_the_real_images_themselves(command, toy_root, squeezenet):
     """Frechet 0; the class of the first image is found for as many images as have it."""
     result = evaluated(
-        *(command, toy_root / "testB", "--data", toy_root, "--weights", squeezenet),
+        *(command, toy_root / "testB", "--data", toy_root, "--extractor-weights", squeezenet),
         *("--protocol", "squeezenet-256", "squeezenet-224"),
     )
     assert result["scores"]["squeezenet-256/frechet"] == pytest.approx(0, abs=1e-9)
@@ -49,7 +49,14 @@ def test_the_real_images_themselves(command, toy_root, squeezenet):
 def test_a_model_is_scored_on_what_its_files_would_hold(
     command, run_copy, toy_root, squeezenet, tmp_path
 ):
-    arguments = ("--data", toy_root, "--weights", squeezenet, "--protocol", "squeezenet-224")
+    arguments = (
+        "--data",
+        toy_root,
+        "--extractor-weights",
+        squeezenet,
+        "--protocol",
+        "squeezenet-224",
+    )
     of_model = evaluated(command, run_copy, *arguments)
     command("translate", run_copy, toy_root / "testA", "--output", tmp_path / "out")
     of_files = evaluated(command, tmp_path / "out", *arguments)
@@ -66,7 +73,7 @@ def test_a_model_is_scored_on_what_its_files_would_hold(
 def test_scores_against_the_hidden_truth(command, toy_root, squeezenet):
     """The truth as the translation: nothing outside the animal has changed."""
     result = evaluated(
-        *(command, toy_root / "testA_true", "--data", toy_root, "--weights", squeezenet),
+        *(command, toy_root / "testA_true", "--data", toy_root, "--extractor-weights", squeezenet),
         *("--protocol", "squeezenet-224", "--masks", toy_root / "testA_masks"),
     )
     assert result["scores"]["counterpart/detail_inside"] == pytest.approx(1)
@@ -88,7 +95,7 @@ def test_scores_against_the_hidden_truth(command, toy_root, squeezenet):
 
 def test_outputs_that_equal_their_inputs_are_noticed(command, toy_root, squeezenet):
     result = evaluated(
-        *(command, toy_root / "testA", "--data", toy_root, "--weights", squeezenet),
+        *(command, toy_root / "testA", "--data", toy_root, "--extractor-weights", squeezenet),
         *("--protocol", "squeezenet-224"),
     )
     assert result["scores"]["change"] == 0
@@ -102,7 +109,7 @@ def test_the_distance_is_that_of_the_features(command, toy_root, squeezenet):
     from patchkin.metrics.statistics import file_statistics
 
     result = evaluated(
-        *(command, toy_root / "testA", "--data", toy_root, "--weights", squeezenet),
+        *(command, toy_root / "testA", "--data", toy_root, "--extractor-weights", squeezenet),
         *("--protocol", "squeezenet-256"),
     )
     extractor = SqueezeNetExtractor(squeezenet)
@@ -128,7 +135,7 @@ def test_the_distance_is_that_of_the_features(command, toy_root, squeezenet):
 def test_bad_input_is_one_line(command, toy_root, squeezenet, arguments, message):
     data = () if "--data" in arguments else ("--data", toy_root)
     code, out, err = command(
-        "evaluate", toy_root / "testB", *data, "--weights", squeezenet, *arguments
+        "evaluate", toy_root / "testB", *data, "--extractor-weights", squeezenet, *arguments
     )
     assert code == 2
     assert out == ""
@@ -140,7 +147,7 @@ def test_one_image_has_no_covariance(command, toy_root, squeezenet, tmp_path):
     (tmp_path / "one").mkdir()
     shutil.copy(toy_root / "testB" / "0000.png", tmp_path / "one")
     code, _, err = command(
-        *("evaluate", tmp_path / "one", "--data", toy_root, "--weights", squeezenet),
+        *("evaluate", tmp_path / "one", "--data", toy_root, "--extractor-weights", squeezenet),
         *("--protocol", "squeezenet-224"),
     )
     assert code == 2
@@ -151,7 +158,7 @@ def test_weights_of_another_network(command, toy_root, tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     code, _, err = command(
         *("evaluate", toy_root / "testB", "--data", toy_root),
-        *("--weights", tmp_path / "other.pth", "--protocol", "squeezenet-224"),
+        *("--extractor-weights", tmp_path / "other.pth", "--protocol", "squeezenet-224"),
     )
     assert code == 2
     assert len(err.splitlines()) == 1

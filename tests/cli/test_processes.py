@@ -177,7 +177,16 @@ def evaluated(command, run_copy, toy_root, tmp_path, monkeypatch):
 
     def run(*arguments, model=run_copy, code=0):
         found, out, err = command(
-            *("evaluate", model, "--data", toy_root, "--weights", weights, "--device", "cpu"),
+            *(
+                "evaluate",
+                model,
+                "--data",
+                toy_root,
+                "--extractor-weights",
+                weights,
+                "--device",
+                "cpu",
+            ),
             *("--protocol", "squeezenet-224", "squeezenet-256", "--json", *arguments),
         )
         assert found == code, err

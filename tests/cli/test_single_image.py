@@ -142,7 +142,7 @@ def test_one_image_and_several(command, pair):
 def test_a_method_that_takes_many_images(command, pair):
     message = one_line_error(command, "train", "cut", "--data", pair)
     assert "one image per domain (single-image layout), not supported yet" in message
-    assert message.endswith("or --data.preprocess zoom_and_patch.")
+    assert message.endswith("or train with --data.preprocess zoom_and_patch.")
 
 
 def test_a_size_that_the_discriminator_does_not_take(command, pair):

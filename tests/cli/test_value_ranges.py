@@ -145,7 +145,15 @@ def test_12_bits_with_a_range_score_as_the_same_pictures_in_16_bits(
     scores = []
     for root, options in ((twelve_bits, ("--value-range", "0", "4095")), (sixteen, ())):
         code, out, err = command(
-            *("evaluate", root / "testA", "--data", root, "--weights", squeezenet, *options),
+            *(
+                "evaluate",
+                root / "testA",
+                "--data",
+                root,
+                "--extractor-weights",
+                squeezenet,
+                *options,
+            ),
             *("--protocol", "squeezenet-224", "--json"),
         )
         assert code == 0, err
@@ -160,7 +168,7 @@ def test_a_model_is_scored_and_validated_in_its_range(twelve_bits, squeezenet, t
     )
     method = build("cut").eval()
     evaluation, validation = [], []
-    config = EvaluationConfig(protocols=("squeezenet-256",), weights=squeezenet)
+    config = EvaluationConfig(protocols=("squeezenet-256",), extractor_weights=squeezenet)
     for root, ranges in ((twelve_bits, (TWELVE, TWELVE)), (sixteen, (None, None))):
         translator = Translator(method, value_ranges=ranges, device="cpu")
         data = DataConfig(root=str(root), size=32)

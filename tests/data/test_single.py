@@ -287,7 +287,7 @@ def test_one_image_and_several_do_not_go_together(unpaired):
 
 def test_a_single_image_without_crops_says_which_setting_crops(root):
     message = refusal(DataConfig(root=str(root), size=SIZE))
-    assert message.endswith("or --data.preprocess zoom_and_patch.")
+    assert message.endswith("or train with --data.preprocess zoom_and_patch.")
 
 
 def test_an_image_smaller_than_a_crop(root):

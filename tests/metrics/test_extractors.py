@@ -102,7 +102,7 @@ def test_offline_is_one_line(monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", refused)
     with pytest.raises(DownloadError, match=r"^Cannot download `weights-inception-2015") as caught:
         InceptionExtractor()
-    assert str(caught.value).endswith("or give a copy with --weights FILE.")
+    assert str(caught.value).endswith("or give a copy with --extractor-weights FILE.")
     assert "\n" not in str(caught.value)
 
 
@@ -139,15 +139,15 @@ def test_a_downloaded_file_is_checked(tmp_path, digits):
     source.write_bytes(b"weights")
     right = hashlib.sha256(b"weights").hexdigest()[:digits]
     published = PublishedWeights(urls=(source.as_uri(),), sha256=right)
-    assert fetch(published).read_bytes() == b"weights"
-    assert fetch(published).read_bytes() == b"weights"  # now from the cache
+    assert fetch(published, option="--some").read_bytes() == b"weights"
+    assert fetch(published, option="--some").read_bytes() == b"weights"  # now from the cache
     other = tmp_path / "other.pth"
     other.write_bytes(b"something else")
     wrong = PublishedWeights(urls=(other.as_uri(),), sha256=right)
     for _ in range(2):  # a wrong file does not stay
         with pytest.raises(DownloadError, match=r"has sha256 [0-9a-f]{64}, expected") as caught:
-            fetch(wrong)
-        assert "--weights FILE" in str(caught.value)
+            fetch(wrong, option="--extractor-weights")
+        assert "--extractor-weights FILE" in str(caught.value)
 
 
 @pytest.fixture(scope="module")

@@ -175,6 +175,6 @@ def test_offline_is_one_line(monkeypatch):
         DownloadError, match=r"(?s)^Cannot download `alexnet-owt-7be5be79\.pth`"
     ) as e:
         PerceptualDistance("alex")
-    assert str(e.value).endswith("or give a copy with --weights FILE.")
+    assert str(e.value).endswith("or give a copy with --lpips-weights FILE.")
     assert "--mirror" not in str(e.value)
     assert "\n" not in str(e.value)

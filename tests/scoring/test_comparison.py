@@ -87,8 +87,8 @@ def test_the_best_on_test_is_the_better_one(tmp_path, score, best):
     test = {10: {score: 30.0}, 20: {score: 40.0}, 30: {score: 35.0}}
     run = read_run(make_run(tmp_path / "a", validation={10: 1.0, 20: 0.5, 30: 0.5}, test=test))
     assert run.row(score) == {"last": 35.0, "best on validation": 30.0, "best on test": best}
-    (row,) = [cells for name, cells in group_by_settings([run])[0].table() if name == score]
-    assert row == ["35", "30", "-" if best is None else f"{best:g}"]
+    (row,) = [row for row in group_by_settings([run])[0].table() if row.score == score]
+    assert row.cells == ["35", "30", "-" if best is None else f"{best:g}"]
 
 
 def test_repetitions_are_averaged_and_other_settings_are_not(tmp_path):
@@ -99,8 +99,55 @@ def test_repetitions_are_averaged_and_other_settings_are_not(tmp_path):
     ]
     groups = group_by_settings(runs)
     assert [len(group.runs) for group in groups] == [2, 1]
-    assert groups[0].table() == [("psnr", ["22 ± 2.8", "22 ± 2.8", "-"])]
+    (row,) = groups[0].table()
+    assert (row.score, row.images, row.num_runs) == ("psnr", "validation", 2)
+    assert row.cells == ["22 ± 2.8", "22 ± 2.8", "-"]
     assert groups[0].title == "cut (s0; seeds 0, 1)"
+
+
+def test_a_mean_is_never_of_test_and_validation_images(tmp_path):
+    """One of three runs was not evaluated: its 90 of validation images stays out of that mean."""
+    runs = [
+        read_run(make_run(tmp_path / "s0", seed=0, validation={10: 80.0}, test={10: {"psnr": 20}})),
+        read_run(make_run(tmp_path / "s1", seed=1, validation={10: 82.0}, test={10: {"psnr": 24}})),
+        read_run(make_run(tmp_path / "s2", seed=2, validation={10: 90.0})),
+    ]
+    test, validation = group_by_settings(runs)[0].table()
+    assert (test.score, test.images, test.num_runs) == ("psnr", "test", 2)
+    assert test.values["last"] == (20, 24)
+    assert test.cells[0] == "22 ± 2.8"
+    assert (validation.images, validation.num_runs) == ("validation", 3)
+    assert validation.values["last"] == (80, 82, 90)
+    assert test.plain()["last"] == {"mean": 22, "deviation": pytest.approx(8**0.5), "n": 2}
+
+
+def test_a_column_that_few_runs_have_says_of_how_many_it_is_the_mean(tmp_path):
+    runs = [
+        read_run(make_run(tmp_path / "s0", seed=0, validation={10: 1.0, 20: 0.5},
+                          test={10: {"psnr": 20}, 20: {"psnr": 21}})),
+        read_run(make_run(tmp_path / "s1", seed=1, validation={10: 1.0, 20: 0.5},
+                          test={20: {"psnr": 25}})),
+    ]  # fmt: skip
+    (row,) = group_by_settings(runs)[0].table()
+    assert row.cells == ["23 ± 2.8", "20 (n=1)", "23 ± 2.8"]
+
+
+@pytest.mark.parametrize(
+    ("told", "images"),
+    [
+        ({"data": {"split": "val, also used for selection"}}, "val, also used for selection"),
+        ({"data": {"split": "test", "root": "/other"}}, "test, data /other"),
+        ({"data": {"split": "test", "direction": "BtoA"}}, "test, BtoA"),
+        ({"subject": {"step": 10, "weights": "averaged"}}, "test, averaged weights"),
+    ],
+)
+def test_what_is_of_something_else_is_a_row_of_its_own(tmp_path, told, images):
+    folder = make_run(tmp_path / "a", validation={10: 1.0}, test={10: {"psnr": 20}})
+    entries = json.loads((folder / "scores.json").read_text())
+    entries.append({**entries[0], **told, "scores": {"psnr": 30}})
+    (folder / "scores.json").write_text(json.dumps(entries))
+    rows = group_by_settings([read_run(folder)])[0].table()
+    assert [(row.images, row.values["last"]) for row in rows] == [("test", (20,)), (images, (30,))]
 
 
 def test_the_command_writes_table_page_and_json(tmp_path, capsys):

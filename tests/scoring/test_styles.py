@@ -104,7 +104,7 @@ def test_a_frechet_distance_is_that_of_the_files_it_would_have_written(
     translator, root, squeezenet, tmp_path
 ):
     result = evaluated(
-        translator, root, protocols=("squeezenet-256",), weights=squeezenet, samples=2
+        translator, root, protocols=("squeezenet-256",), extractor_weights=squeezenet, samples=2
     )
     files = find_domain_files(DataConfig(root=str(root)))
     images = [domain_images(paths, size=SIZE) for paths in files.test]
@@ -177,7 +177,7 @@ def run(root, tmp_path_factory):
 
 def test_evaluate_report_and_compare(run, root, squeezenet, capsys):
     lpips = ("--lpips", "squeeze", "--lpips-weights", squeezenet)
-    arguments = ("evaluate", run, "--data", root, "--weights", squeezenet, *lpips)
+    arguments = ("evaluate", run, "--data", root, "--extractor-weights", squeezenet, *lpips)
     arguments += ("--protocol", "squeezenet-256", "--samples", "2", "--device", "cpu")
     capsys.readouterr()
     assert main([*map(str, arguments), "--json"], methods=METHODS_HERE) == 0

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from patchkin._version import __version__
 from patchkin.cli.parsing import parse
+from patchkin.cli.printing import print_json
 from patchkin.config import flag, read_yaml, shown
 from patchkin.data.config import DataConfig
 from patchkin.devices import Device, Precision, keep_freed_memory
@@ -33,6 +34,7 @@ from patchkin.runs.benchmark import (
     measure_apart,
 )
 from patchkin.storage.atomic import write_text
+from patchkin.storage.strict_json import strict_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,7 @@ def run(arguments: Sequence[str], _: Mapping[str, type[Method]]) -> int:
     if options.output is not None:
         _write(options.output, results)
     if options.json:
-        print(json.dumps(results))
+        print_json(results)
     else:
         _show(results, earlier)
     return 0
@@ -176,7 +178,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, results: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(results, indent=1) + "\n")
+    write_text(path, strict_text(results, indent=1) + "\n")
 
 
 COLUMNS = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,16 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from patchkin.cli.parsing import parse
+from patchkin.cli.printing import print_json
 from patchkin.config import flag, shown
 from patchkin.errors import ConfigError
 from patchkin.method import Method
 from patchkin.scoring.comparison import (
     COLUMNS,
+    Group,
     group_by_settings,
     read_run,
     to_plain_groups,
@@ -52,12 +53,18 @@ def run(arguments: Sequence[str], _: Mapping[str, type[Method]]) -> int:
     command = f"patchkin compare {' '.join(map(str, options.runs))}"
     write_page(groups, options.output, command=command)
     if options.json:
-        print(json.dumps({"groups": to_plain_groups(groups), "page": str(options.output)}))
+        print_json({"groups": to_plain_groups(groups), "page": str(options.output)})
         return 0
     for group in groups:
-        table = Table("score", *COLUMNS, title=group.title, title_justify="left", box=None)
-        for name, cells in group.table():
-            table.add_row(name, *cells)
+        table = Table(*_columns(group), title=group.title, title_justify="left", box=None)
+        for row in group.table():
+            table.add_row(row.score, row.images, str(row.num_runs), *row.cells)
         Console().print(table)
     print(f"page: {options.output}", file=sys.stderr)
     return 0
+
+
+def _columns(group: Group) -> list[Column]:
+    """Names of scores are never cut short, however narrow the terminal."""
+    longest = max((len(row.score) for row in group.table()), default=0)
+    return [Column("score", min_width=longest), *map(Column, ("images", "n", *COLUMNS))]

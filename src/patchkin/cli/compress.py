@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,8 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from patchkin.cli.parsing import parse
+from patchkin.cli.parsing import parse, refuse_files_as_weights
+from patchkin.cli.printing import print_json
 from patchkin.cli.train import TrainOptions, default_options, tell_run, with_resume_folder
 from patchkin.compression import Distillation, DistillationConfig
 from patchkin.compression.cost import Cost, Latency
@@ -73,8 +73,8 @@ class SearchOptions:
     data: str | None = None
     """The set to score on; the one of the run unless given. Validation images, never test ones."""
     protocol: str = "squeezenet-256"
-    """With --weights: how images become a Frechet distance."""
-    weights: Path | None = None
+    """With --extractor-weights: how images become a Frechet distance."""
+    extractor_weights: Path | None = None
     """File of that protocol's extractor. Not needed where counterparts are known."""
     judge: DRNName | None = None
     """Segmentation network that reads translations of Cityscapes label maps: its mean IoU
@@ -230,6 +230,7 @@ def _with_teacher(
 
 
 def _search(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
+    refuse_files_as_weights(arguments)
     options = parse(
         SearchOptions,
         arguments,
@@ -242,7 +243,7 @@ def _search(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> in
         which=options.which,
         data=options.data,
         protocol=options.protocol,
-        weights=options.weights,
+        extractor_weights=options.extractor_weights,
         judge=options.judge,
         judge_weights=options.judge_weights,
         score=options.score,
@@ -270,7 +271,7 @@ def _search(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> in
     if output == options.run / SEARCH_FOLDER:
         write_report(options.run)
     if options.json:
-        print(json.dumps(_summary(evolution, best, output)))
+        print_json(_summary(evolution, best, output))
         return 0
     print("\nbest at its cost:")
     for candidate in evolution.pareto():
@@ -328,7 +329,7 @@ def _export(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> in
         opened = Costed.open(options.output, size=header.size, device=options.device)
         told["latency"] = _latencies({"": opened}, options)[""]
     if options.json:
-        print(json.dumps(told))
+        print_json(told)
         return 0
     print(f"model:      {told['model']} ({told['channels']})")
     _tell_cost(told)
@@ -366,7 +367,7 @@ def _cost(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
     if "against" in told:
         summary |= {"against": told["against"], "ratios": _ratios(**told)}
     if options.json:
-        print(json.dumps(summary))
+        print_json(summary)
         return 0
     for plain in told.values():
         named = plain["method"] if plain["channels"] is None else plain["channels"]

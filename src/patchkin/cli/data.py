@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from patchkin.cli.parsing import parse
+from patchkin.cli.printing import print_json
 from patchkin.config import flag, shown, to_plain
 from patchkin.errors import ConfigError, nearest
 
@@ -91,7 +91,7 @@ def _check(options: CheckOptions) -> int:
 
     report = check_data(options.root, source=options.source, target=options.target)
     if options.json:
-        print(json.dumps({**to_plain(report), "ok": report.ok}))
+        print_json({**to_plain(report), "ok": report.ok})
         return 0 if report.ok else 2
     print(f"{report.root}: {report.layout}")
     width = max((len(folder.folder) for folder in report.folders), default=0)
@@ -154,7 +154,7 @@ def _download(options: DownloadOptions) -> int:
     from patchkin.data.download import fetch_dataset
 
     if not options.name and options.json:
-        print(json.dumps({name: entry.about for name, entry in CATALOGUE.items()}))
+        print_json({name: entry.about for name, entry in CATALOGUE.items()})
         return 0
     if not options.name:
         for name, entry in CATALOGUE.items():
@@ -174,14 +174,12 @@ def _download(options: DownloadOptions) -> int:
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if options.json:
-        print(
-            json.dumps(
-                {
-                    "root": str(fetched.root),
-                    "sha256": fetched.sha256,
-                    "was_known": fetched.was_known,
-                }
-            )
+        print_json(
+            {
+                "root": str(fetched.root),
+                "sha256": fetched.sha256,
+                "was_known": fetched.was_known,
+            }
         )
         return 0
     trust = "as expected" if fetched.was_known else "not known before; recorded beside the data"

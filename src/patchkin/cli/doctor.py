@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import torch
 
 from patchkin._version import __version__
 from patchkin.cli.parsing import parse
+from patchkin.cli.printing import print_json
 from patchkin.method import Method
 
 LIBRARIES = ("torch", "torchvision", "lightning-fabric", "pillow", "safetensors")
@@ -35,7 +35,7 @@ def run(arguments: Sequence[str], _: Mapping[str, type[Method]]) -> int:
     )
     facts = examine()
     if options.json:
-        print(json.dumps(facts))
+        print_json(facts)
         return 0
     for name, value in facts.items():
         print(f"{name:<18} {value}")

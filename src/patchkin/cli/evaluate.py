@@ -1,33 +1,48 @@
-"""`patchkin evaluate MODEL --data ROOT`."""
+"""`patchkin evaluate MODEL [--data ROOT]`."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
-from patchkin.cli.parsing import parse
+from patchkin.cli.parsing import parse, refuse_files_as_weights
+from patchkin.cli.printing import print_json
 from patchkin.config import flag, shown
 from patchkin.data.config import DataConfig
 from patchkin.devices import Device, Precision, take_accelerator
 from patchkin.errors import ConfigError
 from patchkin.images import write_pillow
 from patchkin.images.folders import find_images
-from patchkin.method import Method, StyledMethod
+from patchkin.method import Direction, Method, StyledMethod
 from patchkin.metrics.perceptual import PerceptualNet
 from patchkin.networks.drn import DRNName
 from patchkin.parallel.processes import in_processes
 from patchkin.parallel.shards import Shard, chosen_shard, local_number
 from patchkin.scoring.evaluate import EvaluationConfig, evaluate, evaluate_part
+from patchkin.scoring.own_data import (
+    configured_data,
+    full_name,
+    name_of_data,
+    names_of_own_data,
+    own_data,
+    run_of,
+)
 from patchkin.scoring.report import write_report
-from patchkin.scoring.results import SCORES_FILE, Result, as_plain, write_result
+from patchkin.scoring.results import (
+    SCORES_FILE,
+    Result,
+    as_plain,
+    digest_of,
+    result_key,
+    write_result,
+)
 from patchkin.scoring.styles import evaluate_styles, is_multi_domain
 from patchkin.storage.checkpoint import MODEL_FILE, CheckpointStore, find_model
 from patchkin.translation.translator import Translator
@@ -39,10 +54,16 @@ class EvaluateOptions:
 
     model: Annotated[tyro.conf.Positional[Path], shown("MODEL")]
     """A run folder, a checkpoint folder or a .safetensors file; or a folder of translations."""
-    data: str = "toy"
-    """The set: its held-out source images are translated, its target images compared with."""
-    direction: Literal["AtoB", "BtoA"] = "AtoB"
-    """Which domain is translated into which."""
+    data: str | None = None
+    """The set: its held-out source images are translated, its target images compared with. By
+    default the one that the run was trained on."""
+    source: Annotated[str | None, tyro.conf.arg(name="data.source")] = None
+    """With --data.target, instead of --data: folder of images that are all translated."""
+    target: Annotated[str | None, tyro.conf.arg(name="data.target")] = None
+    """Folder of real images that all are compared with."""
+    direction: Direction | None = None
+    """Which domain is translated into which; by default as the run was trained, else AtoB. The
+    other direction takes the way back of methods that have one."""
     value_range: tuple[float, float] | None = None
     """Values that are black and white in files of more than 8 bits (12 bits: 0 4095), where a model
     does not know them, or translations come from a folder."""
@@ -54,14 +75,16 @@ class EvaluateOptions:
     protocol: tuple[str, ...] = ("pytorch-fid",)
     """How images become scores; several may be named. Without a name after it: only the scores that
     need no weights."""
-    weights: Path | None = None
+    weights: Literal["averaged", "live"] = "averaged"
+    """Averaged weights if the model has them, or the live ones."""
+    extractor_weights: Path | None = None
     """File of the extractor's weights, instead of a download."""
     split: Literal["test", "val"] = "test"
     """Held-out images to translate."""
     classes: tuple[int, ...] = ()
     """Classes of ImageNet that outputs should be taken for (340: zebra)."""
     masks: Path | None = None
-    """Folder of masks with the stems of the inputs: white where the change belongs."""
+    """Folder of masks named as the inputs: white where the change belongs."""
     samples: int | None = None
     """Translations of each image in other styles, for methods that have styles; their diversity is
     scored by LPIPS. With several domains by default as many as the protocol says."""
@@ -94,6 +117,7 @@ class EvaluateOptions:
 
 def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
     """Score as the arguments say."""
+    refuse_files_as_weights(arguments)
     options = parse(
         EvaluateOptions,
         arguments,
@@ -103,7 +127,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
     config = EvaluationConfig(
         protocols=options.protocol,
         split=options.split,
-        weights=options.weights,
+        extractor_weights=options.extractor_weights,
         classes=options.classes,
         masks=options.masks,
         lpips=options.lpips,
@@ -131,11 +155,11 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         target = _target(options)
         if target is not None:
             write_result(results[-1], target)
-            _write_gallery(results[-1], target.parent)
+            _write_gallery(results[-1], target.parent, options)
     if CheckpointStore(options.model).steps():
         write_report(options.model)
     if options.json:
-        print(json.dumps({"results": [as_plain(result) for result in results]}))
+        print_json({"results": [as_plain(result) for result in results]})
         return 0
     for result in results:
         _tell(result)
@@ -211,35 +235,97 @@ def _subjects(
     options: EvaluateOptions, methods: Mapping[str, type[Method]]
 ) -> list[tuple[Translator | Path, str]]:
     folder = options.model
-    has_model = CheckpointStore(folder).steps() or (folder / MODEL_FILE).is_file()
-    if folder.is_dir() and not has_model and find_images(folder).files:
+    if _is_of_images(folder):
         return [(folder, str(folder))]
     if options.which == "all":
         store = CheckpointStore(folder)
         paths = [store.path(step) for step in store.steps()] or [find_model(folder)]
     else:
         paths = [find_model(folder, which=options.which)]
-    return [
-        (
-            Translator.load(
-                path, methods=methods, device=options.device, precision=options.precision
-            ),
-            str(options.model),
+    return [(_loaded(path, options, methods), str(options.model)) for path in paths]
+
+
+def _is_of_images(folder: Path) -> bool:
+    has_model = CheckpointStore(folder).steps() or (folder / MODEL_FILE).is_file()
+    return folder.is_dir() and not has_model and bool(find_images(folder).files)
+
+
+def _loaded(
+    path: Path, options: EvaluateOptions, methods: Mapping[str, type[Method]]
+) -> Translator:
+    """The model, on the way that the direction asks for."""
+    load = partial(
+        Translator.load,
+        path,
+        methods=methods,
+        weights=options.weights,
+        device=options.device,
+        precision=options.precision,
+    )
+    translator = load()
+    trained = _trained_direction(options)
+    if options.direction in (None, trained or "AtoB"):
+        return translator
+    if "BtoA" in translator.method.directions:
+        return load(direction="BtoA")
+    if trained is not None:
+        print(
+            f"patchkin: warning: the model was trained {trained} and has no way back; with "
+            f"--direction {options.direction} it is given images of the other domain",
+            file=sys.stderr,
         )
-        for path in paths
-    ]
+    return translator
+
+
+def _trained_direction(options: EvaluateOptions) -> Direction | None:
+    """That of the run; None where there is none."""
+    run = run_of(options.model)
+    return None if run is None else configured_data(run).direction
 
 
 def _data(options: EvaluateOptions, subject: Translator | Path) -> DataConfig:
+    """The set that the options name, or else the run's own."""
     header = subject.header if isinstance(subject, Translator) else None
-    return DataConfig(
-        root=options.data,
-        direction=options.direction,
-        size=header.size if header is not None else 256,
-        value_range=options.value_range,
-        value_range_a=options.value_range_a,
-        value_range_b=options.value_range_b,
-    )
+    settings: dict[str, Any] = {
+        "direction": options.direction or _trained_direction(options) or "AtoB",
+        "size": header.size if header is not None else 256,
+        "load_size": None,
+        "value_range": options.value_range,
+        "value_range_a": options.value_range_a,
+        "value_range_b": options.value_range_b,
+    }
+    if options.source is not None or options.target is not None:
+        if options.data is not None:
+            raise ConfigError("--data names one set, --data.source and --data.target two folders.")
+        data = DataConfig(source=options.source, target=options.target, **settings)
+        _warn_of_training_images(options, data)
+        return data
+    if options.data is not None:
+        return DataConfig(root=options.data, **settings)
+    run = None if isinstance(subject, Path) else run_of(options.model)
+    if run is None:
+        what = "is a folder of translations" if isinstance(subject, Path) else "is no run"
+        raise ConfigError(
+            f"`{options.model}` {what} and does not say on which data it should be scored; name "
+            "the set: --data ROOT."
+        )
+    own = own_data(run)
+    if own.source is not None:
+        raise ConfigError(
+            f"`{run}` was trained on two folders, `{own.source}` and `{own.target}`, of which no "
+            "image is held out; name others: --data.source DIR --data.target DIR, or --data ROOT."
+        )
+    return replace(own, **settings)
+
+
+def _warn_of_training_images(options: EvaluateOptions, data: DataConfig) -> None:
+    run = run_of(options.model)
+    if run is not None and full_name(name_of_data(data)) in names_of_own_data(run):
+        print(
+            "patchkin: warning: the model was trained on these images; the scores are no test "
+            "scores",
+            file=sys.stderr,
+        )
 
 
 def _target(options: EvaluateOptions) -> Path | None:
@@ -248,17 +334,24 @@ def _target(options: EvaluateOptions) -> Path | None:
     return options.model / SCORES_FILE if CheckpointStore(options.model).steps() else None
 
 
-def _write_gallery(result: Result, folder: Path) -> None:
-    if result.gallery is not None:
-        step = result.subject.get("step")
-        name = "outputs" if step is None else f"step_{step:08d}"
-        write_pillow(folder / "evaluation" / f"{name}_{result.data['split']}.png", result.gallery)
+def _write_gallery(result: Result, folder: Path, options: EvaluateOptions) -> None:
+    if result.gallery is None:
+        return
+    step = result.subject.get("step")
+    parts = ["outputs" if step is None else f"step_{step:08d}"]
+    parts.append(result.data["split"].partition(",")[0])
+    key = result_key(as_plain(result))
+    run = run_of(options.model)
+    own = run is not None and key["data"] in names_of_own_data(run)
+    if not own or options.direction or options.weights == "live":  # beside those of the run itself
+        parts.append(digest_of([key[name] for name in ("data", "direction", "weights")]))
+    write_pillow(folder / "evaluation" / f"{'_'.join(parts)}.png", result.gallery)
 
 
 def _tell_part(options: EvaluateOptions, shard: Shard, translated: int) -> None:
     if options.json:
         summary = {"shard": str(shard), "kept": str(options.keep), "translated": translated}
-        print(json.dumps(summary))
+        print_json(summary)
     print(
         f"part {shard} is in {options.keep}, {translated} images translated now; when all parts "
         "are, the same command with --shard 1/1 gives the scores",
@@ -269,12 +362,18 @@ def _tell_part(options: EvaluateOptions, shard: Shard, translated: int) -> None:
 def _tell(result: Result) -> None:
     subject = result.subject.get("folder") or result.subject["model"]
     step = result.subject.get("step")
-    print(f"{subject}{'' if step is None else f', step {step}'}")
+    weights = result.subject.get("weights")
+    print(
+        f"{subject}{'' if step is None else f', step {step}'}"
+        f"{'' if weights is None else f', {weights} weights'}"
+    )
     for maker in result.subject.get("made_by", ()):
         made = f"{maker['model']} ({maker['method']}, step {maker['step']}, {maker['weights']})"
         print(f"  made by: {made}, {maker['files']} files")
     counts = result.data["counts"]
-    print(f"  data: {result.data['root']}, {result.data['split']}, {counts['inputs']} inputs")
+    data = result.data
+    print(f"  data: {data['root']}, {data['direction']}, {counts['inputs']} inputs")
+    print(f"  split: {data['split']}")
     for name, value in result.scores.items():
         print(f"  {name:<28} {value:>12.5g}")
     for warning in result.warnings:

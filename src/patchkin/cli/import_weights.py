@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from patchkin.cli.parsing import parse
+from patchkin.cli.printing import print_json
 from patchkin.config import flag, shown
 from patchkin.errors import ConfigError
 from patchkin.method import Method
@@ -81,7 +81,7 @@ def run(arguments: Sequence[str], _: Mapping[str, type[Method]]) -> int:
     if not options.dry_run:
         model.save(target, overwrite=options.overwrite)
     if options.json:
-        print(json.dumps(_summary(model, target, written=not options.dry_run)))
+        print_json(_summary(model, target, written=not options.dry_run))
     else:
         print("\n".join(_lines(model)))
     what = "would write" if options.dry_run else "wrote"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from patchkin.cli.parsing import parse
+from patchkin.cli.printing import print_json
 from patchkin.config import flag, shown
 from patchkin.devices import Device
 from patchkin.images import write_pillow
@@ -71,7 +70,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         write_pillow(file, draw(inspection, index))
         files.append(file)
     if options.json:
-        print(json.dumps(_summary(options, inspection, files)))
+        print_json(_summary(options, inspection, files))
     else:
         for file in files:
             print(file)
@@ -99,7 +98,7 @@ def _summary(options: InspectOptions, inspection: Inspection, files: list[Path])
                             "input": float(tap.input_PHW[index].mean()),
                             "output": float(tap.output_PHW[index].mean()),
                         },
-                        "agreement": _number_or_none(tap.agreement(index)),
+                        "agreement": tap.agreement(index),
                     }
                     for tap in inspection.taps
                 ],
@@ -107,7 +106,3 @@ def _summary(options: InspectOptions, inspection: Inspection, files: list[Path])
             for index, (point, file) in enumerate(zip(inspection.points, files, strict=True))
         ],
     }
-
-
-def _number_or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value  # JSON has no NaN

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from patchkin.cli.parsing import parse
+from patchkin.cli.printing import print_json
 from patchkin.config import shown
 from patchkin.data.domains import DomainBatch
 from patchkin.data.paired import PairedBatch
@@ -44,7 +44,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
             raise ConfigError(f"Unknown method `{name}`. {nearest(name, methods)}")
     rows = {name: describe(methods[name]) for name in options.names or methods}
     if options.json:
-        print(json.dumps(rows))
+        print_json(rows)
         return 0
     console = Console()
     if not options.names:

@@ -43,6 +43,28 @@ def parse(
         raise ConfigError(one_line(box.getvalue(), prog, default)) from None
 
 
+def refuse_files_as_weights(arguments: Sequence[str]) -> None:
+    """Answer `--weights FILE`, as it was called once, with the option that takes the file now.
+
+    Raises:
+        ConfigError: there is a `--weights` that names neither averaged nor live weights.
+
+    >>> refuse_files_as_weights(["--weights", "inception.pth"])
+    Traceback (most recent call last):
+    patchkin.errors.ConfigError: `--weights inception.pth`: a file of an extractor's weights is
+    given with --extractor-weights inception.pth now.
+    """
+    following = [*arguments[1:], ""]
+    for argument, after in zip(arguments, following, strict=True):
+        name, equals, value = argument.partition("=")
+        given = value if equals else after
+        if name == "--weights" and given not in ("averaged", "live") and given:
+            raise ConfigError(
+                f"`--weights {given}`: a file of an extractor's weights is given with "
+                f"--extractor-weights {given} now."
+            )
+
+
 @contextlib.contextmanager
 def _columns(width: str) -> Iterator[None]:
     before = os.environ.get("COLUMNS")

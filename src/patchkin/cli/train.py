@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from patchkin.cli.parsing import parse
+from patchkin.cli.printing import print_json
 from patchkin.cli.released_flags import refuse_released_flags
 from patchkin.config import read_yaml, to_yaml
 from patchkin.data.config import DataConfig
@@ -232,7 +232,7 @@ def tell_run(run_dir: Path, report: Path, *, as_json: bool) -> None:
             "scores": {str(record["step"]): record["scores"] for record in scored},
             "report": str(report),
         }
-        print(json.dumps(summary))
+        print_json(summary)
         return
     if len(scored) > 1:
         columns = {

@@ -7,7 +7,6 @@ names of files. Processes share the files by position in the list that all of th
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from patchkin.cli.parsing import parse
+from patchkin.cli.printing import print_json
 from patchkin.config import flag, shown
 from patchkin.devices import Device, Precision, keep_freed_memory, take_accelerator
 from patchkin.errors import ConfigError
@@ -342,7 +342,7 @@ def _tell(outcome: Outcome, options: TranslateOptions, shard: Shard) -> None:
             **({"grid": str(options.grid)} if options.grid is not None else {}),
             **({} if shard.is_all else {"shard": str(shard)}),
         }
-        print(json.dumps(summary))
+        print_json(summary)
     part = "" if shard.is_all else f"part {shard}: "
     skipped = f", {len(outcome.skipped)} already there" if outcome.skipped else ""
     anew = in_words(outcome.remade)

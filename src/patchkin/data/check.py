@@ -301,7 +301,7 @@ def _warnings(
             smallest = min(report.width.min, report.height.min)
             warnings.append(
                 f"{report.folder} has images with a side of {smallest} pixels; they are enlarged "
-                f"for training at {_SMALL_PIXELS}. Set --size to what they have."
+                f"for training at {_SMALL_PIXELS}; train with --size set to what they have."
             )
         if report.grey_in_colour and report.grey_in_colour < report.num_images:
             warnings.append(

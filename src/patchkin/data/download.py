@@ -56,6 +56,7 @@ def download(
     *,
     sha256: str | None = None,
     progress: ProgressBar | None = None,
+    remedy: str = "use --mirror URL",
 ) -> str:
     """Fetch a file into `target`, which appears whole and checked or not at all.
 
@@ -67,6 +68,7 @@ def download(
         target: file to write; if it exists, it is only checked.
         sha256: expected hash in hexadecimal; None accepts any content.
         progress: for a progress bar.
+        remedy: what to do where no mirror gives it.
 
     Returns:
         The hash of the file.
@@ -89,7 +91,7 @@ def download(
                 reasons.append(str(failure))
     raise DownloadError(
         f"Cannot download `{target.name}`: {'; '.join(reasons)}. "
-        f"Put the file at `{target}`, or use --mirror URL."
+        f"Put the file at `{target}`, or {remedy}."
     )
 
 

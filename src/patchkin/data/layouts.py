@@ -28,7 +28,7 @@ MIN_UNPAIRED_IMAGES = 2
 TOY = "toy"
 SPLITS = ("train", "val", "test")
 _SPLIT_OF_DOMAIN = re.compile(r"(train|val|test)[ _-]?([ab])", re.IGNORECASE)
-_SINGLE_HINT = ", or --data.preprocess zoom_and_patch"
+_SINGLE_HINT = ", or train with --data.preprocess zoom_and_patch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +240,7 @@ def detect_layout(root: Path) -> Layout:
     found = f"It has {', '.join(names[:8])}." if names else "It has no folders."
     raise DataError(
         f"`{root}` needs the folders trainA and trainB (and testA, testB for scores). {found} "
-        "Two folders elsewhere: --data.source DIR --data.target DIR."
+        "Two folders elsewhere: train with --data.source DIR --data.target DIR."
     )
 
 
@@ -302,8 +302,8 @@ def find_domains(config: DataConfig) -> Domains:
             raise DataError(
                 f"`{files[0].parent}` gives {len(files)} image; unpaired training needs at least "
                 f"{MIN_UNPAIRED_IMAGES} per domain. One image per domain is the single-image "
-                "layout: exactly one in trainA and one in trainB, and --data.preprocess "
-                "zoom_and_patch."
+                "layout: exactly one in trainA and one in trainB, to train with "
+                "--data.preprocess zoom_and_patch."
             )
     return domains
 
@@ -349,8 +349,9 @@ def _domains_of(layout: Layout) -> Domains:
         first, second, *_ = (*layout.names, "B")
         raise DataError(
             f"`{layout.root}` holds several domains in train/ (domains layout), not supported yet "
-            f"for this method, which asks what is translated into what: --data.source "
-            f"{root / first} --data.target {root / second}, or name two folders trainA and trainB."
+            f"for this method, which asks what is translated into what: train with "
+            f"--data.source {root / first} --data.target {root / second}, or name two folders "
+            "trainA and trainB."
         )
     kinds = {
         SingleImages: "one image per domain (single-image layout)",

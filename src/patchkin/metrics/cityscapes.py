@@ -101,7 +101,11 @@ def fetch_judge(
     target = folder / entry.urls[0].rsplit("/", 1)[-1]
     try:
         return target, download(
-            [*mirrors, *entry.urls], target, sha256=entry.sha256, progress=progress
+            [*mirrors, *entry.urls],
+            target,
+            sha256=entry.sha256,
+            progress=progress,
+            remedy="give a copy with --judge-weights FILE",
         )
     except DownloadError as error:
         raise DownloadError(

@@ -34,6 +34,8 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 _MIN_PIXELS_INCEPTION = 75  # below, a map of its last blocks is empty
 _MIN_PIXELS_SQUEEZENET = 32
+_OPTION = "--extractor-weights"
+"""Of the command line, for a copy of the weights."""
 
 
 class Features(NamedTuple):
@@ -131,7 +133,7 @@ class TorchvisionInceptionExtractor:
     def __init__(self, weights: Path | None = None, *, device: torch.device | str = "cpu") -> None:
         from torchvision.models import inception_v3  # type: ignore[import-untyped]
 
-        path = weights or fetch(INCEPTION_TORCHVISION)
+        path = weights or fetch(INCEPTION_TORCHVISION, option=_OPTION)
         tensors, self.sha256 = read_weights(path)
         network = inception_v3(weights=None, init_weights=False)
         with loading(path, self.name):
@@ -172,7 +174,7 @@ class SqueezeNetExtractor:
     def __init__(self, weights: Path | None = None, *, device: torch.device | str = "cpu") -> None:
         from torchvision.models import squeezenet1_1
 
-        path = weights or fetch(SQUEEZENET)
+        path = weights or fetch(SQUEEZENET, option=_OPTION)
         tensors, self.sha256 = read_weights(path)
         self._network = squeezenet1_1(weights=None)
         with loading(path, self.name):
@@ -253,7 +255,7 @@ def _inception_2015(weights: Path | None) -> tuple[nn.Module, str]:
         raise ConfigError(
             "FID and KID with Inception need torch-fidelity; run `pip install patchkin[metrics]`."
         ) from error
-    path = weights or fetch(INCEPTION_2015)
+    path = weights or fetch(INCEPTION_2015, option=_OPTION)
     tensors, sha256 = read_weights(path)
     # torch-fidelity unpickles whatever its file holds. It gets a buffer that we wrote ourselves,
     # from tensors that were read without executing anything.

@@ -81,7 +81,7 @@ class PerceptualDistance:
         backbone = _BACKBONES[net]
         self.name = f"lpips-v0.1-{net}"
         self._taps = backbone.taps
-        weights = weights or fetch(backbone.published)
+        weights = weights or fetch(backbone.published, option="--lpips-weights")
         self._layers, backbone_hash = _features(backbone.build, weights)
         self._layers.to(device)
         heads = heads or _bundled_heads(net)

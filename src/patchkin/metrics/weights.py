@@ -56,29 +56,31 @@ ALEXNET = PublishedWeights(urls=(f"{_TORCHVISION}/alexnet-owt-7be5be79.pth",), s
 VGG16 = PublishedWeights(urls=(f"{_TORCHVISION}/vgg16-397923af.pth",), sha256="397923af")
 
 
-def fetch(published: PublishedWeights, *, progress: ProgressBar | None = None) -> Path:
+def fetch(published: PublishedWeights, *, option: str, progress: ProgressBar | None = None) -> Path:
     """The file in the cache folder, downloaded on first use.
+
+    Args:
+        published: which.
+        option: of the command line that takes a copy of it instead.
+        progress: for a progress bar.
 
     Raises:
         DownloadError: if it cannot be fetched or has another hash. One line that says what to do.
     """
     target = cache_folder() / "weights" / published.file_name
     is_whole = len(published.sha256) == 64
-    try:
-        found = download(
-            published.urls,
-            target,
-            sha256=published.sha256 if is_whole else None,
-            progress=progress,
-        )
-    except DownloadError as error:
-        reason = str(error).removesuffix(".").removesuffix(", or use --mirror URL")
-        raise DownloadError(f"{reason}, or give a copy with --weights FILE.") from error
+    found = download(
+        published.urls,
+        target,
+        sha256=published.sha256 if is_whole else None,
+        progress=progress,
+        remedy=f"give a copy with {option} FILE",
+    )
     if not found.startswith(published.sha256):
         target.unlink()
         raise DownloadError(
             f"`{published.file_name}` has sha256 {found}, expected {published.sha256}...; it was "
-            "removed. Try again, or give a copy with --weights FILE."
+            f"removed. Try again, or give a copy with {option} FILE."
         )
     return target
 

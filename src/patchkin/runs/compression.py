@@ -316,7 +316,7 @@ def search(
         "scored": {
             "score": fitness.name,
             "data": scoring.data,
-            "protocol": scoring.protocol if scoring.weights is not None else None,
+            "protocol": scoring.protocol if scoring.extractor_weights is not None else None,
             "judge": scoring.judge,
         },
     }

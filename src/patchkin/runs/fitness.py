@@ -96,8 +96,8 @@ class ScoringConfig:
     data: str | None = None
     """The set, instead of the one that the run was trained on."""
     protocol: str = "squeezenet-256"
-    """With `weights`: how images become a Frechet distance."""
-    weights: Path | None = None
+    """With `extractor_weights`: how images become a Frechet distance."""
+    extractor_weights: Path | None = None
     """File of that protocol's extractor. Not needed where counterparts are known (the toy set, and
     paired data)."""
     judge: DRNName | None = None
@@ -147,8 +147,8 @@ class RunFitness:
         if name is None:
             raise ConfigError(
                 "The validation images have no known counterparts, so configurations are compared "
-                "by a distance to real images: give --weights, a file of the extractor of "
-                f"--protocol {self.config.protocol}."
+                "by a distance to real images: give --extractor-weights, a file of the extractor "
+                f"of --protocol {self.config.protocol}."
             )
         return name
 
@@ -231,7 +231,7 @@ def _run_config(
         seed=run.training.seed,
         score_every=1,
         score_protocol=config.protocol,
-        score_weights=config.weights,
+        score_weights=config.extractor_weights,
     )
     return RunConfig(method=run.method, data=data, schedule=run.schedule, training=training)
 

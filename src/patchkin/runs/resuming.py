@@ -22,11 +22,12 @@ from patchkin.errors import CheckpointError, ConfigError, DataError
 from patchkin.method import Method
 from patchkin.runs.config import HISTORY, RunConfig, config_from_plain, config_to_plain
 from patchkin.schedules import ScheduleConfig
+from patchkin.scoring.own_data import MANIFEST_FILE, TRAINED_IN
 from patchkin.storage.atomic import storage_errors, write_json, write_text
 from patchkin.storage.checkpoint import CheckpointStore
 from patchkin.training import TrainingConfig
 
-CONFIG_FILE, DATA_FILE = "config.yaml", "data.json"
+CONFIG_FILE, DATA_FILE = "config.yaml", MANIFEST_FILE
 HARMLESS = frozenset(
     {
         *("data.workers", "data.cache"),
@@ -298,13 +299,14 @@ def write_data(
     record: DataRecord,
     images_per_step: int,
 ) -> None:
-    """Write `data.json`: what a resumed run must find again.
+    """Write `data.json`: what a resumed run must find again, and from where the data was found.
 
     Raises:
         StorageError: it cannot be written; it is as it was.
     """
     listed = [{"path": str(entry.path), "reason": entry.reason} for entry in broken]
     plain = {
+        TRAINED_IN: str(Path.cwd()),
         "broken": listed,
         **({"domains": list(domains)} if domains else {}),
         "images_per_step": images_per_step,

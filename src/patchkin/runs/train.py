@@ -27,6 +27,7 @@ from patchkin.runs.resuming import (
 from patchkin.runs.sources import Process, source_of
 from patchkin.runs.views import check_settings, check_sizes
 from patchkin.scoring.report import write_report
+from patchkin.scoring.results import SCORES_FILE
 from patchkin.storage.atomic import remove_folder, storage_errors, write_text
 from patchkin.storage.checkpoint import CheckpointStore, ModelHeader
 from patchkin.storage.locks import FolderLock
@@ -38,6 +39,10 @@ from patchkin.training.siblings import ending_together
 from patchkin.training.stopping import interrupted_by_sigterm
 
 logger = logging.getLogger(__name__)
+_FOLDERS_OF_A_RUN = ("checkpoints", "previews")
+_FOLDERS_ABOUT_A_MODEL = ("evaluation", "inspection", "search")
+_FILES_ABOUT_A_MODEL = (SCORES_FILE, "report.html")
+"""What was said of a model that is replaced, and would be taken for what is said of the next."""
 
 
 def train(
@@ -212,6 +217,11 @@ def _refuse_a_run(run_dir: Path) -> None:
             f"`{run_dir}` holds a run. Continue it with --resume, replace it with "
             "--overwrite, or choose another --run-dir."
         )
+    if (run_dir / SCORES_FILE).is_file():
+        raise CheckpointError(
+            f"`{run_dir}` holds the scores of an earlier run ({SCORES_FILE}), which would be taken "
+            "for those of this one. Remove them with --overwrite, or choose another --run-dir."
+        )
 
 
 def _make_folder(run_dir: Path, lock: FolderLock, *, overwrite: bool) -> None:
@@ -221,6 +231,9 @@ def _make_folder(run_dir: Path, lock: FolderLock, *, overwrite: bool) -> None:
     lock.acquire()
     if not overwrite:  # another process may have begun and ended while the data was read
         _refuse_a_run(run_dir)
-    for name in ("checkpoints", "previews"):
+    for name in (*_FOLDERS_OF_A_RUN, *(_FOLDERS_ABOUT_A_MODEL if overwrite else ())):
         remove_folder(run_dir / name)
+    for name in _FILES_ABOUT_A_MODEL if overwrite else ():
+        with storage_errors(run_dir / name):
+            (run_dir / name).unlink(missing_ok=True)
     write_text(run_dir / "log.jsonl", "")

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from patchkin.config import to_plain
 from patchkin.data.config import DataConfig
-from patchkin.data.layouts import Domains, find_domains, image_files
-from patchkin.errors import ConfigError, DataError
+from patchkin.data.download import file_sha256
+from patchkin.data.layouts import Domains, image_files
+from patchkin.errors import ConfigError
 from patchkin.images import Ranges, ValueRange
 from patchkin.metrics.content import (
     class_rate,
@@ -33,7 +34,9 @@ from patchkin.metrics.statistics import (
 from patchkin.metrics.statistics import output_statistics as statistics_of_outputs
 from patchkin.networks.drn import DRNName
 from patchkin.parallel.shards import Shard
+from patchkin.scoring.held_out import Split, find_held_out
 from patchkin.scoring.kept import KeptTranslations
+from patchkin.scoring.own_data import name_of_data
 from patchkin.scoring.pairs import (
     Translations,
     collapse_scores,
@@ -63,9 +66,9 @@ class EvaluationConfig:
     protocols: tuple[str, ...] = ("pytorch-fid",)
     """Names of protocols; each gives a Frechet and a kernel distance. Without any, only what needs
     no weights is scored, at the images' own size."""
-    split: Literal["test", "val"] = "test"
+    split: Split = "test"
     """Which held-out images of the source domain are translated."""
-    weights: Path | None = None
+    extractor_weights: Path | None = None
     """File of the extractor's weights; downloaded unless given."""
     classes: tuple[int, ...] = ()
     """Classes of ImageNet that outputs should be taken for (340: zebra)."""
@@ -94,8 +97,9 @@ def evaluate(
     Args:
         subject: a translator, or a folder of images. Those with the stem of an input are compared
             with it.
-        data: the set; only `root`, `source`, `target`, `direction` and the value ranges matter, and
-            those of a model are its own unless some are given here.
+        data: the set, whose held-out images are scored, or two folders, `source` and `target`, of
+            which all are; beside these only `direction` and the value ranges matter, and those of a
+            model are its own unless some are given here.
         config: what to score.
         model: where the translator came from, for the result.
         keep: folder where translations and features are looked for and kept, so that what was
@@ -107,7 +111,8 @@ def evaluate(
         ConfigError: an unknown protocol or class, weights of another extractor.
         DownloadError: weights that cannot be fetched.
     """
-    domains, inputs = _held_out(data, config)
+    held_out = find_held_out(data, config.split)
+    domains, inputs = held_out.domains, held_out.inputs
     source: Translations = subject
     if isinstance(subject, Translator) and keep is not None:
         source = KeptTranslations(subject, keep)
@@ -126,13 +131,13 @@ def evaluate(
         scores |= segmentation_scores(pairs, config.judge, config.judge_weights)
     return Result(
         scores=scores,
-        warnings=warnings_of(pairs) + _mixture(subject),
+        warnings=held_out.warnings + warnings_of(pairs) + _mixture(subject),
         protocols=found.protocols,
         subject=_describe(subject, model),
         data={
-            "root": data.root if data.source is None else f"{data.source} -> {data.target}",
+            "root": name_of_data(data),
             "direction": data.direction,
-            "split": config.split,
+            "split": held_out.split,
             **({"value_ranges": list(ranges)} if any(ranges) else {}),
             "counts": {"inputs": len(inputs)} | found.counts,
         },
@@ -172,7 +177,7 @@ def _distances(
     for name in config.protocols:
         protocol = find_protocol(name)
         if extractor is None or extractor.name != protocol.extractor:
-            extractor = make_extractor(protocol.extractor, config.weights)
+            extractor = make_extractor(protocol.extractor, config.extractor_weights)
         real = cached_statistics(
             protocol.real_files(domains),
             protocol,
@@ -226,7 +231,8 @@ def evaluate_part(
     Raises:
         PatchkinError: as `evaluate`.
     """
-    domains, inputs = _held_out(data, config)
+    held_out = find_held_out(data, config.split)
+    domains, inputs = held_out.domains, held_out.inputs
     ranges = _value_ranges(subject, data)
     protocols = [find_protocol(name) for name in config.protocols]
     source = subject if isinstance(subject, Path) else KeptTranslations(subject, keep)
@@ -236,7 +242,7 @@ def evaluate_part(
         sizes = dict.fromkeys([p.image_size for p in protocols] + [_common_size(protocols)])
         translated = sum(source.fill(mine, size, shared=True) for size in sizes)
     for protocol in protocols:
-        extractor = make_extractor(protocol.extractor, config.weights)
+        extractor = make_extractor(protocol.extractor, config.extractor_weights)
         real, outputs = protocol.real_files(domains), _output_files(source, inputs, protocol)
         for paths, folder, value_range in (
             (real, None, ranges[1]),
@@ -264,11 +270,18 @@ def _value_ranges(subject: Translator | Path, data: DataConfig) -> Ranges:
 def _describe(subject: Translator | Path, model: str) -> dict[str, Any]:
     if isinstance(subject, Path):
         return {"folder": str(subject), **makers_of(image_files(subject)).plain()}
-    header = subject.header
+    return described_model(subject, model)
+
+
+def described_model(translator: Translator, model: str) -> dict[str, Any]:
+    """The subject of a result."""
+    header, file = translator.header, translator.file
     return {
         "model": model,
-        "method": subject.method.name,
+        "method": translator.method.name,
         "step": header.step if header is not None else None,
+        "sha256": None if file is None else file_sha256(file),
+        "weights": translator.weights,
     }
 
 
@@ -276,15 +289,6 @@ def _mixture(subject: Translator | Path) -> tuple[str, ...]:
     """That a folder holds translations of several models."""
     warning = makers_of(image_files(subject)).warning if isinstance(subject, Path) else ""
     return (warning,) if warning else ()
-
-
-def _held_out(data: DataConfig, config: EvaluationConfig) -> tuple[Domains, tuple[Path, ...]]:
-    """The set, and the images of the source domain that are translated."""
-    domains = find_domains(data)
-    inputs = domains.test_a if config.split == "test" else domains.val_a
-    if not inputs:
-        raise DataError(f"`{data.root}` has no {config.split} images of the source domain.")
-    return domains, inputs
 
 
 def _output_statistics(

@@ -9,6 +9,7 @@ from typing import Any
 
 from patchkin.config import read_yaml
 from patchkin.scoring.pages import embedded, render
+from patchkin.scoring.results import SCORES_FILE, headings, read_results
 from patchkin.storage.atomic import write_text
 
 
@@ -27,7 +28,7 @@ def write_report(run_dir: Path) -> Path:
         title=f"{config['name']} on {_data_name(config)}",
         subtitle=f"{run_dir.name}, {last_step} steps",
         scores=_score_table(records),
-        test=_test_table(run_dir / "scores.json"),
+        test=_test_table(run_dir / SCORES_FILE),
         previews=_previews(run_dir / "previews"),
         gallery=_pictures(run_dir / "evaluation"),
         inspection=_pictures(run_dir / "inspection"),
@@ -111,19 +112,19 @@ def _score_table(records: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 def _test_table(path: Path) -> dict[str, Any] | None:
     """Scores of `patchkin evaluate`, one column per evaluated checkpoint."""
-    if not path.is_file():
-        return None
-    results = json.loads(path.read_text(encoding="utf-8"))
+    results = read_results(path)
     names = list(dict.fromkeys(name for result in results for name in result["scores"]))
     if not names:
         return None
     return {
-        "columns": [f"{r['data']['split']}, step {r['subject'].get('step')}" for r in results],
+        "columns": headings(results),
         "rows": [
             (name, [_number(result["scores"].get(name)) for result in results]) for name in names
         ],
-        "warnings": [warning for result in results for warning in result["warnings"]],
-        "protocols": json.dumps([result["protocols"] for result in results], indent=1),
+        "warnings": list(
+            dict.fromkeys(warning for r in results for warning in r.get("warnings", ()))
+        ),
+        "protocols": json.dumps([result.get("protocols") for result in results], indent=1),
     }
 
 

@@ -1,8 +1,11 @@
-"""Results of evaluations, and the file that keeps them."""
+"""Results of evaluations, and the file that keeps them: one entry for each `result_key`."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,16 @@ from PIL import Image
 
 from patchkin._version import __version__
 from patchkin.errors import DataError
+from patchkin.scoring.own_data import full_name
 from patchkin.scoring.scores import Scores, declared
 from patchkin.storage.atomic import write_json
 from patchkin.storage.locks import alone_at
+from patchkin.storage.strict_json import restored, strict, strict_text
 
 SCORES_FILE = "scores.json"
+_ASKED = ("classes", "masks", "lpips", "judge")
+"""Settings of an evaluation that add scores."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +38,7 @@ class Result:
     warnings: tuple[str, ...]
     protocols: dict[str, Any]
     subject: dict[str, Any]
-    """Model, method and step; or the folder of translations."""
+    """Model, its SHA-256, method, step and weights; or the folder of translations."""
     data: dict[str, Any]
     """Root, direction, split, counts."""
     evaluation: dict[str, Any]
@@ -49,33 +57,47 @@ class Result:
 
 
 def as_plain(result: Result) -> dict[str, Any]:
-    """For JSON: everything but the picture."""
+    """For JSON: everything but the picture; see `storage.strict_json` for infinite scores."""
     plain = {f.name: getattr(result, f.name) for f in fields(result) if f.name != "gallery"}
-    return dict(json.loads(json.dumps(plain)))
+    entry = dict(json.loads(strict_text(plain)))
+    return {"key": result_key(entry), **entry}
 
 
 def write_result(result: Result, path: Path) -> None:
-    """Add a result to a file of results; one of the same step, split and protocols is replaced.
+    """Add a result to a file of results; one with the same `result_key` is replaced.
+
+    Results of earlier versions, which have no key, get the one that they tell; a warning says so.
 
     Raises:
         StorageError: the file cannot be written.
+        DataError: it is there and holds no results.
     """
-
-    def key(entry: dict[str, Any]) -> tuple[Any, ...]:
-        return (entry["subject"], entry["data"]["split"], sorted(entry["protocols"]))
-
     entry = as_plain(result)
     with alone_at(path, f"adds to `{path}`"):
-        kept = [other for other in read_results(path) if key(other) != key(entry)]
-        write_json(path, [*kept, entry])
+        known = _entries(path)
+        old = sum("key" not in other for other in known)
+        if old:
+            logger.warning(
+                "`%s`: %d result%s of an earlier version %s; which weights they are of was not "
+                "recorded",
+                path,
+                old,
+                *(("s", "are kept") if old > 1 else ("", "is kept")),
+            )
+        kept = [other for other in map(_converted, known) if other["key"] != entry["key"]]
+        write_json(path, [*map(strict, kept), entry])
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The results in a file; none if it is not there.
+    """The results in a file, with their keys; none if it is not there.
 
     Raises:
         DataError: it is not a file of results.
     """
+    return [restored(_converted(entry)) for entry in _entries(path)]
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
@@ -83,3 +105,75 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         return [entry for entry in results if entry["scores"] is not None]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"`{path}` holds no results: {error}.") from error
+
+
+def _converted(entry: dict[str, Any]) -> dict[str, Any]:
+    return entry if "key" in entry else {**entry, "key": result_key(entry)}
+
+
+def result_key(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result is of. Two with one key are the same measurement, the later one counts.
+
+    Args:
+        entry: of `as_plain`; what one of an earlier version does not tell is None.
+
+    >>> key = result_key({"scores": {}, "data": {"split": "test"}, "subject": {"step": 3}})
+    >>> key["split"], key["checkpoint"], key["weights"]
+    ('test', {'step': 3, 'sha256': None}, None)
+    """
+    data, subject = entry.get("data", {}), entry.get("subject", {})
+    evaluation = entry.get("evaluation", {})
+    root = data.get("root")
+    checkpoint: dict[str, Any] = {"step": subject.get("step"), "sha256": subject.get("sha256")}
+    if "folder" in subject:
+        checkpoint = {"folder": full_name(subject["folder"]), "made_by": subject.get("made_by")}
+    return {
+        "data": None if root is None else full_name(root),
+        "direction": data.get("direction"),
+        "split": data.get("split"),
+        "protocol": {
+            name: protocol.get("extractor_sha256", "")
+            for name, protocol in sorted(entry.get("protocols", {}).items())
+        },
+        "checkpoint": checkpoint,
+        "weights": subject.get("weights"),
+        "asked": {name: evaluation[name] for name in _ASKED if evaluation.get(name)},
+        "samples": data.get("counts", {}).get("outputs_per_input"),
+        "value_ranges": data.get("value_ranges"),
+    }
+
+
+def digest_of(plain: Any) -> str:
+    """A short name for plain data, the same for the same.
+
+    >>> digest_of({"a": 1})
+    'f9d86028'
+    """
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def headings(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What tells results apart, for the columns of a table: split and step, and what else differs.
+
+    >>> def entry(step: int, weights: str) -> dict[str, Any]:
+    ...     return {"data": {"split": "test"}, "subject": {"step": step, "weights": weights}}
+    >>> headings([entry(1, "live"), entry(2, "live")])
+    ['test, step 1', 'test, step 2']
+    >>> headings([entry(1, "averaged"), entry(1, "live")])
+    ['test, step 1, averaged weights', 'test, step 1, live weights']
+    """
+    keys = [result_key(entry) for entry in entries]
+    differing = [name for name in _TOLD if len({json.dumps(key[name]) for key in keys}) > 1]
+    texts = []
+    for key in keys:
+        parts = [str(key["split"]), f"step {key['checkpoint'].get('step')}"]
+        parts += [_TOLD[name](key[name]) for name in differing]
+        texts.append(", ".join(parts))
+    return texts
+
+
+_TOLD: Mapping[str, Callable[[Any], str]] = {
+    "data": lambda data: f"data {data or 'not recorded'}",
+    "direction": lambda direction: str(direction or "direction not recorded"),
+    "weights": lambda weights: f"{weights} weights" if weights else "weights not recorded",
+}

@@ -25,7 +25,7 @@ from torch import Tensor
 from patchkin.config import to_plain
 from patchkin.data.config import DataConfig
 from patchkin.data.domains import DomainBatch, DomainFiles, domain_images, find_domain_files
-from patchkin.data.layouts import Domains, find_domains
+from patchkin.data.layouts import Domains
 from patchkin.errors import ConfigError, DataError, nearest
 from patchkin.images import ValueRange, image_grid, safe_levels
 from patchkin.method import Method, StyledMethod
@@ -35,7 +35,8 @@ from patchkin.metrics.perceptual import PerceptualDistance
 from patchkin.metrics.protocols import Protocol, find_protocol
 from patchkin.metrics.statistics import Statistics, cached_statistics, compare
 from patchkin.metrics.statistics import output_statistics as statistics_of_outputs
-from patchkin.scoring.evaluate import EvaluationConfig, evaluate
+from patchkin.scoring.evaluate import EvaluationConfig, described_model, evaluate
+from patchkin.scoring.held_out import find_held_out, told_split
 from patchkin.scoring.results import Result
 from patchkin.scoring.scores import Scores
 from patchkin.scoring.tasks import (
@@ -95,10 +96,8 @@ def evaluate_styles(
     if config.lpips is None:
         raise ConfigError("--samples are compared by LPIPS; name its backbone: --lpips alex.")
     perceptual = PerceptualDistance(config.lpips, weights=config.lpips_weights)
-    domains = find_domains(data)
-    held_out = domains.test_a if config.split == "test" else domains.val_a
     inputs_NCHW = domain_images(
-        held_out,
+        find_held_out(data, config.split).inputs,
         size=_size(translator),
         channels=translator.channels[0],
         value_range=translator.value_ranges[0],
@@ -124,6 +123,7 @@ def _evaluate_domains(
     held_out = files.test if config.split == "test" else files.val
     if not held_out:
         raise DataError(f"`{data.root}` has no {config.split} images.")
+    split, told = told_split(config.split, test=files.test, val=files.val)
     size = _size(translator)
     images = [
         domain_images(
@@ -137,7 +137,7 @@ def _evaluate_domains(
     of_real = translator.value_ranges[1]
     protocols = [find_protocol(name) for name in config.protocols]
     num_outputs = samples or max([2, *(protocol.outputs_per_input for protocol in protocols)])
-    extractors = _extractors(protocols, config.weights)
+    extractors = _extractors(protocols, config.extractor_weights)
     bound = [protocol.with_extractor(extractors[protocol.extractor]) for protocol in protocols]
     real = _RealStatistics(files, held_out, bound, extractors, of_real)
     net = config.lpips or ("alex" if _DIVERSE_PROTOCOL in config.protocols else None)
@@ -164,7 +164,6 @@ def _evaluate_domains(
             tasks[f"{mode}/{name}"] = scores
             shown[mode, source, target] = task.levels_NKCHW[:_GALLERY_IMAGES, 0]
             warnings += [f"{mode} {name}: {warning}" for warning in task.warnings]
-    header = translator.header
     return Result(
         scores={
             f"{mode}/{name}": value
@@ -174,17 +173,13 @@ def _evaluate_domains(
             ).items()
         },
         tasks=tasks,
-        warnings=tuple(warnings),
+        warnings=told + tuple(warnings),
         protocols={protocol.name: to_plain(protocol) for protocol in bound},
-        subject={
-            "model": model,
-            "method": translator.method.name,
-            "step": header.step if header is not None else None,
-        },
+        subject=described_model(translator, model),
         data={
             "root": data.root,
             "direction": "all pairs",
-            "split": config.split,
+            "split": split,
             **({"value_ranges": list(ranges)} if any(ranges := translator.value_ranges) else {}),
             "domains": list(files.names),
             "size": size,

@@ -1,0 +1,46 @@
+"""JSON without NaN and Infinity."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchkin.storage.strict_json import restored, strict, strict_text
+
+keys = st.text(alphabet="ab/~0 ", max_size=4).filter(lambda key: key != "not_finite")
+plains = st.dictionaries(
+    keys,
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+        max_leaves=8,
+    ),
+    max_size=4,
+)
+
+
+def refused(word):
+    raise AssertionError(f"{word} is no JSON")
+
+
+@settings(deadline=None)
+@given(plains)
+def test_any_object_is_valid_json_and_comes_back(plain):
+    read = json.loads(strict_text(plain), parse_constant=refused)
+    assert repr(restored(read)) == repr(plain)
+
+
+def test_a_number_that_is_not_finite_is_null_with_its_reason():
+    plain = {"scores": {"counterpart/psnr": math.inf, "b": [math.nan, -math.inf, 1.5]}}
+    assert strict(plain) == {
+        "scores": {"counterpart/psnr": None, "b": [None, None, 1.5]},
+        "not_finite": {
+            "/scores/counterpart~1psnr": "Infinity",
+            "/scores/b/0": "NaN",
+            "/scores/b/1": "-Infinity",
+        },
+    }
+    assert strict({"a": 1.0}) == {"a": 1.0}
