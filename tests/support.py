@@ -67,9 +67,14 @@ class FixedDraws:
         return self.uniform(num_images, *shape)
 
 
+def one_process(device: str, precision: str = "32-true") -> Fabric:
+    """One process on a device."""
+    return Fabric(accelerator=device, devices=1, precision=precision)
+
+
 def cpu_fabric(precision: str = "32-true") -> Fabric:
     """One process on the CPU."""
-    return Fabric(accelerator="cpu", devices=1, precision=precision)
+    return one_process("cpu", precision)
 
 
 def random_batch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from goldens.fixtures import Golden, own_name
 from patchkin.method import Method, Progress
 from patchkin.training import Updater
-from support import FixedDraws, cpu_fabric
+from support import FixedDraws, one_process
 
 MODES = {
     "lsgan": "lsgan",
@@ -35,19 +36,26 @@ class Steps:
 
 
 def replay(method: Method, batches: Sequence[Any], draws: FixedDraws) -> Steps:
-    """Every step, in float64 if the method is."""
+    """Every step, in float64 if the method is, on the device of `PATCHKIN_TEST_DEVICE`."""
     steps = Steps()
-    update = Updater(method, cpu_fabric())
+    fabric = one_process(os.environ.get("PATCHKIN_TEST_DEVICE", "cpu"))
+    update = Updater(method.to(fabric.device), fabric)
     for step, batch in enumerate(batches):
         update.begin_step(1.0)
         method.train_step(
-            batch, update, Progress.of_step(step, total_steps=len(batches), draws=draws)
+            batch.to(fabric.device),
+            update,
+            Progress.of_step(step, total_steps=len(batches), draws=draws),
         )
         steps.terms.append({name: float(value) for name, value in update.terms.items()})
         steps.gradients.append(
-            {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
+            {
+                name: parameter.grad.cpu().clone()
+                for name, parameter in method.named_parameters()
+                if parameter.grad is not None
+            }
         )
-        steps.weights.append({n: t.clone() for n, t in method.state_dict().items()})
+        steps.weights.append({n: t.cpu().clone() for n, t in method.state_dict().items()})
     return steps
 
 

@@ -221,7 +221,8 @@ def _fill(
 ) -> int:
     """The work of process `number` of `options.processes`: how many images it translated."""
     assert options.keep is not None
-    take_accelerator(options.device, local_number() * options.processes + number - 1)
+    place = local_number() * options.processes + number - 1
+    take_accelerator(options.device, place, options.precision)
     mine = shard.divided(number, options.processes)
     translated = 0
     for subject, _name in _subjects(options, methods):

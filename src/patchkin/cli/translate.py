@@ -182,7 +182,8 @@ def _translate(
     tell: Callable[[int | str], None],
 ) -> Outcome:
     """The work of process `number` of `options.processes` on a part of the files."""
-    take_accelerator(options.device, local_number() * options.processes + number - 1)
+    place = local_number() * options.processes + number - 1
+    take_accelerator(options.device, place, options.precision)
     translator = _load(options, methods)
     planned = plan(options.inputs, options.output)
     if shard.number == number == 1:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ from patchkin.devices import (
     choose_device,
     keep_freed_memory,
     peak_memory_bytes,
+    set_float32,
 )
 from patchkin.errors import ConfigError, PatchkinError
 from patchkin.method import Method, Progress
@@ -70,6 +71,10 @@ class Case:
     """Timed translations of one image; 0 for none."""
     compile: bool = False
     """Compile the networks for the steps, during the warm-up; translations stay as they are."""
+    cuda_graphs: bool = False
+    """Compile, and replay CUDA graphs."""
+    channels_last: bool = False
+    """Put weights and images in that layout. On a CPU networks choose it themselves."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Laid over the preset, as in a YAML file of `train`."""
 
@@ -113,6 +118,7 @@ def convolution_peak(
     True
     """
     place = choose_device(device)
+    set_float32(precision)
     dtype = autocast_dtype(precision, place) or torch.float32
     work = 3 * 2 * PEAK_BATCH * PEAK_CHANNELS**2 * 9 * PEAK_SIDE**2
     layouts = (torch.contiguous_format, torch.channels_last)
@@ -158,13 +164,21 @@ def measure(case: Case) -> Measurement:
     kind = METHODS[case.method]
     preset = choose_preset(kind, case.preset, toy=False)
     config = config_from_plain(kind, preset_config(preset), case.settings, where="the settings")
-    training = TrainingConfig(precision=case.precision, device=case.device, compile=case.compile)
+    training = TrainingConfig(
+        precision=case.precision,
+        device=case.device,
+        compile=case.compile,
+        cuda_graphs=case.cuda_graphs,
+    )
     fabric = launch(training)
     said: list[str] = []
     device, start_gb = fabric.device, _memory_gb(fabric.device)
     torch.manual_seed(0)
     method = kind(config.method).to(device)
     batch = synthetic_batch(method, case.batch_size, case.size).to(device)
+    if case.channels_last:
+        method.to(memory_format=torch.channels_last)
+        batch = _channels_last(batch)
     method.prepare((batch for _ in range(1000)), SeededDraws(0, -1))
     update, step = Updater(method, fabric, clip_norm=config.training.clip_norm), 0
 
@@ -197,6 +211,16 @@ def measure(case: Case) -> Measurement:
         start_gb=start_gb,
         translate_seconds=_translate_seconds(method, case, device),
     )
+
+
+def _channels_last(batch: Any) -> Any:
+    """A batch whose images lie pixel by pixel."""
+    images = {
+        item.name: value.contiguous(memory_format=torch.channels_last)
+        for item in fields(batch)
+        if isinstance(value := getattr(batch, item.name), Tensor) and value.dim() == 4
+    }
+    return replace(batch, **images)
 
 
 def _translate_seconds(method: Method, case: Case, device: torch.device) -> float:
@@ -274,10 +298,18 @@ def synthetic_batch(method: Method, num_images: int, size: int) -> Any:
     raise ConfigError(f"`{method.name}` asks for {method.batch_type.__name__}; not known here.")
 
 
-def measure_apart(case: Case) -> Measurement:
-    """Measure a case in a process of its own; its failure becomes the measurement's `reason`."""
+def measure_apart(case: Case, *, timeout: float | None = None) -> Measurement:
+    """Measure a case in a process of its own; its failure becomes the measurement's `reason`.
+
+    Args:
+        case: what to measure.
+        timeout: seconds after which it is given up.
+    """
     command = [sys.executable, "-m", "patchkin.runs.benchmark", json.dumps(asdict(case))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return Measurement(case=asdict(case), reason=f"not done after {timeout:.0f} s")
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return Measurement(case=asdict(case), reason=last)

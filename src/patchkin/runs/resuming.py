@@ -30,9 +30,9 @@ from patchkin.training import TrainingConfig
 CONFIG_FILE, DATA_FILE = "config.yaml", MANIFEST_FILE
 HARMLESS = frozenset(
     {
-        *("data.workers", "data.cache"),
+        *("data.workers", "data.cache", "data.max_broken"),
         *("training.device", "training.devices", "training.nodes"),
-        *("training.compile", "training.cuda_graphs"),
+        *("training.compile", "training.cuda_graphs", "training.deterministic"),
         *("training.log_every", "training.save_every", "training.keep", "training.preview_every"),
     }
 )

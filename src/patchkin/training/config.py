@@ -16,9 +16,14 @@ class TrainingConfig:
     """Machine, intervals and files of a run."""
 
     seed: Annotated[int, flag("--seed")] = 0
-    """Same seed, same device: the same run, bit for bit."""
+    """Same seed, same processor and versions: the same run, bit for bit. On a GPU only with
+    `--deterministic`; without, some sums are added in an order that changes."""
     precision: Annotated[Precision, flag("--precision")] = "32-true"
-    """Of the networks. Losses are computed in float32 always."""
+    """Of the networks: 32-true is IEEE float32, tf32 rounds on NVIDIA GPUs. Losses are computed in
+    float32 always."""
+    deterministic: Annotated[bool, flag("--deterministic")] = False
+    """Take only operations with equal bits on equal inputs. No effect on a CPU, where all are; what
+    it costs on a GPU is not measured yet."""
     device: Annotated[Device, flag("--device")] = "auto"
     """Where to compute; `auto` takes the accelerator if there is one."""
     devices: Annotated[int, flag("--devices")] = 1

@@ -9,7 +9,13 @@ from collections.abc import Mapping
 
 import torch
 
-from patchkin.devices import autocast_dtype, choose_device, keep_freed_memory
+from patchkin.devices import (
+    autocast_dtype,
+    choose_device,
+    keep_freed_memory,
+    set_deterministic,
+    set_float32,
+)
 from patchkin.errors import ConfigError
 from patchkin.training import siblings
 from patchkin.training.config import TrainingConfig
@@ -26,6 +32,8 @@ def launch(training: TrainingConfig) -> Fabric:
     """
     device = choose_device(training.device)
     autocast_dtype(training.precision, device)
+    set_float32(training.precision)
+    set_deterministic(training.deterministic)
     if device.type == "cuda" and training.devices > torch.cuda.device_count():
         raise ConfigError(
             f"--devices {training.devices}: this machine has {torch.cuda.device_count()} GPUs."
@@ -53,7 +61,7 @@ def _fabric(training: TrainingConfig, device: torch.device, devices: int, nodes:
         devices=devices,
         num_nodes=nodes,
         strategy="ddp" if devices * nodes > 1 else "auto",
-        precision=training.precision,
+        precision="32-true" if training.precision == "tf32" else training.precision,
     )
 
 
