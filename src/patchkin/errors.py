@@ -65,6 +65,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"Did you mean `{match[0]}`?" if match else f"Known: {', '.join(known)}."
 
 
+def missing_extra(what: str, *, package: str, extra: str) -> str:
+    """A sentence that says how to get what an extra brings, in a checkout and anywhere else.
+
+    >>> missing_extra("LPIPS", package="torchmetrics", extra="metrics")
+    "LPIPS needs torchmetrics: pip install torchmetrics, or in a checkout of patchkin
+    pip install -c constraints.txt '.[metrics]'."
+    """
+    return (
+        f"{what} needs {package}: pip install {package}, or in a checkout of patchkin "
+        f"pip install -c constraints.txt '.[{extra}]'."
+    )
+
+
 def check_same_shape(**tensors: Tensor) -> None:
     """Raise `ShapeError` unless all named tensors have one shape.
 

@@ -131,6 +131,8 @@ def test_resuming_another_method(command, run_copy):
 
 def test_resuming_with_other_networks(command, run_copy):
     message = one_line_error(command, "train", "--resume", run_copy, "--ngf", "8")
+    assert "has other settings: --ngf 4, now 8." in message
+    message = one_line_error(command, "train", "--resume", run_copy, "--ngf", "8", "--change")
     assert "does not fit this method and configuration" in message
 
 

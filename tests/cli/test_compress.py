@@ -406,7 +406,7 @@ def test_the_report_shows_the_search(supernet, command, tmp_path):
     assert "Score against cost" in page
     plot = base64.b64encode((run / "search" / "pareto.png").read_bytes()).decode()
     assert plot in page
-    assert "patchkin compress distill --config config.yaml" in page
+    assert "patchkin compress distill --config " in page
 
 
 def test_a_score_that_cannot_decide(supernet, command, tmp_path):

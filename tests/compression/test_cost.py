@@ -188,5 +188,5 @@ def test_a_graph_that_differs_is_refused(monkeypatch):
 
 def test_without_the_extra_the_message_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ConfigError, match=r"pip install 'patchkin\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r"constraints.txt '\.\[onnx\]'"):
         onnx_call(nn.Conv2d(3, 3, 1), height=4, width=4)

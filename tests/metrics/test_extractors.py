@@ -91,7 +91,7 @@ def test_missing_torch_fidelity_is_one_line(monkeypatch):
     monkeypatch.setitem(
         __import__("sys").modules, "torch_fidelity.feature_extractor_inceptionv3", None
     )
-    with pytest.raises(ConfigError, match=r"need torch-fidelity; run `pip install patchkin\[met"):
+    with pytest.raises(ConfigError, match=r"needs torch-fidelity: pip install torch-fid"):
         InceptionExtractor()
 
 

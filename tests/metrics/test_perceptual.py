@@ -157,7 +157,7 @@ def test_the_hash_covers_both_files(random_files, tmp_path):
 
 def test_missing_torchmetrics_is_one_line(random_files, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"^LPIPS needs torchmetrics; run `pip install patchkin"):
+    with pytest.raises(ConfigError, match=r"^LPIPS needs torchmetrics: pip install torchmetrics"):
         PerceptualDistance("squeeze", weights=random_files["weights"])
 
 

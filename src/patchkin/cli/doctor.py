@@ -14,10 +14,16 @@ import torch
 from patchkin._version import __version__
 from patchkin.cli.parsing import parse
 from patchkin.cli.printing import print_json
+from patchkin.errors import missing_extra
 from patchkin.method import Method
 
 LIBRARIES = ("torch", "torchvision", "lightning-fabric", "pillow", "safetensors")
-OPTIONAL = {"tifffile": "TIFF files: pip install 'patchkin[tiff]'"}
+OPTIONAL = {
+    "tifffile": missing_extra("TIFF", package="tifffile", extra="tiff"),
+    "torch-fidelity": missing_extra("Inception", package="torch-fidelity", extra="metrics"),
+    "torchmetrics": missing_extra("LPIPS", package="torchmetrics", extra="metrics"),
+    "onnxruntime": missing_extra("ONNX Runtime", package="onnxruntime", extra="onnx"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,5 +65,5 @@ def examine() -> dict[str, Any]:
         try:
             facts[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
-            facts[library] = f"not installed ({OPTIONAL.get(library, 'needed')})"
+            facts[library] = f"not installed. {OPTIONAL.get(library, 'It is needed.')}"
     return facts

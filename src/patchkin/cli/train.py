@@ -18,6 +18,7 @@ from patchkin.data.paired import PairedBatch
 from patchkin.errors import ConfigError, nearest
 from patchkin.method import Method
 from patchkin.runs.config import (
+    METHOD_FILE,
     RunConfig,
     choose_preset,
     config_from_plain,
@@ -45,7 +46,9 @@ class TrainOptions(Generic[C]):
     run_dir: Path | None = None
     """Folder of the run. By default runs/METHOD_DATA."""
     preset: str | None = None
-    """Where the settings start from; see `patchkin methods`."""
+    """Where the settings start from; see `patchkin methods NAME`. By default the first one, of what
+    was published, or `toy` for toy data. This help tells the defaults of the first one; add
+    `--preset NAME` or `--data toy` for others."""
     config: Path | None = None
     """YAML file with settings, complete or partial, laid over the preset."""
     resume: bool = False
@@ -161,7 +164,19 @@ def _method(
             f"`{name}` is a preset of several methods; name one: "
             f"{', '.join(f'{owner} --preset {name}' for owner in owners)}."
         )
-    raise ConfigError(f"Unknown method `{name}`. {nearest(name, methods)}")
+    raise ConfigError(_unknown(name, arguments, methods))
+
+
+def _unknown(name: str, arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> str:
+    """What is said of a method that is not known here: it may have a file of its own."""
+    saved = _saved_config(arguments) or {}
+    if saved.get("name") == name and saved.get(METHOD_FILE):
+        run_dir = _option(arguments, "--run-dir")
+        return (
+            f"`{name}` is the method of the file `{saved[METHOD_FILE]}`: "
+            f"python {saved[METHOD_FILE]} train --resume {run_dir}"
+        )
+    return f"Unknown method `{name}`. {nearest(name, methods)}"
 
 
 def default_options(kind: type[Method], arguments: Sequence[str]) -> TrainOptions[Any]:
@@ -177,9 +192,8 @@ def default_options(kind: type[Method], arguments: Sequence[str]) -> TrainOption
     for _, plain in reversed(layered):
         root = root or (plain.get("data") or {}).get("root")
     elsewhere = _option(arguments, "--data.source") is not None
-    preset = choose_preset(
-        kind, _option(arguments, "--preset"), toy=not elsewhere and root in (None, TOY)
-    )
+    toys = (TOY,) if {"-h", "--help"} & set(arguments) else (None, TOY)  # help: what is published
+    preset = choose_preset(kind, _option(arguments, "--preset"), toy=not elsewhere and root in toys)
     config = preset_config(preset)
     for where, plain in layered:
         config = config_from_plain(kind, config, plain, where=where)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from patchkin.errors import CheckpointError, ConfigError
+from patchkin.errors import CheckpointError, ConfigError, missing_extra
 
 MOST_DIFFERENCE = 1e-3
 """Between the two runtimes, of images in [-1, 1]: an eighth of a grey level."""
@@ -79,5 +79,5 @@ def _check_installed() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"Timing in ONNX Runtime needs `{error.name}`: pip install 'patchkin[onnx]'."
+            missing_extra("Timing in ONNX Runtime", package=str(error.name), extra="onnx")
         ) from error

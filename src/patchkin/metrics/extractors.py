@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from patchkin.errors import ConfigError, ShapeError, nearest
+from patchkin.errors import ConfigError, ShapeError, missing_extra, nearest
 from patchkin.metrics.checks import check_colour_batch, check_finite
 from patchkin.metrics.weights import (
     INCEPTION_2015,
@@ -253,7 +253,8 @@ def _inception_2015(weights: Path | None) -> tuple[nn.Module, str]:
         )
     except ModuleNotFoundError as error:
         raise ConfigError(
-            "FID and KID with Inception need torch-fidelity; run `pip install patchkin[metrics]`."
+            missing_extra("A score with Inception", package="torch-fidelity", extra="metrics")
+            + " --protocol squeezenet-256 needs no extra."
         ) from error
     path = weights or fetch(INCEPTION_2015, option=_OPTION)
     tensors, sha256 = read_weights(path)

@@ -24,7 +24,14 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from patchkin.errors import CheckpointError, ConfigError, ShapeError, check_same_shape, nearest
+from patchkin.errors import (
+    CheckpointError,
+    ConfigError,
+    ShapeError,
+    check_same_shape,
+    missing_extra,
+    nearest,
+)
 from patchkin.metrics.checks import check_colour_batch, check_finite
 from patchkin.metrics.weights import ALEXNET, SQUEEZENET, VGG16, fetch, loading, read_weights
 
@@ -162,7 +169,7 @@ def _features(build: str, weights: Path) -> tuple[nn.Sequential, str]:
 def _bundled_heads(net: str) -> Path:
     package = importlib.util.find_spec("torchmetrics")  # found, not imported: that takes 4 s
     if package is None or package.origin is None:
-        raise ConfigError("LPIPS needs torchmetrics; run `pip install patchkin[metrics]`.")
+        raise ConfigError(missing_extra("LPIPS", package="torchmetrics", extra="metrics"))
     return Path(package.origin).parent / "functional" / "image" / "lpips_models" / f"{net}.pth"
 
 

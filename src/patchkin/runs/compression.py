@@ -88,7 +88,7 @@ def read_teacher(
     generator = _teacher(path, direction, methods)
     return TeacherConfig(
         generator=generator.config,
-        path=str(path),
+        path=str(path.absolute()),
         direction=direction,
         sha256=_sha256(path),
     )

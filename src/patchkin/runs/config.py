@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from patchkin.config import from_plain, merge, to_plain
-from patchkin.data.config import DataConfig
+from patchkin.data.config import AUTO, DataConfig
 from patchkin.data.layouts import TOY
 from patchkin.errors import ConfigError, nearest
 from patchkin.method import Method, Preset
@@ -18,6 +21,8 @@ from patchkin.training import TrainingConfig
 C = TypeVar("C")
 HISTORY = "history"
 """Key of `config.yaml`: how the settings were changed on the way (`runs.resuming`)."""
+METHOD_FILE = "file"
+"""Key of `config.yaml`: the file of a method that is not one of patchkin's."""
 logger = logging.getLogger(__name__)
 
 
@@ -55,7 +60,38 @@ def config_to_plain(kind: type[Method], config: RunConfig[Any]) -> dict[str, Any
     parts = {
         part: to_plain(getattr(config, part)) for part in ("method", "data", "schedule", "training")
     }
-    return {"name": kind.name, **parts}
+    file = method_file(kind)
+    return {"name": kind.name, **({METHOD_FILE: file} if file else {}), **parts}
+
+
+def method_file(kind: type[Method]) -> str | None:
+    """The file of a method that is not one of patchkin's, if it has one."""
+    if kind.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return None
+    try:
+        return os.path.abspath(inspect.getfile(kind))  # noqa: PTH100 - links stay
+    except (TypeError, OSError):  # of a notebook
+        return None
+
+
+def from_anywhere(config: RunConfig[Any]) -> RunConfig[Any]:
+    """The configuration with absolute paths, which hold in every folder."""
+    data = config.data
+    data = replace(
+        data,
+        root=data.root if data.root == TOY else _absolute(data.root),
+        source=None if data.source is None else _absolute(data.source),
+        target=None if data.target is None else _absolute(data.target),
+        cache=data.cache if data.cache in (None, AUTO) else _absolute(data.cache),
+    )
+    training = config.training
+    if training.score_weights is not None:
+        training = replace(training, score_weights=Path(_absolute(training.score_weights)))
+    return replace(config, data=data, training=training)
+
+
+def _absolute(path: str | Path) -> str:
+    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - links stay
 
 
 def config_from_plain(
@@ -63,7 +99,7 @@ def config_from_plain(
 ) -> RunConfig[Any]:
     """A configuration with the settings of a (partial) mapping laid over a default.
 
-    The history of a run is passed over.
+    The history of a run, and the file of its method, are passed over.
 
     Raises:
         ConfigError: a key or value that does not belong; the nearest key is offered.
@@ -75,7 +111,7 @@ def config_from_plain(
         "training": TrainingConfig,
     }
     for key in plain:
-        if key not in (*parts, "name", HISTORY):
+        if key not in (*parts, "name", HISTORY, METHOD_FILE):
             raise ConfigError(f"Unknown key `{key}` in {where}. {nearest(key, (*parts, 'name'))}")
     named = plain.get("name", kind.name)
     if named != kind.name:

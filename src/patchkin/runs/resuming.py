@@ -20,7 +20,13 @@ from patchkin.data.record import DataRecord, Difference, difference, from_json, 
 from patchkin.data.verify import Broken
 from patchkin.errors import CheckpointError, ConfigError, DataError
 from patchkin.method import Method
-from patchkin.runs.config import HISTORY, RunConfig, config_from_plain, config_to_plain
+from patchkin.runs.config import (
+    HISTORY,
+    RunConfig,
+    config_from_plain,
+    config_to_plain,
+    from_anywhere,
+)
 from patchkin.schedules import ScheduleConfig
 from patchkin.scoring.own_data import MANIFEST_FILE, TRAINED_IN
 from patchkin.storage.atomic import storage_errors, write_json, write_text
@@ -175,7 +181,7 @@ class Resumption:
 def changed_settings(kind: type[Method], run_dir: Path, config: RunConfig[Any]) -> Changes:
     """What differs from the settings of the run; what it did not know yet does not count."""
     path = run_dir / CONFIG_FILE
-    saved = config_from_plain(kind, config, read_yaml(path), where=f"`{path}`")
+    saved = from_anywhere(config_from_plain(kind, config, read_yaml(path), where=f"`{path}`"))
     before, now = (dict(_leaves(config_to_plain(kind, each))) for each in (saved, config))
     names = [*now, *(name for name in before if name not in now)]
     return {

@@ -16,7 +16,7 @@ from patchkin.data.record import record_files
 from patchkin.errors import CheckpointError, ConfigError
 from patchkin.method import Method
 from patchkin.randomness import derive_seed
-from patchkin.runs.config import RunConfig, with_domains
+from patchkin.runs.config import RunConfig, from_anywhere, with_domains
 from patchkin.runs.resuming import (
     KnownData,
     Resumption,
@@ -74,6 +74,7 @@ def train(
         PatchkinError: the data, the folder or the machine does not allow it, or the run failed
             for a reason that the user can mend.
     """
+    config = from_anywhere(config)
     fabric = launch(config.training)
     lock = FolderLock(run_dir, remedy="choose another --run-dir")
     with ending_together(), interrupted_by_sigterm():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def write_report(run_dir: Path) -> Path:
         curves=_curves(records, "terms"),
         score_curves=_curves(records, "scores"),
         changes=_changes(config, records),
-        command=f"patchkin {_verb(config['name'])} --config config.yaml",
+        command=_command(config, run_dir.absolute()),
         configuration=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )
     target = run_dir / "report.html"
@@ -61,8 +62,14 @@ def _changes(config: dict[str, Any], records: list[dict[str, Any]]) -> list[str]
     return lines
 
 
-def _verb(name: str) -> str:
-    return "compress distill" if name == "distillation" else f"train {name}"
+def _command(config: dict[str, Any], run_dir: Path) -> str:
+    """What makes the run again, from any folder."""
+    name, file = config["name"], config.get("file")
+    program = f"python {shlex.quote(file)}" if file else "patchkin"
+    verb = "compress distill" if name == "distillation" else f"train {name}"
+    again = run_dir.with_name(f"{run_dir.name}-again")
+    settings = shlex.quote(str(run_dir / "config.yaml"))
+    return f"{program} {verb} --config {settings} --run-dir {shlex.quote(str(again))}"
 
 
 def read_log(run_dir: Path) -> list[dict[str, Any]]:
