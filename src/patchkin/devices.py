@@ -75,7 +75,7 @@ def set_float32(precision: Precision) -> None:
     ('ieee', 'ieee')
     """
     way = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = way
+    torch.backends.cudnn.conv.fp32_precision = way  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.fp32_precision = way
 
 
