@@ -40,6 +40,7 @@ REACHED = {
     "data/download.py": ("data download",),
     "devices.py": ("train cut", "translate", "evaluate"),
     "methods": ("train cut",),
+    "methods/munit.py": ("train munit",),
     "metrics/cityscapes.py": (*EVALUATE, *SEARCH),
     "metrics/extractors.py": (*EVALUATE, *SEARCH),
     "metrics/perceptual.py": EVALUATE,

@@ -110,7 +110,8 @@ def test_a_preset_is_chosen_by_the_data(command, toy_root):
     plain = yaml.safe_load(out)
     assert (plain["data"]["size"], plain["method"]["relation_weight"]) == (256, 0.05)
     assert plain["schedule"] == {
-        "epochs": 400, "steps": None, "decay_fraction": 0.5, "halve_every": None, "warmup": 0,
+        "epochs": 400, "steps": None, "max_steps": None, "decay_fraction": 0.5,
+        "halve_every": None, "warmup": 0,
         "ema_decay": 0.0, "ema_warmup": False,
     }  # fmt: skip
 
@@ -275,7 +276,7 @@ def test_methods_lists_all(command):
     _, out, _ = command("methods", "--json")
     listed = json.loads(out)
     assert list(listed["semantic-relation"]["presets"]) == [
-        "horse2zebra", "cityscapes", "stable", "toy",
+        "horse2zebra", "cityscapes", "paper", "stable", "toy",
     ]  # fmt: skip
     code, out, _ = command("methods")
     assert code == 0

@@ -47,7 +47,10 @@ def test_in_turn_and_at_once_are_the_same_step(changes, num_images):
     )
     assert at_once[0].keys() == in_turn[0].keys()
     torch.testing.assert_close(in_turn[0], at_once[0], rtol=1e-10, atol=1e-13)
-    torch.testing.assert_close(in_turn[1], at_once[1], rtol=1e-8, atol=1e-13)
+    # A bias before an instance norm has no gradient but the rounding of sums of large numbers,
+    # which differs between processors.
+    largest = max(float(gradient.abs().max()) for gradient in at_once[1].values())
+    torch.testing.assert_close(in_turn[1], at_once[1], rtol=1e-8, atol=max(1e-13, 1e-17 * largest))
 
 
 @pytest.mark.parametrize(("pixels", "calls"), [(2 * 32 * 24, 2), (2 * 32 * 24 + 1, 1)])

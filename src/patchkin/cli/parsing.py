@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import io
 import os
 import re
@@ -95,8 +96,11 @@ def one_line(box: str, prog: str, default: object = None) -> str:
         return f"Missing: {', '.join(_missing(box))}. {hint}"
     for place, line in enumerate(lines):
         if line.startswith("Perhaps you meant"):
-            names = re.findall(r"--?[\w.-]+", lines[place + 1].split("  ")[0])
-            hint = f"Did you mean `{names[0]}`?" if names else hint
+            offered = [line.split("  ")[0] for line in lines[place + 1 :] if line.startswith("-")]
+            names = [name for line in offered for name in re.findall(r"--?[\w.-]+", line)]
+            asked = re.search(r"--[\w.-]+", message)
+            near = difflib.get_close_matches(asked[0] if asked else "", names, n=1, cutoff=0)
+            hint = f"Did you mean `{near[0]}`?" if near else hint
     refused = re.match(r"Error parsing (?!-)([\w.-]+): (.*)", message)
     if refused:
         message = _with_flags(refused[2], refused[1].replace("-", "_"), default)
