@@ -275,7 +275,7 @@ def test_methods_lists_all(command):
     _, out, _ = command("methods", "--json")
     listed = json.loads(out)
     assert list(listed["semantic-relation"]["presets"]) == [
-        "horse2zebra", "cityscapes", "stable", "toy",
+        "horse2zebra", "cityscapes", "paper", "stable", "toy",
     ]  # fmt: skip
     code, out, _ = command("methods")
     assert code == 0
