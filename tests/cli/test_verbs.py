@@ -328,3 +328,26 @@ def test_a_method_in_a_file_of_its_own_has_the_whole_command_line(toy_root, tmp_
     translated = run("translate", run_dir, toy_root / "testA", "--output", tmp_path / "out")
     assert translated.returncode == 0, translated.stderr
     assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+def test_negatives_and_places_of_a_contrast_are_options(command, toy_root):
+    options = ("--data", toy_root, "--print-config")
+    _, out, _ = command(
+        *("train", "cut", *options, "--method.negatives", "optimal-transport"),
+        *("--method.places", "attention", "--method.transport.epsilon", "0.5"),
+    )
+    config = yaml.safe_load(out)["method"]
+    assert (config["negatives"], config["places"]) == ("optimal-transport", "attention")
+    assert (config["transport"]["epsilon"], config["negatives_from"]) == (0.5, "internal")
+    _, out, _ = command("train", "cut", *options, "--method.negatives", "both")  # until now
+    config = yaml.safe_load(out)["method"]
+    assert (config["negatives"], config["negatives_from"]) == ("uniform", "both")
+    code, _, error = command(
+        *("train", "semantic-relation", *options, "--method.negatives", "paper"),
+        "--method.no-hard-negatives",
+    )
+    assert (code, error.count("\n")) == (2, 1)
+    assert "`negatives` replaces `hard_negatives` and `weights`" in error
+    code, _, error = command("train", "cut", *options, "--method.places", "atention")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "attention" in error

@@ -62,6 +62,8 @@ VARIANTS = {
     "no-maps": replace(BASE, distillation_weight=0.0),
     "mean-relation": replace(BASE, relation_reduction="mean"),
     "easy-negatives": replace(BASE, hard_negatives=False, temperature=0.2),
+    "transport-attention": replace(BASE, negatives="optimal-transport", places="attention"),
+    "guided": replace(BASE, places="discriminator", negatives="paper"),
     "smooth": replace(BASE, reconstruction="smooth_l1"),
     "squared": replace(BASE, reconstruction="l2"),
     "few-places": replace(BASE, num_patches=500),
@@ -81,7 +83,9 @@ ROUGHLY_DIFFERENT = (
 """For the slower tests."""
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(
+    params=[pytest.param(n, marks=pytest.mark.slow) if n == "guided" else n for n in VARIANTS]
+)
 def variant(request):
     return request.param
 

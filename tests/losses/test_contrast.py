@@ -6,8 +6,16 @@ import pytest
 import torch
 
 from patchkin.errors import ConfigError, ShapeError
-from patchkin.losses import Contrast, as_info_nce, info_nce, mean_over_taps, patch_contrast
+from patchkin.losses import (
+    Contrast,
+    as_info_nce,
+    info_nce,
+    mean_over_taps,
+    patch_contrast,
+    patch_contrasts,
+)
 from patchkin.losses.contrastive import decoupled
+from patchkin.losses.transport import TransportConfig
 from patchkin.numerics import unit_rows
 
 TAU, DIVISOR = 0.3, 0.8
@@ -16,6 +24,24 @@ TAU, DIVISOR = 0.3, 0.8
 def rows(*shape, seed):
     generator = torch.Generator().manual_seed(seed)
     return unit_rows(torch.randn(*shape, generator=generator, dtype=torch.float64))
+
+
+PLAN = TransportConfig(epsilon=0.4, rounds=7, cost="easy", mean_weight=1.5)
+
+
+def plan_of(query_BKC, key_BKC, group):
+    """Sinkhorn's iteration with plain exponentials over a list of places."""
+    count = len(group)
+    kernel = torch.zeros(count, count, dtype=torch.float64)
+    for i, one in enumerate(group):
+        for j, other in enumerate(group):
+            gain = -10.0 if i == j else 1 - float(query_BKC[one].detach() @ key_BKC[other])
+            kernel[i, j] = math.exp(gain / PLAN.epsilon)
+    v = torch.ones(count, dtype=torch.float64)
+    for _ in range(PLAN.rounds):
+        u = 1 / (kernel * v).sum(dim=1)
+        v = 1 / (kernel * u[:, None]).sum(dim=0)
+    return u[:, None] * kernel * v
 
 
 def naive(query_BKC, key_BKC, contrast, external=()):
@@ -35,6 +61,10 @@ def naive(query_BKC, key_BKC, contrast, external=()):
         elif contrast.negatives == "paper":
             outside = (alike / DIVISOR).exp()
             outside = outside / outside.mean()
+        elif contrast.negatives == "optimal-transport":
+            group = [(b, i), *others]
+            mass = plan_of(query_BKC, key_BKC, group)[0, 1:]
+            outside = mass * len(others) * PLAN.mean_weight + 1e-8
         scores = torch.stack([query @ key_BKC[place] for place in others])
         terms = outside * (inside * scores / TAU).exp()
         total = terms.sum() + sum((query @ key / TAU).exp() for key in external)
@@ -46,7 +76,7 @@ def naive(query_BKC, key_BKC, contrast, external=()):
 
 
 @pytest.mark.parametrize("form", ["nce", "dce"])
-@pytest.mark.parametrize("negatives", ["uniform", "released", "paper"])
+@pytest.mark.parametrize("negatives", ["uniform", "released", "paper", "optimal-transport"])
 @pytest.mark.parametrize("all_negatives", [False, True])
 @pytest.mark.parametrize("external", [0, 5])
 def test_value_and_gradient_are_those_of_the_formula(form, negatives, all_negatives, external):
@@ -54,7 +84,11 @@ def test_value_and_gradient_are_those_of_the_formula(form, negatives, all_negati
     key = rows(2, 5, 4, seed=2).requires_grad_()
     bank = rows(external, 4, seed=3) if external else None
     contrast = Contrast(
-        form=form, negatives=negatives, temperature=TAU, all_negatives=all_negatives
+        form=form,
+        negatives=negatives,
+        temperature=TAU,
+        all_negatives=all_negatives,
+        transport=PLAN,
     )
     actual = patch_contrast(query, key, contrast, gamma_divisor=DIVISOR, external_MC=bank)
     expected = naive(query, key.detach(), contrast, () if bank is None else bank)
@@ -112,3 +146,36 @@ def test_wording_of_errors():
         )  # fmt: skip
     with pytest.raises(ShapeError, match="A single patch per image has no negatives"):
         patch_contrast(pair[0][:, :1], pair[1][:, :1], Contrast())
+
+
+def test_transport_needs_no_curriculum_and_at_least_two_patches():
+    contrast = Contrast(negatives="optimal-transport")
+    assert not contrast.has_curriculum
+    rows_BKC = rows(1, 1, 4, seed=0)
+    with pytest.raises(ShapeError, match="at least 2 patches per group"):
+        patch_contrast(rows_BKC, rows_BKC, contrast)
+    for changes, message in (
+        ({"epsilon": 0.0}, "`epsilon` must be positive"),
+        ({"rounds": 0}, "`rounds` must be at least 1"),
+        ({"mean_weight": -1.0}, "`mean_weight` must not be negative"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            TransportConfig(**changes)
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "released", "paper", "optimal-transport"])
+@pytest.mark.parametrize("all_negatives", [False, True])
+def test_taps_together_are_the_taps_one_by_one(negatives, all_negatives):
+    """Whether they have as many patches or not."""
+    contrast = Contrast(negatives=negatives, all_negatives=all_negatives, transport=PLAN)
+    pairs = [
+        (rows(2, count, 4, seed=seed), rows(2, count, 4, seed=seed + 10))
+        for seed, count in enumerate((5, 3, 5))
+    ]
+    banks = [rows(4, 4, seed=seed) for seed in (20, 21, 22)]
+    for externals in (None, banks):
+        together = patch_contrasts(pairs, contrast, gamma_divisor=DIVISOR, externals=externals)
+        for tap, (pair, actual) in enumerate(zip(pairs, together, strict=True)):
+            bank = None if externals is None else externals[tap]
+            alone = patch_contrast(*pair, contrast, gamma_divisor=DIVISOR, external_MC=bank)
+            torch.testing.assert_close(actual, alone, rtol=1e-12, atol=1e-12)

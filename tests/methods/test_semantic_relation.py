@@ -53,6 +53,23 @@ def test_in_turn_and_at_once_are_the_same_step(changes, num_images):
     torch.testing.assert_close(in_turn[1], at_once[1], rtol=1e-8, atol=max(1e-13, 1e-17 * largest))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"places": "discriminator", "augmentation": ("color",)},
+        {"places": "attention", "negatives": "optimal-transport"},
+    ],
+    ids=["guided", "attended"],
+)
+def test_places_that_are_chosen_are_the_same_in_turn_and_at_once(changes):
+    config = replace(SMALL, **changes)
+    at_once, in_turn = (step(replace(config, branches=o), 2) for o in ("at_once", "in_turn"))
+    torch.testing.assert_close(in_turn[0], at_once[0], rtol=1e-10, atol=1e-13)
+    largest = max(float(gradient.abs().max()) for gradient in at_once[1].values())
+    close = 1e-12 * largest  # of biases before a norm, rounding is all that there is
+    torch.testing.assert_close(in_turn[1], at_once[1], rtol=1e-8, atol=close)
+
+
 @pytest.mark.parametrize(("pixels", "calls"), [(2 * 32 * 24, 2), (2 * 32 * 24 + 1, 1)])
 def test_large_batches_go_in_turn_on_a_cpu(pixels, calls, monkeypatch):
     seen = []
@@ -63,3 +80,16 @@ def test_large_batches_go_in_turn_on_a_cpu(pixels, calls, monkeypatch):
     )
     step(SMALL, 2)
     assert seen == ([2, 2] if calls == 2 else [4])
+
+
+def test_a_mean_of_relations_is_a_sum_over_as_many_patches():
+    """Where a map has fewer, the mean does not weigh it less."""
+    terms = {
+        (reduction, num_patches): step(
+            replace(SMALL, relation_reduction=reduction, num_patches=num_patches), 2
+        )[0]["G+F.relation"]
+        for reduction in ("sum", "mean")
+        for num_patches in (7, 500)
+    }
+    torch.testing.assert_close(terms["sum", 7], 7 * terms["mean", 7])
+    assert terms["sum", 500] < 500 * terms["mean", 500], "the last maps have 192 and 48 places"

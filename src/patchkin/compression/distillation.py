@@ -44,7 +44,7 @@ from patchkin.losses import (
     Contrast,
     fake_loss,
     generator_loss,
-    patch_contrast,
+    patch_contrasts,
     pixel_distance,
     real_loss,
     relation_consistency,
@@ -411,9 +411,8 @@ class Distillation(Method):
     ) -> list[Tensor]:
         """Of each tap, the mean over places and images."""
         gamma_divisor = self.gamma_divisor(progress)
-        return [
-            patch_contrast(*pair, contrast, gamma_divisor=gamma_divisor).mean() for pair in pairs
-        ]
+        losses = patch_contrasts(pairs, contrast, gamma_divisor=gamma_divisor)
+        return [loss_BK.mean() for loss_BK in losses]
 
 
 def _squared_distance(student: Tensor, teacher: Tensor) -> Tensor:

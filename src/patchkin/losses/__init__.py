@@ -7,7 +7,7 @@ from patchkin.losses.adversarial import (
     r1_penalty,
     real_loss,
 )
-from patchkin.losses.contrast import Contrast, mean_over_taps, patch_contrast
+from patchkin.losses.contrast import Contrast, mean_over_taps, patch_contrast, patch_contrasts
 from patchkin.losses.contrastive import (
     as_info_nce,
     decoupled,
@@ -34,6 +34,7 @@ __all__ = [
     "log_negative_importance",
     "mean_over_taps",
     "patch_contrast",
+    "patch_contrasts",
     "pixel_distance",
     "r1_penalty",
     "real_loss",

@@ -23,7 +23,7 @@ Shape suffixes: B images, K patches, C channels, M external negatives.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -115,20 +115,58 @@ def patch_contrast(
     >>> patch_contrast(rows_BKC, rows_BKC, hardest, gamma_divisor=50.0)
     tensor([[-1., -1.]])
     """
-    if contrast.cosine:
-        query_BKC, key_BKC = cosine_rows(query_BKC), cosine_rows(key_BKC.detach())
-    weighed = _weighed(query_BKC, key_BKC, contrast, gamma_divisor)
-    loss = decoupled if contrast.form == "dce" else info_nce
-    return loss(
-        query_BKC,
-        key_BKC,
-        temperature=contrast.temperature,
-        weights_BKK=weighed.inside_BKK,
-        log_importance_BKK=weighed.log_outside_BKK,
-        include_all_negatives=contrast.all_negatives,
-        external_MC=external_MC,
+    externals = None if external_MC is None else [external_MC]
+    (loss_BK,) = patch_contrasts(
+        [(query_BKC, key_BKC)],
+        contrast,
+        gamma_divisor=gamma_divisor,
+        externals=externals,
         internal=internal,
     )
+    return loss_BK
+
+
+def patch_contrasts(
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    contrast: Contrast,
+    *,
+    gamma_divisor: float | None = None,
+    externals: Sequence[Tensor] | None = None,
+    internal: bool = True,
+) -> list[Tensor]:
+    """`patch_contrast` of each tap; plans of transport of taps with as many patches are one batch.
+
+    On an accelerator a plan is hundreds of small operations, so one for all taps is quicker.
+
+    Args:
+        pairs: (queries, keys) per tap.
+        contrast: as `patch_contrast`.
+        gamma_divisor: as `patch_contrast`.
+        externals: further negatives per tap, as `external_MC`.
+        internal: as `patch_contrast`.
+
+    >>> rows_BKC = torch.eye(2).unsqueeze(0)
+    >>> patch_contrasts([(rows_BKC, rows_BKC)], Contrast(temperature=1.0))  # log(1 + 1 / e)
+    [tensor([[0.3133, 0.3133]])]
+    """
+    if contrast.cosine:
+        pairs = [(cosine_rows(query), cosine_rows(key.detach())) for query, key in pairs]
+    loss = decoupled if contrast.form == "dce" else info_nce
+    return [
+        loss(
+            query_BKC,
+            key_BKC,
+            temperature=contrast.temperature,
+            weights_BKK=weighed.inside_BKK,
+            log_importance_BKK=weighed.log_outside_BKK,
+            include_all_negatives=contrast.all_negatives,
+            external_MC=None if externals is None else externals[tap],
+            internal=internal,
+        )
+        for tap, ((query_BKC, key_BKC), weighed) in enumerate(
+            zip(pairs, _weighed(pairs, contrast, gamma_divisor), strict=True)
+        )
+    ]
 
 
 def mean_over_taps(losses: Iterable[Tensor]) -> Tensor:
@@ -150,28 +188,45 @@ class _Weights(NamedTuple):
 
 
 def _weighed(
-    query_BKC: Tensor, key_BKC: Tensor, contrast: Contrast, gamma_divisor: float | None
-) -> _Weights:
-    """The weights of the negatives, for the groups in which patches are compared."""
+    pairs: Sequence[tuple[Tensor, Tensor]], contrast: Contrast, gamma_divisor: float | None
+) -> list[_Weights]:
+    """The weights of the negatives per tap, for the groups in which patches are compared."""
     if contrast.negatives == "uniform":
-        return _Weights()
+        return [_Weights() for _ in pairs]
     if contrast.all_negatives:
-        query_BKC, key_BKC = (rows_BKC.flatten(0, 1)[None] for rows_BKC in (query_BKC, key_BKC))
+        pairs = [
+            (query_BKC.flatten(0, 1)[None], key_BKC.flatten(0, 1)[None])
+            for query_BKC, key_BKC in pairs
+        ]
     if contrast.negatives == "optimal-transport":
-        plan = contrast.transport
-        log_weights_BKK = log_transport_importance(
-            query_BKC,
-            key_BKC,
-            cost=plan.cost,
-            epsilon=plan.epsilon,
-            rounds=plan.rounds,
-            mean_weight=plan.mean_weight,
-        )
-        return _Weights(log_outside_BKK=log_weights_BKK)
+        return _transported(pairs, contrast.transport)
     if gamma_divisor is None:
         raise ConfigError(
             f"Negatives `{contrast.negatives}` are weighed by their hardness: give `gamma_divisor`."
         )
     if contrast.negatives == "released":
-        return _Weights(inside_BKK=hard_negative_weights(key_BKC, gamma_divisor))
-    return _Weights(log_outside_BKK=log_negative_importance(key_BKC, 1 / gamma_divisor))
+        return [_Weights(inside_BKK=hard_negative_weights(k, gamma_divisor)) for _, k in pairs]
+    gamma = 1 / gamma_divisor
+    return [_Weights(log_outside_BKK=log_negative_importance(k, gamma)) for _, k in pairs]
+
+
+def _transported(
+    pairs: Sequence[tuple[Tensor, Tensor]], transport: TransportConfig
+) -> list[_Weights]:
+    """Weights by plans, one batch of plans for all taps whose rows have one shape."""
+    shapes = [tuple(key_BKC.shape) for _, key_BKC in pairs]
+    weights: list[_Weights] = [_Weights()] * len(pairs)
+    for shape in dict.fromkeys(shapes):
+        alike = [tap for tap, own in enumerate(shapes) if own == shape]
+        query_BKC, key_BKC = (torch.cat([pairs[tap][side] for tap in alike]) for side in (0, 1))
+        log_BKK = log_transport_importance(
+            query_BKC,
+            key_BKC,
+            cost=transport.cost,
+            epsilon=transport.epsilon,
+            rounds=transport.rounds,
+            mean_weight=transport.mean_weight,
+        )
+        for tap, part_BKK in zip(alike, log_BKK.chunk(len(alike)), strict=True):
+            weights[tap] = _Weights(log_outside_BKK=part_BKK)
+    return weights

@@ -30,7 +30,7 @@ from torch import Tensor
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError
-from patchkin.losses import Contrast, mean_over_taps, patch_contrast
+from patchkin.losses import Contrast, mean_over_taps, patch_contrasts
 from patchkin.losses.contrast import Negatives
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
@@ -237,14 +237,13 @@ class Cut(Method):
                 queries[name], keys[name], places, query_head=self.F, key_head=self.F
             )
             contrast = mean_over_taps(
-                patch_contrast(
-                    *pair,
+                patch_contrasts(
+                    pairs,
                     self.contrast,
                     gamma_divisor=hardness(config, progress.fraction),
-                    external_MC=self.bank.rows_LMC[tap] if external else None,
+                    externals=list(self.bank.rows_LMC) if external else None,
                     internal=not external or config.negatives_from == "both",
                 )
-                for tap, pair in enumerate(pairs)
             )
             terms[name] = share * config.contrast_weight * contrast
         return terms

@@ -34,7 +34,7 @@ from patchkin.losses import (
     AdversarialMode,
     Contrast,
     mean_over_taps,
-    patch_contrast,
+    patch_contrasts,
     relation_consistency,
 )
 from patchkin.losses.contrast import Negatives
@@ -320,8 +320,7 @@ class DclGan(Method):
             if config.contrast_weight:
                 gamma_divisor = self.gamma_divisor(progress)
                 contrast = mean_over_taps(
-                    patch_contrast(*pair, self.contrast, gamma_divisor=gamma_divisor)
-                    for pair in pairs
+                    patch_contrasts(pairs, self.contrast, gamma_divisor=gamma_divisor)
                 )
                 terms[f"contrast_{name}"] = config.contrast_weight * contrast
         return terms

@@ -33,7 +33,7 @@ from patchkin.losses import (
     Contrast,
     as_info_nce,
     mean_over_taps,
-    patch_contrast,
+    patch_contrasts,
     relation_consistency,
 )
 from patchkin.method import Method, Preset, Progress, Terms, Update
@@ -248,9 +248,7 @@ class SemanticRelation(Method):
         if not config.contrast_weight:
             return {}
         gamma_divisor = self.gamma_divisor(progress)
-        losses = [
-            patch_contrast(*pair, self.contrast, gamma_divisor=gamma_divisor) for pair in pairs
-        ]
+        losses = patch_contrasts(pairs, self.contrast, gamma_divisor=gamma_divisor)
         if config.contrast == "dce":  # the released log shows the InfoNCE that DCE came from
             as_nce = mean_over_taps(as_info_nce(loss.detach()) for loss in losses)
             update.report(**{f"{name}_as_nce": config.contrast_weight * as_nce})

@@ -38,7 +38,7 @@ from patchkin.losses import (
     Contrast,
     as_info_nce,
     mean_over_taps,
-    patch_contrast,
+    patch_contrasts,
     relation_consistency,
 )
 from patchkin.losses.contrast import Negatives
@@ -289,9 +289,9 @@ class SinCut(Method):
         branches = {"nce": slice(0, num_images), "identity_nce": slice(num_images, None)}
         for name, branch in branches.items():
             drawn = draw_places(keys, config.num_patches, progress.draws)
+            pairs = self._embedded(queries, keys, branch, drawn, progress.draws)
             contrast = mean_over_taps(
-                patch_contrast(*pair, self.contrast, gamma_divisor=self.gamma_divisor(progress))
-                for pair in self._embedded(queries, keys, branch, drawn, progress.draws)
+                patch_contrasts(pairs, self.contrast, gamma_divisor=self.gamma_divisor(progress))
             )
             terms[name] = 0.5 * config.contrast_weight * contrast
         return terms
@@ -320,9 +320,7 @@ class SinCut(Method):
             terms["relation"] = config.relation_weight * relation
         gamma_divisor = self.gamma_divisor(progress)
         for name, rows in pairs.items():
-            losses = [
-                patch_contrast(*pair, self.contrast, gamma_divisor=gamma_divisor) for pair in rows
-            ]
+            losses = patch_contrasts(rows, self.contrast, gamma_divisor=gamma_divisor)
             terms[name] = 0.5 * config.contrast_weight * mean_over_taps(losses)
             # The released log shows the InfoNCE that the decoupled loss came from.
             as_nce = mean_over_taps(as_info_nce(loss.detach()) for loss in losses)

@@ -45,7 +45,7 @@ from patchkin.losses import (
     Contrast,
     as_info_nce,
     mean_over_taps,
-    patch_contrast,
+    patch_contrasts,
     relation_consistency,
 )
 from patchkin.method import Direction, Preset, Progress, StyledMethod, Terms, Update, in_parts
@@ -351,10 +351,7 @@ class StarGanV2Relation(StyledMethod):
         relation = mean_over_taps(
             relation_consistency(*pair, reduction=config.relation_reduction) for pair in pairs
         )
-        rows = [
-            patch_contrast(*pair, self.contrast, gamma_divisor=shared.gamma_divisor)
-            for pair in pairs
-        ]
+        rows = patch_contrasts(pairs, self.contrast, gamma_divisor=shared.gamma_divisor)
         if config.contrast == "dce":
             as_nce = mean_over_taps(as_info_nce(loss_BK.detach()) for loss_BK in rows)
             weight = config.contrast_weight * len(maps[0])
