@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import sys
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -103,6 +105,30 @@ def peak_memory_bytes(device: torch.device) -> int | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, the others KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def device_name(device: torch.device) -> str:
+    """A device for people: its kind, and what it is called as far as the system says.
+
+    >>> device_name(torch.device("meta"))
+    'meta'
+    """
+    name = ""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "cpu":
+        threads = torch.get_num_threads()
+        name = f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{device.type} ({name})" if name else device.type
+
+
+def _processor() -> str:
+    """The name of the processor; Python knows it on few systems."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4

@@ -160,6 +160,7 @@ def content(run_dir: Path) -> dict[str, Any]:
     found["log"] = [
         {key: record[key] for key in record if key in ("step", "terms", "scores", "best")}
         for record in log(run_dir)
+        if "session" not in record
     ]
     found["report"] = (run_dir / "report.html").is_file()
     return found

@@ -69,6 +69,8 @@ class TrainOptions(Generic[C]):
 def run(arguments: Sequence[str], methods: Mapping[str, type[Method]], default_method: str) -> int:
     """Train as the arguments say."""
     refuse_released_flags(arguments, methods)
+    if not arguments:
+        _say_what(default_method)
     arguments = with_resume_folder(list(arguments))
     kind, arguments = _method(arguments, methods, default_method)
     default = default_options(kind, arguments)
@@ -103,6 +105,16 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]], default_m
     return 0
 
 
+def _say_what(default_method: str) -> None:
+    """What is trained where nothing was said, before it begins."""
+    print(
+        f"No method and no data were named: {default_method} is trained on the built-in toy set. "
+        "For images of yours: patchkin train METHOD --data ROOT, where ROOT has trainA and trainB; "
+        "`patchkin methods` lists the methods. Ctrl-C stops.",
+        file=sys.stderr,
+    )
+
+
 def with_resume_folder(arguments: list[str]) -> list[str]:
     """`--resume DIR` is `--resume --run-dir DIR`."""
     expanded = []
@@ -135,7 +147,10 @@ def _saved_config(arguments: Sequence[str]) -> dict[str, Any] | None:
         raise ConfigError("--resume needs the run: --resume DIR.")
     path = Path(run_dir, "config.yaml")
     if not path.is_file():
-        raise ConfigError(f"`{run_dir}` holds no run to resume: it has no config.yaml.")
+        raise ConfigError(
+            f"`{run_dir}` holds no run to resume: it has no config.yaml. Start one: train METHOD "
+            f"--data ROOT --run-dir {run_dir}"
+        )
     return read_yaml(path)
 
 

@@ -43,7 +43,7 @@ HARMLESS = frozenset(
     }
 )
 """Settings that change nothing of what is computed, up to the rounding of another machine."""
-_PLACES = frozenset({"data.root", "data.source", "data.target"})
+PLACES = frozenset({"data.root", "data.source", "data.target"})
 """Where the files are: these themselves are compared."""
 _LENGTH = frozenset({"schedule.steps", "schedule.epochs"})
 
@@ -101,7 +101,7 @@ class Resumption:
         if self._change:
             return
         computed = [
-            f"{flag_of(self._kind, name)} {_shown(before)}, now {_shown(now)}"
+            f"{flag_of(self._kind, name)} {shown(before)}, now {shown(now)}"
             for name, (before, now) in _computed(self._run_dir, self._changes).items()
         ]
         known = read_data(self._run_dir).get("images_per_step", self._images_per_step)
@@ -157,7 +157,7 @@ class Resumption:
         for name, (before, now) in changes.items():
             flag = flag_of(self._kind, name)
             logger.warning(
-                "from step %d on: %s %s (before: %s)", step, flag, _shown(now), _shown(before)
+                "from step %d on: %s %s (before: %s)", step, flag, shown(now), shown(before)
             )
         if changes:
             told.append({"changed_settings": {name: list(pair) for name, pair in changes.items()}})
@@ -169,7 +169,7 @@ class Resumption:
         Raises:
             StorageError: they cannot be written; they are as they were.
         """
-        passing = HARMLESS if read_record(self._run_dir) is None else HARMLESS | _PLACES
+        passing = HARMLESS if read_record(self._run_dir) is None else HARMLESS | PLACES
         changes = {name: each for name, each in self._changes.items() if name not in passing}
         history = _with_changes(history_of(self._run_dir), step, changes)
         write_config(self._kind, self._config, self._run_dir, history)
@@ -182,7 +182,7 @@ def changed_settings(kind: type[Method], run_dir: Path, config: RunConfig[Any]) 
     """What differs from the settings of the run; what it did not know yet does not count."""
     path = run_dir / CONFIG_FILE
     saved = from_anywhere(config_from_plain(kind, config, read_yaml(path), where=f"`{path}`"))
-    before, now = (dict(_leaves(config_to_plain(kind, each))) for each in (saved, config))
+    before, now = (dict(leaves(config_to_plain(kind, each))) for each in (saved, config))
     names = [*now, *(name for name in before if name not in now)]
     return {
         name: (before.get(name), now.get(name))
@@ -196,7 +196,7 @@ def _computed(run_dir: Path, changes: Changes) -> Changes:
     harmless = set(HARMLESS)
     record = read_record(run_dir)
     if record is not None:
-        harmless |= _PLACES
+        harmless |= PLACES
         if any(part.val for part in record.values()):  # else images would leave the training
             harmless.add("training.score_every")
     if "images_per_step" in read_data(run_dir):  # it is compared instead
@@ -212,15 +212,17 @@ def _is_complete(run_dir: Path) -> bool:
     return store.total_steps(newest) in range(newest + 1)
 
 
-def _leaves(plain: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(plain: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names of settings, and their values."""
     if isinstance(plain, dict) and plain:
         for key, value in plain.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, list(plain) if isinstance(plain, tuple) else plain
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A setting as it is typed."""
     if isinstance(value, list):
         return " ".join(map(str, value))
     return str(value)

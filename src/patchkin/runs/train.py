@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shlex
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from patchkin.data.record import record_files
 from patchkin.errors import CheckpointError, ConfigError
 from patchkin.method import Method
 from patchkin.randomness import derive_seed
+from patchkin.runs.announcement import header, session
 from patchkin.runs.config import RunConfig, from_anywhere, with_domains
 from patchkin.runs.resuming import (
     KnownData,
@@ -160,8 +163,9 @@ def _train(
         write_config(kind, config, run_dir)
         write_files()
 
-    def go_on(step: int, log: Callable[[Mapping[str, Any]], None]) -> None:
+    def start(step: int, log: Callable[[Mapping[str, Any]], None]) -> None:
         """Logged first: what is written next forgets what it was."""
+        log({"step": step, "session": session(method, config, fabric)})
         if resumption is not None:
             for told in resumption.told(step):
                 log({"step": step, **told})
@@ -171,7 +175,13 @@ def _train(
     by_first_process(
         fabric, partial(resumption.check_files, record) if resumption else begin_folder
     )
-    header = ModelHeader(
+    if fabric.is_global_zero:
+        for line in header(
+            method, config, run_dir, data.files(), fabric=fabric,
+            steps_per_epoch=data.steps_per_epoch,
+        ):  # fmt: skip
+            sys.stderr.write(f"{line}\n")
+    model_header = ModelHeader(
         method=kind.name,
         config=to_plain(config.method),
         size=config.data.size,
@@ -189,10 +199,10 @@ def _train(
         fabric=fabric,
         schedule=config.schedule,
         training=config.training,
-        header=header,
+        header=model_header,
         scorer=data.scorer(),
         resume=resume,
-        on_resume=go_on,
+        on_start=start,
     )
     return write_report(run_dir) if fabric.is_global_zero else None
 
@@ -209,7 +219,15 @@ def _check_domains(method: Method, domains: tuple[str, ...]) -> None:
 def _require_a_run(run_dir: Path) -> None:
     store = CheckpointStore(run_dir)
     if not store.steps():
-        raise CheckpointError(f"There is no checkpoint in `{store.folder}` to resume from.")
+        config = run_dir / "config.yaml"
+        again = f"--config {shlex.quote(str(config))} --run-dir {shlex.quote(str(run_dir))}"
+        advice = (
+            "The run ended before its first one was saved (--save-every). Start it again: "
+            f"`train {again}`."
+            if config.is_file()
+            else "Start a run: `train METHOD --data ROOT --run-dir FOLDER`."
+        )
+        raise CheckpointError(f"There is no checkpoint in `{run_dir}` to resume from. {advice}")
 
 
 def _refuse_a_run(run_dir: Path) -> None:

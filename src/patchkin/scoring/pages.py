@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from patchkin.scoring.scores import describe
+from patchkin.scoring.scores import SCORES, describe
 
 
 def render(template: str, **content: Any) -> str:
@@ -13,7 +13,7 @@ def render(template: str, **content: Any) -> str:
 
     Args:
         template: name of a file in `templates`. What it shows is escaped; `score | describe` says
-            what a score is.
+            what a score is, `score | way` which way it is better.
         content: what the template asks for.
     """
     import jinja2
@@ -22,7 +22,18 @@ def render(template: str, **content: Any) -> str:
         loader=jinja2.PackageLoader("patchkin.scoring"), autoescape=True, trim_blocks=True
     )
     environment.filters["describe"] = describe
+    environment.filters["way"] = _way
     return environment.get_template(template).render(**content)
+
+
+def _way(name: str) -> str:
+    """Which way a score is better, short.
+
+    >>> _way("squeezenet-256/frechet"), _way("psnr"), _way("change")
+    ('lower', 'higher', '-')
+    """
+    score = SCORES.get(name.rpartition("/")[2])
+    return "-" if score is None or score.better is None else score.better
 
 
 def embedded(content: bytes) -> str:

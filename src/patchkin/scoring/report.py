@@ -12,6 +12,10 @@ from patchkin.config import read_yaml
 from patchkin.scoring.pages import embedded, render
 from patchkin.scoring.results import SCORES_FILE, headings, read_results
 from patchkin.storage.atomic import write_text
+from patchkin.training.log import duration
+
+MOST_PREVIEWS = 6
+"""Shown on the page, evenly over the run."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -28,6 +32,7 @@ def write_report(run_dir: Path) -> Path:
         "report.html",
         title=f"{config['name']} on {_data_name(config)}",
         subtitle=f"{run_dir.name}, {last_step} steps",
+        facts=_facts(run_dir, records),
         scores=_score_table(records),
         test=_test_table(run_dir / SCORES_FILE),
         previews=_previews(run_dir / "previews"),
@@ -43,6 +48,47 @@ def write_report(run_dir: Path) -> Path:
     target = run_dir / "report.html"
     write_text(target, page)
     return target
+
+
+def _facts(run_dir: Path, records: list[dict[str, Any]]) -> dict[str, str]:
+    """When and where the run was made, on how many images, and how long it took."""
+    sessions = [record["session"] for record in records if "session" in record]
+    facts: dict[str, str] = {}
+    if sessions:
+        first, last = sessions[0], sessions[-1]
+        times = f"{len(sessions) - 1} time{'s' if len(sessions) > 2 else ''}"
+        resumed = f"; resumed {times}, last {last['date']}"
+        facts["Begun"] = first["date"] + (resumed if len(sessions) > 1 else "")
+        versions = [f"patchkin {s['patchkin']}, torch {s['torch']}" for s in sessions]
+        facts["Version"] = "; then ".join(dict.fromkeys(versions))
+        machines = [f"{s['device']}, {s['precision']}; {s['system']}" for s in sessions]
+        facts["Machine"] = "; then ".join(dict.fromkeys(machines))
+        facts["Parameters"] = f"{last['parameters']:,} that learn"
+    images = _images(run_dir)
+    if images:
+        facts["Images"] = images
+    facts["Training time"] = duration(_seconds(records))
+    return facts
+
+
+def _images(run_dir: Path) -> str:
+    path = run_dir / "data.json"
+    files = json.loads(path.read_text(encoding="utf-8")).get("files") if path.is_file() else None
+    return ", ".join(
+        f"{len(part['train'])} of domain {name}"
+        + (f" and {len(part['val'])} for validation" if part["val"] else "")
+        for name, part in (files or {}).items()
+    )
+
+
+def _seconds(records: list[dict[str, Any]]) -> float:
+    """Of all steps, whenever they were done; without scoring and saving between them."""
+    total, before = 0.0, 0
+    for record in records:
+        if "seconds_per_step" in record:
+            total += record["seconds_per_step"] * (record["step"] - before)
+            before = record["step"]
+    return total
 
 
 def _changes(config: dict[str, Any], records: list[dict[str, Any]]) -> list[str]:
@@ -145,7 +191,9 @@ def _pictures(folder: Path) -> list[tuple[str, str]]:
 
 def _previews(folder: Path) -> list[tuple[str, str]]:
     files = sorted(folder.glob("step_*.png"))
-    chosen = files if len(files) <= 2 else [files[0], files[-1]]
+    last = len(files) - 1
+    places = sorted({round(place * last / (MOST_PREVIEWS - 1)) for place in range(MOST_PREVIEWS)})
+    chosen = [files[place] for place in places] if files else []
     return [
         (f"step {int(file.stem.removeprefix('step_'))}", embedded(file.read_bytes()))
         for file in reversed(chosen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import sys
 import time
@@ -15,10 +16,12 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
 from patchkin.storage.atomic import append_line, write_text
 
@@ -44,7 +47,7 @@ class RunLog:
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
+            _TimeLeft(),
             TextColumn("{task.fields[terms]}"),
         )
         with Progress(*columns, console=self._console, transient=True) as self._bar:
@@ -110,7 +113,7 @@ class RunLog:
             return
         left = (self._total_steps - record["step"]) * record["seconds_per_step"]
         self.say(
-            f"step {record['step']}/{self._total_steps}  {rate}  {_duration(left)} left  {terms}"
+            f"step {record['step']}/{self._total_steps}  {rate}  {duration(left)} left  {terms}"
         )
 
 
@@ -143,7 +146,58 @@ class Window:
         }
 
 
-def _duration(seconds: float) -> str:
+FORECAST_STEPS = 20
+WEEK_SECONDS = 7 * 24 * 3600
+
+
+class Forecast:
+    """How long a run will take, from the middle one of its first steps.
+
+    Args:
+        steps: that are left to do.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._left = steps
+        self._seconds: list[float] = []
+
+    def add(self, seconds: float) -> list[str]:
+        """Count a step; once there are enough of them, what to say."""
+        self._left -= 1
+        if len(self._seconds) >= FORECAST_STEPS:
+            return []
+        self._seconds.append(seconds)
+        if len(self._seconds) < FORECAST_STEPS or self._left <= 0:
+            return []
+        each = sorted(self._seconds)[FORECAST_STEPS // 2]
+        left = each * self._left
+        end = datetime.datetime.now() + datetime.timedelta(seconds=left)
+        said = [f"{each:.3g} s per step: about {duration(left)} to the end, {end:%a %d %b %H:%M}"]
+        if left > WEEK_SECONDS:
+            said.append(
+                "Warning: that is more than a week. A GPU, a smaller --size, or fewer --steps or "
+                "--epochs take less; `patchkin bench` tells what a step costs by method and size."
+            )
+        return said
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(59), duration(5 * 3600 + 61), duration(13 * 86400 + 7300)
+    ('0:59', '5:01:01', '13 days 2 h')
+    """
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    days, within = divmod(hours, 24)
+    if days:
+        return f"{days} day{'s' if days > 1 else ''} {within} h"
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+class _TimeLeft(ProgressColumn):
+    """The time to the end, in days where it has some."""
+
+    def render(self, task: Task) -> Text:
+        left = task.time_remaining
+        return Text("" if left is None else duration(left), style="progress.remaining")

@@ -32,11 +32,11 @@ from patchkin.training.collectives import any_process, by_first_process, mean_ov
 from patchkin.training.compilation import CompiledSteps
 from patchkin.training.config import TrainingConfig
 from patchkin.training.fabric import Fabric
-from patchkin.training.log import RunLog, Window
+from patchkin.training.log import Forecast, RunLog, Window
 from patchkin.training.stopping import LeaveNow, Stop, stop_signals
 from patchkin.training.updater import Updater
 
-OnResume = Callable[[int, Callable[[Mapping[str, Any]], None]], None]
+OnStart = Callable[[int, Callable[[Mapping[str, Any]], None]], None]
 
 
 class BatchSource(Protocol):
@@ -84,13 +84,14 @@ def fit(
     header: ModelHeader,
     scorer: Scorer | None = None,
     resume: bool = False,
-    on_resume: OnResume = lambda _step, _log: None,
+    on_start: OnStart = lambda _step, _log: None,
 ) -> None:
     """Train a method to the end of its schedule.
 
     The run folder receives `log.jsonl`, `previews/` and `checkpoints/`. With `resume`, the newest
     undamaged checkpoint is continued; the result is the same, bit for bit, as without the stop.
-    `on_resume` is given its step and a function that logs a record once, in the first process.
+    `on_start` is given the step from which the run goes on (0 for a new one), and a function that
+    logs a record once, in the first process.
 
     Raises:
         DivergenceError: a term became NaN or infinite; the message names it, the step, and the
@@ -103,7 +104,7 @@ def fit(
         method, data, run_dir,
         fabric=fabric, schedule=schedule, training=training, header=header, scorer=scorer,
     )  # fmt: skip
-    run.start(resume=resume, on_resume=on_resume)
+    run.start(resume=resume, on_start=on_start)
     with (
         run.log.shown(run.step),
         stop_signals(may_leave=fabric.is_global_zero, deadline=fabric.world_size > 1) as stop,
@@ -149,14 +150,16 @@ class _Run:
             method, self.updater, training, fabric.device, say=self.log.say
         )
         self.window = Window()
+        self.forecast = Forecast(0)
         self.stop = Stop(may_leave=False)
         self._preview_batch = data.preview_batch() if fabric.is_global_zero else None
 
-    def start(self, *, resume: bool, on_resume: OnResume) -> None:
+    def start(self, *, resume: bool, on_start: OnStart) -> None:
         """From a checkpoint, or from the beginning."""
         if resume:
             self._restore()
-            by_first_process(self.fabric, lambda: on_resume(self.step, self.log.write_once))
+        by_first_process(self.fabric, lambda: on_start(self.step, self.log.write_once))
+        if resume:
             return
         self.method.train()
         with closing(self._batches()) as batches:
@@ -172,6 +175,7 @@ class _Run:
             self.log.say(f"The run in {self.run_dir} is complete: {self.step} steps.")
             return
         self.method.train()
+        self.forecast = Forecast(self.total_steps - self.step)
         try:
             with closing(self._batches()) as batches:
                 while self.step < self.total_steps:
@@ -204,7 +208,10 @@ class _Run:
         began = time.perf_counter()
         self.compiled(partial(self._train_step, batch))
         self.window.add(self._mean_terms(), images=self._images(batch), waited=began - waiting)
-        self.stop.slowest_step = max(self.stop.slowest_step, time.perf_counter() - began)
+        ended = time.perf_counter()
+        self.stop.slowest_step = max(self.stop.slowest_step, ended - began)
+        for line in self.forecast.add(ended - waiting):
+            self.log.say(line)
         final = self.step == self.total_steps
         stopped = any_process(self.fabric, self.stop.asked)
         saving = final or stopped or self.step % self.training.save_every == 0

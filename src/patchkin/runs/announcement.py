@@ -1,0 +1,129 @@
+"""What a run says before its first step, and what its log keeps of each time it was started."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from patchkin._version import __version__
+from patchkin.config import to_plain
+from patchkin.data.layouts import TOY
+from patchkin.data.record import SplitFiles
+from patchkin.devices import device_name
+from patchkin.method import Method, Preset
+from patchkin.runs.config import RunConfig
+from patchkin.runs.resuming import HARMLESS, PLACES, flag_of, leaves, shown
+from patchkin.training.fabric import Fabric
+
+_MOST_CHANGES = 6
+"""Settings told that differ from the preset."""
+
+
+def header(
+    method: Method,
+    config: RunConfig[Any],
+    run_dir: Path,
+    files: Mapping[str, SplitFiles],
+    *,
+    fabric: Fabric,
+    steps_per_epoch: int,
+) -> list[str]:
+    """Lines that say what is about to be trained on what, and where it is kept."""
+    kind = type(method)
+    images = config.data.batch_size * fabric.world_size
+    rows = {
+        "method": f"{kind.name} ({kind.paper})",
+        "preset": _preset(kind, config),
+        "data": _where(config),
+        "images": counts(
+            {name: (len(splits.train), len(splits.val)) for name, splits in files.items()}
+        ),
+        "parameters": _parameters(method),
+        "device": f"{_device(fabric)}, precision {config.training.precision}",
+        "steps": _steps(config, steps_per_epoch, images),
+        "folder": str(run_dir),
+    }
+    return [f"{name:<11} {value}" for name, value in rows.items()]
+
+
+def session(method: Method, config: RunConfig[Any], fabric: Fabric) -> dict[str, Any]:
+    """Where and when a run was started or resumed."""
+    return {
+        "date": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
+        "patchkin": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "device": _device(fabric),
+        "precision": config.training.precision,
+        "parameters": _count(method.networks(method.adam())),
+    }
+
+
+def counts(images: Mapping[str, tuple[int, int]]) -> str:
+    """Training and validation images of every domain.
+
+    >>> counts({"a": (1067, 0), "b": (1334, 32)})
+    'a 1067, b 1334 and 32 for validation'
+    """
+    told = []
+    for name, (train, val) in images.items():
+        told.append(f"{name} {train}" + (f" and {val} for validation" if val else ""))
+    return ", ".join(told)
+
+
+def _preset(kind: type[Method], config: RunConfig[Any]) -> str:
+    """The preset that is nearest, and what was changed of it."""
+    changed = {name: dict(_changed(preset, config)) for name, preset in kind.presets.items()}
+    name = min(changed, key=lambda preset: len(changed[preset]))
+    if not changed[name]:
+        return name
+    told = [f"{flag_of(kind, key)} {shown(value)}" for key, value in changed[name].items()]
+    more = len(told) - _MOST_CHANGES
+    others = f" and {more} more" if more > 0 else ""
+    return f"{name}, but {', '.join(told[:_MOST_CHANGES])}{others}"
+
+
+def _changed(preset: Preset, config: RunConfig[Any]) -> Iterator[tuple[str, Any]]:
+    for part in ("method", "data", "schedule"):
+        before = dict(leaves(to_plain(getattr(preset, part)), part))
+        for name, value in leaves(to_plain(getattr(config, part)), part):
+            if before.get(name) != value and name not in HARMLESS | PLACES:
+                yield name, value
+
+
+def _where(config: RunConfig[Any]) -> str:
+    data = config.data
+    if data.source is not None:
+        return f"{data.source} to {data.target}"
+    return "the built-in toy set" if data.root == TOY else data.root
+
+
+def _count(networks: list[torch.nn.Module]) -> int:
+    return sum(p.numel() for network in networks for p in network.parameters())
+
+
+def _parameters(method: Method) -> str:
+    learning, translating = (
+        _count(method.networks(names)) for names in (method.adam(), method.translating)
+    )
+    return f"{learning:,} that learn; {translating:,} translate"
+
+
+def _device(fabric: Fabric) -> str:
+    processes = f", {fabric.world_size} processes" if fabric.world_size > 1 else ""
+    return f"{device_name(fabric.device)}{processes}"
+
+
+def _steps(config: RunConfig[Any], steps_per_epoch: int, images: int) -> str:
+    schedule = config.schedule
+    each = f"{images} image{'s' if images > 1 else ''}"
+    if schedule.steps is not None:
+        return f"{schedule.steps:,} of {each}; an epoch has {steps_per_epoch:,}"
+    total = schedule.epochs * steps_per_epoch
+    return f"{total:,} of {each}: {schedule.epochs} epochs of {steps_per_epoch:,}"
