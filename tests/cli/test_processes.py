@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision.models import squeezenet1_1
 
-from patchkin.scoring import evaluate as evaluation
+from patchkin.scoring import distances
 from patchkin.translation.files import plan, translate_files
 from patchkin.translation.record import RECORD_FOLDER
 from patchkin.translation.translator import Translator
@@ -172,7 +172,7 @@ def evaluated(command, run_copy, toy_root, tmp_path, monkeypatch):
     torch.manual_seed(0)
     weights = tmp_path / "squeezenet.pth"
     torch.save(squeezenet1_1(weights=None).state_dict(), weights)
-    monkeypatch.setattr(evaluation, "BATCH_SIZE", 2)
+    monkeypatch.setattr(distances, "BATCH_SIZE", 2)
     monkeypatch.setenv("PATCHKIN_CACHE", str(tmp_path / "cache"))
 
     def run(*arguments, model=run_copy, code=0):

@@ -116,3 +116,12 @@ def test_errors_say_what_is_wrong():
         class_rate(torch.zeros(2, 10), [10])
     with pytest.raises(ShapeError, match=r"at least one image and 5 classes; got \(0, 10\)"):
         class_rate(torch.zeros(0, 10), [1])
+
+
+def test_large_maps_are_compared_some_rows_at_a_time(monkeypatch):
+    """As all at once: 5 x 7 places, of which 35 do not divide by 8."""
+    output_BChw, input_BChw = torch.randn(2, 2, 6, 5, 7, generator=torch.Generator().manual_seed(0))
+    whole_B = relation_change(output_BChw, input_BChw)
+    monkeypatch.setattr("patchkin.metrics.content._MOST_ROWS", 8)
+    monkeypatch.setattr("patchkin.metrics.content._ROWS_AT_ONCE", 8)
+    torch.testing.assert_close(relation_change(output_BChw, input_BChw), whole_B)

@@ -40,7 +40,8 @@ BETTER = {
     ),
     "higher": (
         *("class_top1", "class_top5", "collapse_outputs", "collapse_ratio"),
-        *("lpips_diversity", "lpips_diversity_per_image", "psnr", "psnr_inside", "stripe_iou"),
+        *("lpips_diversity", "lpips_diversity_per_image", "psnr", "ssim", "psnr_inside"),
+        "stripe_iou",
         *("mAP", "pixAcc", "classAcc", "classAcc_over_all", "mIoU", "mIoU_fraction"),
     ),
     None: ("change", "change_inside", "detail_inside", "style_spread"),
@@ -124,10 +125,11 @@ def test_a_score_that_is_not_declared_is_refused():
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
     monkeypatch.setenv("PATCHKIN_CACHE", str(tmp_path / "cache"))
-    for module in ("evaluate", "styles"):
+    for module in ("distances", "styles"):
         monkeypatch.setattr(f"patchkin.scoring.{module}.make_extractor", TinySqueezeNet)
+    for module in ("pair_scores", "styles"):
         monkeypatch.setattr(f"patchkin.scoring.{module}.PerceptualDistance", Corners)
-    monkeypatch.setattr("patchkin.scoring.pairs.read_drn", Judge)
+    monkeypatch.setattr("patchkin.scoring.pair_scores.read_drn", Judge)
 
 
 @pytest.fixture(scope="module")

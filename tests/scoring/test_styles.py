@@ -71,11 +71,9 @@ def evaluated(translator, root, **settings):
 def test_the_protocol_of_stargan_v2(translator, root, monkeypatch):
     made, counted = [], []
     monkeypatch.setattr(
-        "patchkin.scoring.styles.make_extractor", lambda *_: made.append(1) or TinyExtractor()
+        "patchkin.scoring.styles.make_extractor", lambda *_, **__: made.append(1) or TinyExtractor()
     )
-    monkeypatch.setattr(
-        "patchkin.scoring.styles.PerceptualDistance", lambda net, weights: Corners()
-    )
+    monkeypatch.setattr("patchkin.scoring.styles.PerceptualDistance", lambda net, **_: Corners())
     real = evaluate_styles.__globals__["cached_statistics"]
     monkeypatch.setattr(
         "patchkin.scoring.styles.cached_statistics",

@@ -13,7 +13,7 @@ class TinySqueezeNet(SqueezeNetExtractor):
 
     sha256 = "a" * 64
 
-    def __init__(self, *_):
+    def __init__(self, *_, **__):
         self._network = nn.AdaptiveAvgPool2d(2)
 
     def __call__(self, levels_BCHW):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.progress import TaskID
 
 from patchkin.cli.parsing import parse, refuse_files_as_weights
 from patchkin.cli.printing import print_json
@@ -43,7 +47,9 @@ from patchkin.scoring.results import (
     result_key,
     write_result,
 )
+from patchkin.scoring.settings import Progress
 from patchkin.scoring.styles import evaluate_styles, is_multi_domain
+from patchkin.scoring.two_folders import compare_folders
 from patchkin.storage.checkpoint import MODEL_FILE, CheckpointStore, find_model
 from patchkin.translation.translator import Translator
 
@@ -61,6 +67,11 @@ class EvaluateOptions:
     """With --data.target, instead of --data: folder of images that are all translated."""
     target: Annotated[str | None, tyro.conf.arg(name="data.target")] = None
     """Folder of real images that all are compared with."""
+    against: Path | None = None
+    """Compare a folder of images with this folder of images, by the protocols alone."""
+    truth: Path | None = None
+    """Folder with what each translation should be, named as the inputs: PSNR, SSIM, and LPIPS with
+    --lpips. The other halves of side-by-side pairs are found without it."""
     direction: Direction | None = None
     """Which domain is translated into which; by default as the run was trained, else AtoB. The
     other direction takes the way back of methods that have one."""
@@ -108,9 +119,11 @@ class EvaluateOptions:
     output: Annotated[Path | None, flag("-o")] = None
     """File that results are added to; by default scores.json in the run folder."""
     device: Device = "auto"
-    """Where to compute."""
+    """Where to translate, and where extractors, LPIPS and the judge compute."""
     precision: Precision = "32-true"
     """Of the network that translates."""
+    batch_size: int = 1
+    """Images of one size translated at once."""
     json: bool = False
     """Print one JSON object."""
 
@@ -130,11 +143,16 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         extractor_weights=options.extractor_weights,
         classes=options.classes,
         masks=options.masks,
+        truth=options.truth,
         lpips=options.lpips,
         lpips_weights=options.lpips_weights,
         judge=options.judge,
         judge_weights=options.judge_weights,
+        batch_size=options.batch_size,
+        device=options.device,
     )
+    if options.against is not None:
+        return _compare(options, config)
     if options.processes < 1:
         raise ConfigError(f"`--processes` must be at least 1; got {options.processes}.")
     shard = chosen_shard(options.shard)
@@ -149,34 +167,86 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
             _tell_part(options, shard, translated)
             return 0
     results = []
-    for subject, name in _subjects(options, methods):
-        data = _data(options, subject)
-        results.append(_evaluated(subject, data, config, name, options))
-        target = _target(options)
-        if target is not None:
-            write_result(results[-1], target)
-            _write_gallery(results[-1], target.parent, options)
+    with _shown() as progress:
+        for subject, name in _subjects(options, methods):
+            data = _data(options, subject)
+            results.append(
+                _evaluated(subject, data, config, name=name, options=options, progress=progress)
+            )
+            target = _target(options)
+            if target is not None:
+                write_result(results[-1], target)
+                _write_gallery(results[-1], target.parent, options)
     if CheckpointStore(options.model).steps():
         write_report(options.model)
+    _print(results, options)
+    return 0
+
+
+def _print(results: Sequence[Result], options: EvaluateOptions) -> None:
     if options.json:
         print_json({"results": [as_plain(result) for result in results]})
-        return 0
+        return
     for result in results:
         _tell(result)
+
+
+def _compare(options: EvaluateOptions, config: EvaluationConfig) -> int:
+    """The distances between two plain folders."""
+    assert options.against is not None
+    given = [name for name in ("data", "source", "target", "direction") if getattr(options, name)]
+    if given or options.keep is not None or options.samples is not None:
+        raise ConfigError(
+            "--against compares two folders of images, of which nothing else is known; leave out "
+            "--data, --direction, --keep and --samples."
+        )
+    if not _is_of_images(options.model):
+        raise ConfigError(
+            f"--against compares two folders of images, and `{options.model}` is none; translate "
+            "with the model first, or name real images with --data.source DIR --data.target DIR."
+        )
+    with _shown() as progress:
+        result = compare_folders(
+            options.model,
+            options.against,
+            config,
+            value_range=options.value_range_b or options.value_range,
+            progress=progress,
+        )
+    if options.output is not None:
+        write_result(result, options.output)
+    _print([result], options)
     return 0
+
+
+@contextmanager
+def _shown() -> Iterator[Progress]:
+    """A progress bar on a terminal; nothing anywhere else."""
+    console = Console(stderr=True)
+    with Bar(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield show
 
 
 def _evaluated(
     subject: Translator | Path,
     data: DataConfig,
     config: EvaluationConfig,
+    *,
     name: str,
     options: EvaluateOptions,
+    progress: Progress,
 ) -> Result:
     samples, keep = options.samples, options.keep
     if keep is not None:
         _check_one_each(subject, samples)
-        return evaluate(subject, data, config, model=name, keep=keep)
+        return evaluate(subject, data, config, model=name, keep=keep, progress=progress)
     if isinstance(subject, Translator) and isinstance(subject.method, StyledMethod):
         return evaluate_styles(subject, data, config, model=name, samples=samples)
     if samples is not None:
@@ -184,7 +254,7 @@ def _evaluated(
         raise ConfigError(
             f"--samples compares translations in several styles, and `{what}` has one per image."
         )
-    return evaluate(subject, data, config, model=name)
+    return evaluate(subject, data, config, model=name, progress=progress)
 
 
 def _check_one_each(subject: Translator | Path, samples: int | None) -> None:
@@ -308,7 +378,8 @@ def _data(options: EvaluateOptions, subject: Translator | Path) -> DataConfig:
         what = "is a folder of translations" if isinstance(subject, Path) else "is no run"
         raise ConfigError(
             f"`{options.model}` {what} and does not say on which data it should be scored; name "
-            "the set: --data ROOT."
+            "the set: --data ROOT"
+            f"{', or another folder: --against DIR' if isinstance(subject, Path) else ''}."
         )
     own = own_data(run)
     if own.source is not None:
@@ -373,7 +444,8 @@ def _tell(result: Result) -> None:
         print(f"  made by: {made}, {maker['files']} files")
     counts = result.data["counts"]
     data = result.data
-    print(f"  data: {data['root']}, {data['direction']}, {counts['inputs']} inputs")
+    direction = "" if data["direction"] is None else f", {data['direction']}"
+    print(f"  data: {data['root']}{direction}, {counts['inputs']} inputs")
     print(f"  split: {data['split']}")
     for name, value in result.scores.items():
         print(f"  {name:<28} {value:>12.5g}")

@@ -14,8 +14,8 @@ What of a folder counts as its images is decided in `patchkin.images.folders`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,6 +27,7 @@ from patchkin.images.folders import FoundImages, find_images, ignored_kinds, is_
 MIN_UNPAIRED_IMAGES = 2
 TOY = "toy"
 SPLITS = ("train", "val", "test")
+_OTHER = {"a": "b", "b": "a"}
 _SPLIT_OF_DOMAIN = re.compile(r"(train|val|test)[ _-]?([ab])", re.IGNORECASE)
 _SINGLE_HINT = ", or train with --data.preprocess zoom_and_patch"
 
@@ -93,6 +94,8 @@ class Domains:
     test_b: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     """One line each: what was ignored, and which folder was taken for which."""
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    """Of the splits that are there, by the names of these fields."""
 
     @property
     def single(self) -> bool:
@@ -109,6 +112,7 @@ class Domains:
             test_a=self.test_b,
             test_b=self.test_a,
             notes=self.notes,
+            folders={f"{name[:-1]}{_OTHER[name[-1]]}": p for name, p in self.folders.items()},
         )
 
 
@@ -326,7 +330,12 @@ def _are_two_domains(layout: DomainFolders) -> bool:
 def _domains_of(layout: Layout) -> Domains:
     if isinstance(layout, TwoFolders):
         source, target = images_at(layout.source), images_at(layout.target)
-        return Domains(train_a=source.files, train_b=target.files, notes=notes_on((source, target)))
+        return Domains(
+            train_a=source.files,
+            train_b=target.files,
+            notes=notes_on((source, target)),
+            folders={"train_a": source.folder, "train_b": target.folder},
+        )
     if isinstance(layout, UnpairedFolders):
         splits = {split: [_split_of(layout, split, domain) for domain in "AB"] for split in SPLITS}
         train = [
@@ -343,6 +352,12 @@ def _domains_of(layout: Layout) -> Domains:
             test_a=test[0] or val[0],
             test_b=test[1] or val[1],
             notes=_spelling_notes(layout) + notes_on(train),
+            folders={
+                f"{split}_{domain}": images.folder
+                for split, both in splits.items()
+                for domain, images in zip("ab", both, strict=True)
+                if images
+            },
         )
     if isinstance(layout, DomainFolders):
         root = layout.root / "train"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from PIL import Image
@@ -30,7 +30,7 @@ from patchkin.data.layouts import SPLITS, TOY, PairedImages, detect_layout, imag
 from patchkin.data.scale import check_views
 from patchkin.data.steps import StepBatches, StepLoader
 from patchkin.data.toy import MAX_SIZE, MIN_SIZE, TOY_VERSION, Scene
-from patchkin.data.transforms import Pixels, SeededViewDraws, resized, size_of, view
+from patchkin.data.transforms import Pixels, SeededViewDraws, resized, view
 from patchkin.data.verify import Broken, verify_images, without_broken
 from patchkin.errors import DataError
 from patchkin.images import Picture, read_image, write_pillow
@@ -38,6 +38,8 @@ from patchkin.randomness import derive_seed
 from patchkin.storage.atomic import storage_errors, sync_tree
 
 logger = logging.getLogger(__name__)
+Side: TypeAlias = Literal["left", "right"]
+_SIDES: tuple[Side, Side] = ("left", "right")
 _TOY_COUNTS = {"train": 300, "val": 24, "test": 24}
 
 
@@ -144,18 +146,25 @@ def read_pair(
     forward = config.direction == "AtoB"
     wanted = list(zip(channels, config.value_ranges, strict=True))[:: 1 if forward else -1]
     halves: list[Pixels] = []
-    for side, (number, value_range) in zip(("left", "right"), wanted, strict=True):
-        pixels = transformable(read(path, number), value_range)
-        width, height = size_of(pixels)
-        if width < 2:
-            raise DataError(f"`{path}` is {width} pixel wide and cannot hold a pair side by side.")
-        start = 0 if side == "left" else width - width // 2
-        if isinstance(pixels, Image.Image):
-            halves.append(pixels.crop((start, 0, start + width // 2, height)))
-        else:
-            halves.append(pixels[:, :, start : start + width // 2])
+    for side, (number, value_range) in zip(_SIDES, wanted, strict=True):
+        halves.append(transformable(half_of(read(path, number), side, path), value_range))
     left, right = halves
     return (left, right) if forward else (right, left)
+
+
+def half_of(picture: Picture, side: Side, path: Path) -> Picture:
+    """The left or the right half; the middle column of an odd width is left out.
+
+    Raises:
+        DataError: it is one pixel wide.
+    """
+    width, height = picture.size
+    if width < 2:
+        raise DataError(f"`{path}` is {width} pixel wide and cannot hold a pair side by side.")
+    start = 0 if side == "left" else width - width // 2
+    if isinstance(picture.pixels, Image.Image):
+        return replace(picture, pixels=picture.pixels.crop((start, 0, start + width // 2, height)))
+    return replace(picture, pixels=picture.pixels[:, :, start : start + width // 2])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,7 +53,11 @@ def relation_consistency(
 
 
 def relation_divergence(
-    output_BKC: Tensor, input_BKC: Tensor, *, renormalize: bool = True
+    output_BKC: Tensor,
+    input_BKC: Tensor,
+    *,
+    renormalize: bool = True,
+    rows_at_once: int | None = None,
 ) -> Tensor:
     """The Jensen-Shannon divergence JSD(P_k, Q_k) of each patch: `relation_consistency` unreduced.
 
@@ -69,6 +73,8 @@ def relation_divergence(
         output_BKC: as `relation_consistency`; once differentiable.
         input_BKC: as `relation_consistency`.
         renormalize: as `relation_consistency`.
+        rows_at_once: patches whose relations are in memory at a time; None: all K, which takes
+            about 40 K^2 bytes.
 
     Returns:
         [B, K] in nats.
@@ -89,9 +95,16 @@ def relation_divergence(
     with without_autocast(output_BKC):
         rows = unit_rows if renormalize else widened
         output_BKC, input_BKC = rows(output_BKC), rows(input_BKC.detach())
-        divergence_BK: Tensor = _JensenShannon.apply(
-            output_BKC @ output_BKC.mT, input_BKC @ input_BKC.mT
-        )
+        step = rows_at_once or max(1, output_BKC.shape[1])
+        parts = [
+            _JensenShannon.apply(some_BKC @ output_BKC.mT, same_BKC @ input_BKC.mT)
+            for some_BKC, same_BKC in zip(
+                torch.split(output_BKC, step, dim=1),
+                torch.split(input_BKC, step, dim=1),
+                strict=True,
+            )
+        ]
+        divergence_BK: Tensor = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return divergence_BK
 
 

@@ -6,6 +6,7 @@
 truth, `segmentation` asks a segmentation network.
 """
 
+from patchkin.metrics.collecting import Statistics
 from patchkin.metrics.content import (
     ClassRate,
     MaskedChange,
@@ -40,7 +41,6 @@ from patchkin.metrics.perceptual import PerceptualDistance
 from patchkin.metrics.protocols import PROTOCOLS, Protocol, find_protocol
 from patchkin.metrics.statistics import (
     DistributionScores,
-    Statistics,
     cached_statistics,
     compare,
     file_statistics,

@@ -30,6 +30,7 @@ EQUAL_LEVELS = 1.0
 INVERTED_CORRELATION = -0.3
 """The same picture has 1, an unrelated one about 0, a negative -1."""
 
+_MOST_ROWS, _ROWS_AT_ONCE = 4096, 1024  # of relations in memory: those of 1024 x 1024 pixels
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
@@ -88,7 +89,8 @@ def relation_change(output_map_BChw: Tensor, input_map_BChw: Tensor) -> Tensor:
     check_finite(output_map_BChw, "feature maps of outputs")
     check_finite(input_map_BChw, "feature maps of inputs")
     output_BKC, input_BKC = (x.flatten(2).mT for x in (output_map_BChw, input_map_BChw))
-    return relation_divergence(output_BKC, input_BKC).mean(dim=1)
+    rows = _ROWS_AT_ONCE if output_BKC.shape[1] > _MOST_ROWS else None
+    return relation_divergence(output_BKC, input_BKC, rows_at_once=rows).mean(dim=1)
 
 
 def masked_change(output_BCHW: Tensor, input_BCHW: Tensor, mask_BHW: Tensor) -> MaskedChange:

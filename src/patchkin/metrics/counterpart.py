@@ -8,7 +8,6 @@ Shape suffixes: C channels, H and W pixels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from patchkin.errors import check_same_shape
+from patchkin.metrics.similarity import psnr_of_error
 
 PIXEL_LEVELS = 127.5
 """8-bit levels per unit of [-1, 1]."""
@@ -68,8 +68,8 @@ def score_against_counterpart(
     change_CHW = (output_CHW - input_CHW).abs().double()
     truth_detail = _detail(truth_CHW)[mask_HW].mean()
     return CounterpartScores(
-        psnr=_psnr(error_CHW),
-        psnr_inside=_psnr(error_CHW[:, mask_HW]),
+        psnr=psnr_of_error(error_CHW),
+        psnr_inside=psnr_of_error(error_CHW[:, mask_HW]),
         tone_inside=_tone_distance(output_CHW[:, mask_HW], truth_CHW[:, mask_HW]),
         stripe_iou=_dark_overlap(output_CHW[:, mask_HW], truth_CHW[:, mask_HW]),
         change_outside=float(change_CHW[:, ~mask_HW].mean()) * PIXEL_LEVELS,
@@ -83,12 +83,6 @@ def mean_scores(scores: Sequence[CounterpartScores]) -> dict[str, float]:
         field.name: sum(getattr(score, field.name) for score in scores) / len(scores)
         for field in fields(CounterpartScores)
     }
-
-
-def _psnr(error: Tensor) -> float:
-    """10 log10(peak^2 / mean square error) with a peak of 2, the width of [-1, 1]."""
-    mean_square = float(error.square().mean())
-    return math.inf if mean_square == 0 else 10 * math.log10(4 / mean_square)
 
 
 def _tone_distance(a_CN: Tensor, b_CN: Tensor) -> float:

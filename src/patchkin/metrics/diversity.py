@@ -126,23 +126,73 @@ def mean_pairwise_distance(images: Iterable[Tensor], distance: PerceptualDistanc
         DataError: fewer than 2 images, or values that are not finite.
         ShapeError: images of different sizes.
     """
-    count, scatter = 0, 0.0
-    mean_E = torch.zeros(0, dtype=torch.float64)
+    spread = PairwiseSpread(distance)
     for images_BCHW in images:
-        for point_E in distance.embed(images_BCHW).double():
-            if count == 0:
-                mean_E = torch.zeros_like(point_E)
-            elif point_E.shape != mean_E.shape:
+        spread.add(images_BCHW)
+    return spread.mean()
+
+
+class PairwiseSpread:
+    """`mean_pairwise_distance` of images that come one batch after another.
+
+    Args:
+        distance: the network.
+    """
+
+    def __init__(self, distance: PerceptualDistance) -> None:
+        self._distance = distance
+        self._count, self._scatter = 0, 0.0
+        self._mean_E = torch.zeros(0, dtype=torch.float64)
+
+    def add(self, images_BCHW: Tensor) -> None:
+        """A batch in [-1, 1], by Welford's update.
+
+        Raises:
+            DataError: values that are not finite.
+            ShapeError: images of another size than those before.
+        """
+        for point_E in self._distance.embed(images_BCHW).double():
+            if self._count == 0:
+                self._mean_E = torch.zeros_like(point_E)
+            elif point_E.shape != self._mean_E.shape:
                 raise ShapeError(
                     "The mean distance over all pairs needs images of one size; "
                     f"got {tuple(images_BCHW.shape[2:])} after others."
                 )
-            count += 1
-            before_E = point_E - mean_E
-            mean_E = mean_E + before_E / count
-            scatter += torch.dot(before_E, point_E - mean_E).item()  # Welford's update
-    check_count(count, "A mean over pairs")
-    return 2 * scatter / (count - 1)
+            self._count += 1
+            before_E = point_E - self._mean_E
+            self._mean_E = self._mean_E + before_E / self._count
+            self._scatter += torch.dot(before_E, point_E - self._mean_E).item()
+
+    def mean(self) -> float:
+        """Over all pairs so far.
+
+        Raises:
+            DataError: fewer than 2 images.
+        """
+        check_count(self._count, "A mean over pairs")
+        return 2 * self._scatter / (self._count - 1)
+
+
+class CollapseCollector:
+    """`collapse_scores` of inputs and outputs that come one after another.
+
+    Args:
+        distance: the network.
+    """
+
+    def __init__(self, distance: PerceptualDistance) -> None:
+        self.inputs, self.outputs = PairwiseSpread(distance), PairwiseSpread(distance)
+
+    def scores(self) -> CollapseScores:
+        """Of all so far.
+
+        Raises:
+            DataError: fewer than 2 images.
+        """
+        among_inputs, among_outputs = self.inputs.mean(), self.outputs.mean()
+        ratio = among_outputs / among_inputs if among_inputs > 0 else float("nan")
+        return CollapseScores(inputs=among_inputs, outputs=among_outputs, ratio=ratio)
 
 
 def collapse_scores(
@@ -159,7 +209,9 @@ def collapse_scores(
         DataError: fewer than 2 images, or values that are not finite.
         ShapeError: images of different sizes in one of the sets.
     """
-    among_inputs = mean_pairwise_distance(inputs, distance)
-    among_outputs = mean_pairwise_distance(outputs, distance)
-    ratio = among_outputs / among_inputs if among_inputs > 0 else float("nan")
-    return CollapseScores(inputs=among_inputs, outputs=among_outputs, ratio=ratio)
+    collector = CollapseCollector(distance)
+    for images_BCHW in inputs:
+        collector.inputs.add(images_BCHW)
+    for images_BCHW in outputs:
+        collector.outputs.add(images_BCHW)
+    return collector.scores()

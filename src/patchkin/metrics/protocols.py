@@ -104,7 +104,10 @@ class Protocol:
             DataError: if there are none.
         """
         splits = {"train": domains.train_b, "test": domains.test_b}
-        files = tuple(path for split in self.real.split("+") for path in splits[split])
+        # Once each: of two folders, training and test images are the same.
+        files = tuple(
+            dict.fromkeys(path for split in self.real.split("+") for path in splits[split])
+        )
         if not files:
             raise DataError(
                 f"Protocol `{self.name}` compares with the {self.real} images of domain B, and "

@@ -16,10 +16,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,8 +31,9 @@ from patchkin.data.download import file_sha256
 from patchkin.data.folders import ADVICE, cache_folder
 from patchkin.errors import ConfigError, DataError, PatchkinError
 from patchkin.images import ValueRange, read_image
-from patchkin.metrics.checks import check_count, check_finite
-from patchkin.metrics.extractors import Extractor, Features
+from patchkin.metrics.checks import check_count
+from patchkin.metrics.collecting import FeatureCollector, Progress, Statistics
+from patchkin.metrics.extractors import Extractor
 from patchkin.metrics.frechet import frechet_distance
 from patchkin.metrics.kernel import kernel_distance, kernel_distance_subsets
 from patchkin.metrics.protocols import Protocol
@@ -40,26 +41,7 @@ from patchkin.parallel.shards import Shard
 from patchkin.storage.atomic import storage_errors, write_bytes
 from patchkin.storage.locks import alone_at
 
-Progress: TypeAlias = Callable[[int], None]
-"""Called with the number of images done so far."""
-
 _METADATA = "patchkin-statistics"
-
-
-@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
-class Statistics:
-    """Features of a set of images, and how they were made."""
-
-    protocol: Protocol
-    """With the hash of the extractor's weights."""
-    names: tuple[str, ...]
-    features_ND: Tensor
-    """float32."""
-    logits_NK: Tensor | None = None
-    """Of ImageNet's classes, where the extractor is a classifier."""
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,46 +174,10 @@ def _statistics(
     *,
     is_set: bool = True,
 ) -> Statistics:
-    protocol = protocol.with_extractor(extractor)
-    names: list[str] = []
-    parts: list[Features] = []
-    waiting: list[Tensor] = []
-    first: tuple[str, Tensor] | None = None
-
-    def finish() -> None:
-        features = extractor(torch.stack(waiting))
-        check_finite(features.pooled_BD, "feature vectors", names[-len(waiting) :])
-        parts.append(features)
-        waiting.clear()
-        if progress is not None:
-            progress(len(names))
-
+    collector = FeatureCollector(protocol, extractor, batch_size=batch_size, progress=progress)
     for name, levels_CHW in prepared:
-        first = first or (name, levels_CHW)
-        if levels_CHW.shape != first[1].shape:
-            raise DataError(
-                f"`{first[0]}` is {_size(first[1])} and `{name}` {_size(levels_CHW)}, and protocol "
-                f"`{protocol.name}` does not resize; choose one that does, or resize the files."
-            )
-        names.append(name)
-        waiting.append(levels_CHW)
-        if len(waiting) == batch_size:
-            finish()
-    if waiting:
-        finish()
-    if is_set:
-        check_count(len(names), f"Protocol `{protocol.name}`")
-    logits = [part.logits_BK for part in parts if part.logits_BK is not None]
-    return Statistics(
-        protocol=protocol,
-        names=tuple(names),
-        features_ND=torch.cat([part.pooled_BD for part in parts]).float().cpu(),
-        logits_NK=torch.cat(logits).float().cpu() if logits else None,
-    )
-
-
-def _size(levels_CHW: Tensor) -> str:
-    return f"{levels_CHW.shape[2]} x {levels_CHW.shape[1]}"
+        collector.add(name, levels_CHW)
+    return collector.statistics(is_set=is_set)
 
 
 # The cache

@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from patchkin.config import to_plain
-from patchkin.data.datasets import finished, transformable
 from patchkin.data.download import file_sha256
-from patchkin.data.transforms import resized
 from patchkin.errors import DataError
-from patchkin.images import Encoding, ValueRange, default_suffix, read_image, write_image
-from patchkin.sides import Sides, height_width
+from patchkin.images import Encoding, default_suffix, write_image
+from patchkin.scoring.reading import Half, Read, load_at
+from patchkin.sides import Sides
 from patchkin.storage.locks import alone_at
 from patchkin.translation.translator import Translator
 
@@ -34,10 +34,16 @@ class KeptTranslations:
     Args:
         translator: does what is not there.
         folder: where it is kept; several processes and several models may share it.
+        read: how a file becomes an image.
+        batch_size: images of one size translated at once.
     """
 
-    def __init__(self, translator: Translator, folder: Path) -> None:
+    def __init__(
+        self, translator: Translator, folder: Path, *, read: Read = load_at, batch_size: int = 1
+    ) -> None:
         self.translator = translator
+        self.read = read
+        self._batch_size = batch_size
         self._folder = folder / "translations" / _model_key(translator)
         self._encoding = Encoding(8, translator.channels[1])
 
@@ -50,6 +56,8 @@ class KeptTranslations:
         of_size = "own" if size is None else str(size)
         if isinstance(size, tuple):
             of_size = f"{size[0]}x{size[1]}"
+        if isinstance(self.read, Half):
+            of_size += f"-{self.read.side}"
         folder = self._folder / of_size
         suffix = default_suffix(self._encoding)
         return [folder / f"{path.stem}-{_content_key(path)}{suffix}" for path in inputs]
@@ -75,46 +83,62 @@ class KeptTranslations:
 
     def _translate(self, jobs: Sequence[tuple[Path, Path]], size: Sides | None) -> int:
         missing = [(path, target) for path, target in jobs if not target.is_file()]
-        for path, target in missing:
-            _, output_CHW = translation(self.translator, path, size=size)
+        translated = translations(
+            self.translator,
+            [path for path, _ in missing],
+            size=size,
+            read=self.read,
+            batch_size=self._batch_size,
+        )
+        for (_, target), (_, _, output_CHW) in zip(missing, translated, strict=True):
             write_image(target, output_CHW, self._encoding)
         return len(missing)
 
 
-def translation(translator: Translator, path: Path, *, size: Sides | None) -> tuple[Tensor, Tensor]:
-    """An image at a size and its translation, [C, H, W] on the CPU.
-
-    Raises:
-        DataError: the image cannot be read, or its translation holds NaN or infinity.
-    """
-    input_CHW = load_at(
-        path, translator.channels[0], size=size, value_range=translator.value_ranges[0]
-    )
-    output_CHW = translator(input_CHW[None])[0].cpu()
-    if not output_CHW.isfinite().all():
-        raise DataError(f"The translation of `{path}` holds NaN or infinity.")
-    return input_CHW, output_CHW
-
-
-def load_at(
-    path: Path, channels: int, *, size: Sides | None, value_range: ValueRange | None
-) -> Tensor:
-    """An image as it is scored, [C, H, W] in [-1, 1].
+def translations(
+    translator: Translator,
+    paths: Iterable[Path],
+    *,
+    size: Sides | None,
+    read: Read = load_at,
+    batch_size: int = 1,
+) -> Iterator[tuple[Path, Tensor, Tensor]]:
+    """Images at a size and their translations, [C, H, W] on the CPU, one after another.
 
     Args:
-        path: the file.
-        channels: of the image.
-        size: that it is brought to; None: as it is.
-        value_range: what becomes -1 and 1 in 16-bit and float files, see `images.to_tensor`.
+        translator: the model.
+        paths: of the images.
+        size: that they are brought to; None: as they are.
+        read: how a file becomes an image.
+        batch_size: images of one size translated at once.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: an image cannot be read, or its translation holds NaN or infinity.
     """
-    pixels = transformable(read_image(path, channels), value_range)
-    if size is None:
-        return finished(pixels)
-    height, width = height_width(size)
-    return finished(resized(pixels, width, height))
+    waiting: list[tuple[Path, Tensor]] = []
+    for path in paths:
+        input_CHW = read(
+            path, translator.channels[0], size=size, value_range=translator.value_ranges[0]
+        )
+        if waiting and waiting[0][1].shape != input_CHW.shape:
+            yield from _translated(translator, waiting)
+            waiting = []
+        waiting.append((path, input_CHW))
+        if len(waiting) == batch_size:
+            yield from _translated(translator, waiting)
+            waiting = []
+    if waiting:
+        yield from _translated(translator, waiting)
+
+
+def _translated(
+    translator: Translator, batch: Sequence[tuple[Path, Tensor]]
+) -> Iterator[tuple[Path, Tensor, Tensor]]:
+    outputs_BCHW = translator(torch.stack([image_CHW for _, image_CHW in batch])).cpu()
+    for (path, input_CHW), output_CHW in zip(batch, outputs_BCHW, strict=True):
+        if not output_CHW.isfinite().all():
+            raise DataError(f"The translation of `{path}` holds NaN or infinity.")
+        yield path, input_CHW, output_CHW
 
 
 def _model_key(translator: Translator) -> str:

@@ -140,6 +140,13 @@ SCORES: Mapping[str, Score] = {
             meaning="Peak signal-to-noise ratio of the output to the truth.",
         ),
         Score(
+            name="ssim",
+            unit="share, at most 1",
+            better="higher",
+            meaning="Structural similarity of the output and the truth, over windows of 11 x 11 "
+            "pixels.",
+        ),
+        Score(
             name="psnr_inside",
             unit="dB",
             better="higher",

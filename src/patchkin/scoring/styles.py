@@ -26,19 +26,23 @@ from patchkin.config import to_plain
 from patchkin.data.config import DataConfig
 from patchkin.data.domains import DomainBatch, DomainFiles, domain_images, find_domain_files
 from patchkin.data.layouts import Domains
+from patchkin.devices import choose_device
 from patchkin.errors import ConfigError, DataError, nearest
 from patchkin.images import ValueRange, image_grid, safe_levels
 from patchkin.method import Method, StyledMethod
+from patchkin.metrics.collecting import Statistics
 from patchkin.metrics.content import relation_change
 from patchkin.metrics.extractors import Extractor, SqueezeNetExtractor, make_extractor
-from patchkin.metrics.perceptual import PerceptualDistance
+from patchkin.metrics.perceptual import PerceptualDistance, PerceptualNet
 from patchkin.metrics.protocols import Protocol, find_protocol
-from patchkin.metrics.statistics import Statistics, cached_statistics, compare
+from patchkin.metrics.statistics import cached_statistics, compare
 from patchkin.metrics.statistics import output_statistics as statistics_of_outputs
-from patchkin.scoring.evaluate import EvaluationConfig, described_model, evaluate
+from patchkin.scoring.distances import recorded
+from patchkin.scoring.evaluate import EvaluationConfig, evaluate
 from patchkin.scoring.held_out import find_held_out, told_split
 from patchkin.scoring.results import Result
 from patchkin.scoring.scores import Scores
+from patchkin.scoring.subjects import described_model
 from patchkin.scoring.tasks import (
     MODES,
     LatentStyles,
@@ -95,9 +99,9 @@ def evaluate_styles(
         return result
     if config.lpips is None:
         raise ConfigError("--samples are compared by LPIPS; name its backbone: --lpips alex.")
-    perceptual = PerceptualDistance(config.lpips, weights=config.lpips_weights)
+    perceptual = _perceptual(config.lpips, config)
     inputs_NCHW = domain_images(
-        find_held_out(data, config.split).inputs,
+        find_held_out(data, config.split).inputs.files,
         size=_size(translator),
         channels=translator.channels[0],
         value_range=translator.value_ranges[0],
@@ -137,11 +141,11 @@ def _evaluate_domains(
     of_real = translator.value_ranges[1]
     protocols = [find_protocol(name) for name in config.protocols]
     num_outputs = samples or max([2, *(protocol.outputs_per_input for protocol in protocols)])
-    extractors = _extractors(protocols, config.extractor_weights)
+    extractors = _extractors(protocols, config)
     bound = [protocol.with_extractor(extractors[protocol.extractor]) for protocol in protocols]
     real = _RealStatistics(files, held_out, bound, extractors, of_real)
     net = config.lpips or ("alex" if _DIVERSE_PROTOCOL in config.protocols else None)
-    perceptual = PerceptualDistance(net, weights=config.lpips_weights) if net else None
+    perceptual = _perceptual(net, config) if net else None
     styles = styles_by_mode(translator, images, seed=protocols[0].seed if protocols else 0)
     tasks: dict[str, Scores] = {}
     shown: dict[tuple[Mode, int, int], Tensor] = {}
@@ -174,7 +178,7 @@ def _evaluate_domains(
         },
         tasks=tasks,
         warnings=told + tuple(warnings),
-        protocols={protocol.name: to_plain(protocol) for protocol in bound},
+        protocols={protocol.name: recorded(protocol, rounds="nearest") for protocol in bound},
         subject=described_model(translator, model),
         data={
             "root": data.root,
@@ -236,9 +240,17 @@ def _size(translator: Translator) -> int:
     return max(translator.header.height_width) if translator.header is not None else 256
 
 
-def _extractors(protocols: Sequence[Protocol], weights: Path | None) -> dict[str, Extractor]:
-    names = dict.fromkeys(protocol.extractor for protocol in protocols)
-    return {name: make_extractor(name, weights) for name in names}
+def _extractors(protocols: Sequence[Protocol], config: EvaluationConfig) -> dict[str, Extractor]:
+    names, device = (p.extractor for p in protocols), choose_device(config.device)
+    return {
+        name: make_extractor(name, config.extractor_weights, device=device)
+        for name in dict.fromkeys(names)
+    }
+
+
+def _perceptual(net: PerceptualNet, config: EvaluationConfig) -> PerceptualDistance:
+    device = choose_device(config.device)
+    return PerceptualDistance(net, weights=config.lpips_weights, device=device)
 
 
 class _RealStatistics:

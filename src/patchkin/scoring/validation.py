@@ -29,11 +29,13 @@ from patchkin.data.toy import domain_truth_file, mask_file, truth_file
 from patchkin.images import Ranges, ValueRange, safe_levels
 from patchkin.method import Method
 from patchkin.metrics.content import class_rate
-from patchkin.metrics.counterpart import PIXEL_LEVELS, mean_scores, score_against_counterpart
+from patchkin.metrics.counterpart import mean_scores, score_against_counterpart
 from patchkin.metrics.extractors import Extractor
 from patchkin.metrics.protocols import Protocol
 from patchkin.metrics.statistics import cached_statistics, compare, output_statistics
-from patchkin.scoring.pairs import content_scores, pairs_of
+from patchkin.scoring.held_out import Inputs
+from patchkin.scoring.pair_scores import against_truth, content_scores, mean_rows
+from patchkin.scoring.pairs import pairs_of
 from patchkin.scoring.scores import Scores, declared, find_score
 from patchkin.scoring.tasks import (
     MODES,
@@ -115,7 +117,7 @@ class ProtocolValidation:
         """Score the method as it stands."""
         device = next(method.parameters()).device
         translator = Translator(method, device=device, value_ranges=self.value_ranges)
-        pairs = list(pairs_of(translator, self.inputs, size=self.size))
+        pairs = list(pairs_of(translator, Inputs(self.inputs), size=self.size))
         scores: Scores = {}
         if self.protocol is not None and self.extractor is not None:
             real = cached_statistics(
@@ -130,7 +132,7 @@ class ProtocolValidation:
             if self.classes and outputs.logits_NK is not None:
                 rate = class_rate(outputs.logits_NK, self.classes)
                 scores[f"{self.protocol.name}/class_top1"] = rate.top1_percent
-        return scores | content_scores(pairs, self.extractor)[0]
+        return scores | content_scores(pairs, self.extractor)
 
     def baseline(self) -> Scores | None:
         """Not told."""
@@ -189,23 +191,25 @@ class CounterpartValidation:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PairValidation:
-    """Translations against the other halves of their pairs."""
+    """Translations against the other halves of their pairs: mean difference, PSNR and SSIM."""
 
     pairs: PairedBatch
     primary: str = TRUTH_DISTANCE
 
     def __call__(self, method: Method) -> Scores:
         """Score the method as it stands."""
-        outputs = translations(method, self.pairs.a_BCHW)
-        distances = [
-            (y_CHW - b_CHW).abs().mean()
-            for y_CHW, b_CHW in zip(outputs, self.pairs.b_BCHW, strict=True)
-        ]
-        return {TRUTH_DISTANCE: PIXEL_LEVELS * float(torch.stack(distances).mean())}
+        return self._scores(translations(method, self.pairs.a_BCHW))
 
     def baseline(self) -> Scores | None:
-        """Not told."""
-        return None
+        """The scores of leaving every image as it is, where both halves have as many channels."""
+        if self.pairs.a_BCHW.shape != self.pairs.b_BCHW.shape:
+            return None
+        return self._scores(self.pairs.a_BCHW)
+
+    def _scores(self, outputs: Iterable[Tensor]) -> Scores:
+        rows = zip(outputs, self.pairs.b_BCHW, strict=True)
+        scores = mean_rows([against_truth(y_CHW, b_CHW) for y_CHW, b_CHW in rows])
+        return {TRUTH_DISTANCE: scores.pop(TRUTH_DISTANCE), **scores}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from patchkin.data.record import SplitFiles
 from patchkin.data.scale import typical_size
 from patchkin.data.verify import Broken
 from patchkin.runs.sources.source import PREVIEW_IMAGES, Source
+from patchkin.scoring.validation import PairValidation, as_scorer
 from patchkin.training import Scorer
 
 
@@ -55,5 +56,9 @@ class PairedSource(Source[PairedData]):
         return size, size
 
     def scorer(self) -> Scorer | None:
-        """None yet: the terms of the loss say what the truth says."""
-        return None
+        """Scores of the validation pairs against their truths; None if there are no such pairs."""
+        files = self.opened.pairs.val[: self._config.data.validation_images]
+        if not files:
+            return None
+        pairs = evaluation_pairs(files, self._config.data, self._channels)
+        return as_scorer(PairValidation(pairs=pairs))
