@@ -105,6 +105,8 @@ def _check(options: CheckOptions) -> int:
         )
         grey = f", {folder.grey_in_colour} grey in colour" if folder.grey_in_colour else ""
         print(f"  {folder.folder:<{width}} {folder.num_images:>6} images  {size}; {kinds}{grey}")
+        if folder.num_files != folder.num_images:
+            print(f"    {folder.num_images} pages of {folder.num_files} files")
         if folder.note:
             print(f"    {folder.note}")
         for broken in folder.broken:

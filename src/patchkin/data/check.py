@@ -30,6 +30,7 @@ from patchkin.data.verify import MAX_BROKEN_FRACTION, default_threads
 from patchkin.errors import DataError
 from patchkin.images import Encoding, Picture, read_image
 from patchkin.images.folders import FoundImages, find_images
+from patchkin.images.pages import each_page, file_of
 
 _FEW_IMAGES = 100
 _SMALL_PIXELS = 256
@@ -59,7 +60,7 @@ class FolderReport:
     folder: str
     """Relative to the root."""
     num_images: int
-    """Broken ones included."""
+    """Broken ones and every page of a file included."""
     ignored: dict[str, int]
     """Suffix -> number of files that are no images."""
     width: Spread | None
@@ -72,6 +73,8 @@ class FolderReport:
     grey_in_colour: int
     """Colour files whose channels are equal, to one level of 255 (lossy codecs round)."""
     broken: list[BrokenFile]
+    num_files: int = 0
+    """Fewer than images, where files have several pages."""
     note: str = ""
     """What was ignored, in words; empty if nothing was."""
 
@@ -127,7 +130,7 @@ def check_data(root: str | Path, *, threads: int | None = None) -> CheckReport:
                 found = FoundImages(folder, ())
                 unreadable.append(str(error))
             name = folder.relative_to(root).as_posix()
-            seen[name] = list(pool.map(_look, found.files))
+            seen[name] = list(pool.map(_look, each_page(found.files)))
             folders.append(_summary(root, name, found, seen[name]))
     duplicates = _duplicates(root, seen)
     return CheckReport(
@@ -179,7 +182,7 @@ def _missing_domains(root: Path, layout: Layout) -> list[str]:
 def _look(path: Path) -> _Seen:
     try:
         picture = read_image(path)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(file_of(path).read_bytes()).hexdigest()
     except (DataError, OSError) as error:
         return _Seen(path, reason=str(error))
     return _Seen(path, digest, picture.size, picture.encoding, _is_grey_in_colour(picture))
@@ -199,6 +202,7 @@ def _summary(root: Path, name: str, found: FoundImages, seen: Sequence[_Seen]) -
     return FolderReport(
         folder=name,
         num_images=len(seen),
+        num_files=len(found.files),
         ignored=dict(found.ignored),
         note=found.note,
         width=_spread([file.size[0] for file in good]),
@@ -225,10 +229,10 @@ def _duplicates(root: Path, seen: dict[str, list[_Seen]]) -> list[list[str]]:
     for folder, files in seen.items():
         for file in files:
             if file.sha256:
-                name = file.path.relative_to(root).as_posix()
+                name = file_of(file.path).relative_to(root).as_posix()
                 groups.setdefault(file.sha256, []).append((_is_training(folder), name))
     return [
-        sorted(name for _, name in group)
+        sorted({name for _, name in group})
         for group in groups.values()
         if len({is_training for is_training, _ in group}) == 2
     ]

@@ -23,6 +23,7 @@ from patchkin.data.download import file_sha256
 from patchkin.data.transforms import resized
 from patchkin.errors import DataError
 from patchkin.images import Encoding, ValueRange, default_suffix, read_image, write_image
+from patchkin.images.pages import file_of
 from patchkin.sides import Sides, height_width
 from patchkin.storage.locks import alone_at
 from patchkin.translation.translator import Translator
@@ -132,6 +133,6 @@ def _model_key(translator: Translator) -> str:
 
 def _content_key(path: Path) -> str:
     try:
-        return file_sha256(path)[:16]
+        return file_sha256(file_of(path))[:16]
     except OSError as error:
         raise DataError(f"Cannot read `{path}`: {error.strerror or error}.") from error
