@@ -16,6 +16,7 @@ from patchkin.data.layouts import (
     image_files,
 )
 from patchkin.errors import DataError
+from patchkin.images import picture
 
 
 def _names(files):
@@ -180,7 +181,8 @@ def test_domains_without_a_direction_are_answered_with_the_flags(tmp_path, make_
     )
 
 
-def test_what_is_ignored_is_counted_and_named(unpaired):
+def test_what_is_ignored_is_counted_and_named(unpaired, monkeypatch):
+    monkeypatch.setattr(picture, "IMAGE_SUFFIXES", picture.IMAGE_SUFFIXES - {".heic"})
     for index in range(100):
         (unpaired / "trainA" / f"{index}.HEIC").write_bytes(b"")
     (unpaired / "trainA" / "Thumbs.db").write_bytes(b"")

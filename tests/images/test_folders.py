@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from patchkin.errors import DataError
-from patchkin.images import folders
+from patchkin.images import folders, picture
 from patchkin.images.folders import find_images
+from patchkin.images.heic import HEIC_SUFFIXES
 
 
 def _make(root: Path, *names: str) -> None:
@@ -69,12 +70,13 @@ def test_a_pipe_is_no_image(tmp_path):
     assert find_images(tmp_path).note == "0 images of 1 files; ignored: 1 .png"
 
 
-def test_ignored_files_are_counted_by_suffix(tmp_path):
-    _make(tmp_path, "a.png", "b.png", "c.JPG", "x.jfif", "y.pdf", "z.PDF", "LICENSE")
+def test_ignored_files_are_counted_by_suffix(tmp_path, monkeypatch):
+    monkeypatch.setattr(picture, "IMAGE_SUFFIXES", picture.IMAGE_SUFFIXES - set(HEIC_SUFFIXES))
+    _make(tmp_path, "a.png", "b.png", "c.jfif", "x.mkv", "y.pdf", "z.PDF", "LICENSE")
     _make(tmp_path, *(f"phone/{index}.heic" for index in range(100)))
     assert find_images(tmp_path).note == (
         "3 images of 107 files; ignored: 100 .heic (install patchkin[heic]), "
-        "2 .pdf (export its pages), 1 .jfif (JPEG by another name: rename to .jpg), "
+        "2 .pdf (export its pages), 1 .mkv (video: take out its frames), "
         "1 without suffix"
     )
 

@@ -116,6 +116,8 @@ def _check(options: CheckOptions) -> int:
             f"  {folder.folder:<{width}} {folder.num_images:>6} images  {size}; {kinds}; "
             f"{depth}{values}{grey}"
         )
+        if folder.num_files != folder.num_images:
+            print(f"    {folder.num_images} pages of {folder.num_files} files")
         if folder.note:
             print(f"    {folder.note}")
         for broken in folder.broken:

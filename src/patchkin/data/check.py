@@ -31,6 +31,7 @@ from patchkin.data.verify import MAX_BROKEN_FRACTION, default_threads
 from patchkin.errors import ConfigError, DataError
 from patchkin.images import Encoding, Picture, read_image
 from patchkin.images.folders import FoundImages, find_images
+from patchkin.images.pages import each_page, file_of
 
 _FEW_IMAGES = 100
 _SMALL_PIXELS = 256
@@ -62,7 +63,7 @@ class FolderReport:
     training: bool
     """Whether training reads it; else its images are held out."""
     num_images: int
-    """Broken ones included."""
+    """Broken ones and every page of a file included."""
     ignored: dict[str, int]
     """Suffix -> number of files that are no images."""
     width: Spread | None
@@ -77,6 +78,8 @@ class FolderReport:
     grey_in_colour: int
     """Colour files whose channels are equal, to one level of 255 (lossy codecs round)."""
     broken: list[BrokenFile]
+    num_files: int = 0
+    """Fewer than images, where files have several pages."""
     note: str = ""
     """What was ignored, in words; empty if nothing was."""
     depth_note: str = ""
@@ -155,7 +158,7 @@ def _check(root: Path, layout: Layout, threads: int | None) -> CheckReport:
                 found = FoundImages(folder, ())
                 unreadable.append(str(error))
             name = _shown(folder, root)
-            seen[name] = list(pool.map(_look, found.files))
+            seen[name] = list(pool.map(_look, each_page(found.files)))
             training = isinstance(layout, TwoFolders) or _is_training(name)
             folders.append(_summary(root, name, found, seen[name], training=training))
     duplicates = _duplicates(root, seen)
@@ -215,7 +218,7 @@ def _missing_domains(root: Path, layout: Layout) -> list[str]:
 def _look(path: Path) -> _Seen:
     try:
         picture = read_image(path)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(file_of(path).read_bytes()).hexdigest()
     except (DataError, OSError) as error:
         return _Seen(path, reason=str(error))
     grey = _is_grey_in_colour(picture)
@@ -240,6 +243,7 @@ def _summary(
         folder=name,
         training=training,
         num_images=len(seen),
+        num_files=len(found.files),
         ignored=dict(found.ignored),
         note=found.note,
         width=_spread([file.size[0] for file in good]),
@@ -268,10 +272,10 @@ def _duplicates(root: Path, seen: dict[str, list[_Seen]]) -> list[list[str]]:
     for folder, files in seen.items():
         for file in files:
             if file.sha256:
-                name = _shown(file.path, root)
+                name = _shown(file_of(file.path), root)
                 groups.setdefault(file.sha256, []).append((_is_training(folder), name))
     return [
-        sorted(name for _, name in group)
+        sorted({name for _, name in group})
         for group in groups.values()
         if len({is_training for is_training, _ in group}) == 2
     ]

@@ -23,6 +23,7 @@ from patchkin.data.config import DataConfig
 from patchkin.errors import DataError, nearest
 from patchkin.images import IMAGE_SUFFIXES, is_image_file
 from patchkin.images.folders import FoundImages, find_images, ignored_kinds, is_left_out
+from patchkin.images.pages import each_page
 
 MIN_UNPAIRED_IMAGES = 2
 TOY = "toy"
@@ -117,7 +118,7 @@ class Domains:
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
-    """All images below a folder, sorted by path; see `patchkin.images.find_images`.
+    """All images below a folder, sorted by path; see `images_in`.
 
     Raises:
         DataError: as `images_in`.
@@ -127,6 +128,8 @@ def image_files(folder: Path) -> tuple[Path, ...]:
 
 def images_in(folder: Path) -> FoundImages:
     """The images below a folder, of which there is at least one, and what else is there.
+
+    Every page of a file with several is an image (`patchkin.images.pages`).
 
     Raises:
         DataError: if the folder is missing (an existing name like it is offered), cannot be read,
@@ -138,7 +141,7 @@ def images_in(folder: Path) -> FoundImages:
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         others = f" It has {ignored_kinds(found.ignored)}." if found.ignored else ""
         raise DataError(f"`{folder}` holds no image (looked for {suffixes}).{others}")
-    return found
+    return replace(found, files=each_page(found.files))
 
 
 def notes_on(found: Iterable[FoundImages]) -> tuple[str, ...]:
@@ -155,7 +158,7 @@ def images_at(path: Path) -> FoundImages:
     if not is_image_file(path) or path.is_dir():
         return images_in(path)
     if path.is_file():
-        return FoundImages(path.parent, (path,))
+        return FoundImages(path.parent, each_page([path]))
     beside = [other.name for other in path.parent.glob("*") if is_image_file(other)]
     hint = f" {nearest(path.name, beside)}" if beside else ""
     raise DataError(f"`{path}` does not exist.{hint}")

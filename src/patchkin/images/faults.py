@@ -16,6 +16,9 @@ DECODING_ERRORS = (  # what Pillow, NumPy, torchvision and tifffile raise on dam
     TypeError,
     LookupError,
     ArithmeticError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -30,5 +33,10 @@ def reason(error: BaseException) -> str:
     """
     if isinstance(error, UnidentifiedImageError):
         return "not an image in a known format"
+    if isinstance(error, MemoryError):
+        return "it needs more memory than there is"
+    if isinstance(error, Image.DecompressionBombError):
+        text = str(error).removesuffix(", could be decompression bomb DOS attack.")
+        return f"{text}. If the file is trusted: `translate --max-pixels N`"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split()).rstrip(".")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from patchkin.errors import DataError
 from patchkin.images.faults import reason
+from patchkin.images.heic import HEIC_SUFFIXES
 from patchkin.images.picture import is_image_file
 
 _LEFT_OUT_FOLDERS = frozenset(
@@ -28,8 +29,7 @@ _LEFT_OUT_FOLDERS = frozenset(
 """Lower case; hidden folders (.AppleDouble, .Trash-1000, .thumbnails) are left out anyway."""
 _LEFT_OUT_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
 _ADVICE = {
-    **dict.fromkeys((".heic", ".heif"), "install patchkin[heic]"),
-    **dict.fromkeys((".jfif", ".jpe"), "JPEG by another name: rename to .jpg"),
+    **dict.fromkeys(HEIC_SUFFIXES, "install patchkin[heic]"),
     **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf"), "raw: export as TIFF"),
     **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv"), "video: take out its frames"),
     **dict.fromkeys((".zip", ".tar", ".gz", ".7z"), "unpack first"),

@@ -11,6 +11,8 @@ of channels than 1 and 3) is a CHW array.
 | 16-bit PNG, PGM or TIFF, uint16 NPY           | uint16 array                     |
 | int16, int32, uint32, float TIFF or NPY       | array of that type               |
 
+Alpha is kept beside the pixels. A file of several pages is several pictures (`images.pages`).
+
 Shape suffixes: C channels, H and W pixels.
 """
 
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,7 @@ from PIL import Image, ImageOps
 
 from patchkin.errors import DataError
 from patchkin.images.faults import DECODING_ERRORS
+from patchkin.images.heic import HEIC_SUFFIXES, reads_heic
 
 Array: TypeAlias = npt.NDArray[Any]
 Pixels: TypeAlias = "Image.Image | Array"
@@ -37,11 +40,13 @@ Bits: TypeAlias = Literal[8, 16, 32, 64]
 IMAGE_SUFFIXES = frozenset(
     f".{name}"
     for name in (
-        *("avif", "bmp", "gif", "jp2", "jpeg", "jpg", "npy", "pbm"),
+        *("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "npy", "pbm"),
         *("pgm", "png", "pnm", "ppm", "tga", "tif", "tiff", "webp"),
     )
-)
-"""Files that count as images, lower case; a name is compared without regard to case."""
+) | (set(HEIC_SUFFIXES) if reads_heic() else set())
+"""Files that count as images, lower case; a name is compared without regard to case. HEIC counts
+where
+pillow-heif is installed."""
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's conversion to L
 _MAX_NPY_CHANNELS = 64  # a longer last axis is a width: the array is CHW
@@ -105,6 +110,8 @@ class Picture:
     """Of the file, before channels were added or removed."""
     name: str = "the image"
     """For messages."""
+    alpha: Array | None = None
+    """HW, of the type of the file's pixels; not premultiplied. None where there is none."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -168,6 +175,39 @@ def pixels_from_array(array: Array) -> Pixels:
         )
     native = array.astype(array.dtype.newbyteorder("="))
     return np.ascontiguousarray(native.transpose(2, 0, 1))
+
+
+class Decoded(NamedTuple):
+    """What a decoder makes of a page."""
+
+    pixels: Pixels
+    alpha: Array | None = None
+    """HW."""
+
+
+def decoded_array(array: Array, alpha_HW: Array | None = None) -> Decoded:
+    """A decoded array, HW or HWC, and its alpha.
+
+    Raises:
+        DataError: as `pixels_from_array`.
+    """
+    if alpha_HW is not None:
+        alpha_HW = np.ascontiguousarray(alpha_HW.astype(alpha_HW.dtype.newbyteorder("=")))
+    return Decoded(pixels_from_array(array), alpha_HW)
+
+
+def without_premultiplied(array_HWC: Array, alpha_HW: Array) -> Array:
+    """Colours that were multiplied by alpha, as they were before.
+
+    >>> without_premultiplied(np.uint8([[[50, 0]]]), np.uint8([[100]])).tolist()
+    [[[128, 0]]]
+    """
+    if array_HWC.dtype.kind != "u":
+        raise DataError(f"premultiplied colours of type {array_HWC.dtype}; save them plain.")
+    highest = np.iinfo(array_HWC.dtype).max
+    alpha_HW1 = alpha_HW[:, :, None].astype(np.float64)
+    divided = array_HWC * float(highest) / np.where(alpha_HW1 > 0, alpha_HW1, highest)
+    return np.rint(divided).clip(0, highest).astype(array_HWC.dtype)
 
 
 def upright(image: Image.Image) -> Image.Image:

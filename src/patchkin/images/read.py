@@ -1,6 +1,7 @@
 """Files to pictures: the format is told by the content, NPY by its suffix.
 
-Palettes, CMYK and YCbCr become RGB, the alpha channel is dropped, the EXIF orientation is applied.
+Palettes, CMYK and YCbCr become RGB, alpha stands beside the pixels, the orientation is applied. A
+path may be that of a page (`images.pages`); that of a file with several means the first.
 """
 
 from __future__ import annotations
@@ -12,23 +13,31 @@ from PIL import Image
 
 from patchkin.errors import DataError
 from patchkin.images.faults import DECODING_ERRORS, reason
+from patchkin.images.heic import register_heic
+from patchkin.images.limits import check_pixels
+from patchkin.images.pages import split_page
 from patchkin.images.picture import (
+    Array,
+    Decoded,
     Picture,
-    Pixels,
+    decoded_array,
     encoding_of,
     pixels_from_array,
     upright,
     with_channels,
 )
 from patchkin.images.png16 import decode_16bit_png, is_16bit_png
-from patchkin.images.tiff import decode_tiff, is_plain_tiff, is_tiff
+from patchkin.images.tiff import decode_tiff, is_tiff
+
+_HEAD_BYTES = 26
 
 
 def read_image(path: str | Path, channels: int | None = None) -> Picture:
-    """Decode a file completely.
+    """Decode a page completely.
 
     Args:
-        path: any format of `IMAGE_SUFFIXES`; 16-bit, float and n-channel TIFF need tifffile.
+        path: of a file in any format of `IMAGE_SUFFIXES`, or of a page; TIFF needs
+            `patchkin[tiff]`, HEIC `patchkin[heic]`.
         channels: number wanted. Grey is repeated where 3 are wanted, colour becomes luma where 1
             is. By default as in the file.
 
@@ -37,7 +46,7 @@ def read_image(path: str | Path, channels: int | None = None) -> Picture:
     """
     path = Path(path)
     try:
-        pixels = _decode(path)
+        pixels, alpha = _decode(*split_page(path))
     except FileNotFoundError as error:
         raise DataError(f"`{path}` does not exist.") from error
     except DataError as error:
@@ -47,37 +56,71 @@ def read_image(path: str | Path, channels: int | None = None) -> Picture:
     encoding = encoding_of(pixels)
     if channels is not None and channels != encoding.channels:
         pixels = with_channels(pixels, channels, str(path))
-    return Picture(pixels, encoding, str(path))
+    return Picture(pixels, encoding, str(path), alpha)
 
 
-def _decode(path: Path) -> Pixels:
+def _decode(path: Path, page: int | None) -> Decoded:
     if path.suffix.lower() == ".npy":
-        return pixels_from_array(np.load(path, allow_pickle=False))
+        return decoded_array(_array_of_npy(path))
     with path.open("rb") as file:
-        head = file.read(26)
+        head = file.read(_HEAD_BYTES)
     if not head:
         raise DataError("the file is empty.")
     if is_16bit_png(head):
         return decode_16bit_png(path)
-    if is_tiff(head) and not is_plain_tiff(path):
-        return decode_tiff(path)
+    if is_tiff(head):
+        return decode_tiff(path, page or 0)
+    register_heic(head)
     with Image.open(path) as image:
+        check_pixels(*image.size)
+        if page:
+            image.seek(page)
         image.load()
-        return _from_pillow(upright(image))
+        return from_pillow(upright(image))
 
 
-def _from_pillow(image: Image.Image) -> Pixels:
+def _array_of_npy(path: Path) -> Array:
+    """Mapped first: a header may promise more than the file holds, or than there is memory."""
+    try:
+        array: Array = np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        if "Python objects" in str(error):
+            raise DataError(
+                "an array of Python objects is not read (allow_pickle=False)."
+            ) from error
+        if "mmap length" in str(error):
+            raise DataError("it is shorter than its header says.") from error
+        raise
+    if array.ndim in (2, 3):
+        check_pixels(array.shape[1], array.shape[0])
+    return np.array(array)
+
+
+def from_pillow(image: Image.Image) -> Decoded:
+    """A loaded Pillow image: its pixels and its alpha.
+
+    Raises:
+        DataError: it is of a mode that is not read.
+    """
     mode = image.mode
     if mode.startswith("I;16"):
-        return pixels_from_array(np.asarray(image).astype(np.uint16))
+        return decoded_array(np.asarray(image).astype(np.uint16))
     if mode == "I":
         values = np.asarray(image)
         fits = values.min() >= 0 and values.max() <= 0xFFFF  # 16-bit PGM arrives as mode I
-        return pixels_from_array(values.astype(np.uint16 if fits else np.float32))
+        return decoded_array(values.astype(np.uint16 if fits else np.float32))
     if mode == "F":
-        return pixels_from_array(np.asarray(image))
-    if mode in ("1", "L", "LA"):
-        return image.convert("L")
-    if mode in ("P", "PA", "RGBa") or "transparency" in image.info:
+        return Decoded(pixels_from_array(np.asarray(image)))
+    if mode in ("1", "L") and "transparency" not in image.info:
+        return Decoded(image.convert("L"))
+    has_alpha = mode in ("LA", "RGBA", "PA", "RGBa", "La") or "transparency" in image.info
+    if mode in ("1", "L", "LA", "La"):
+        with_alpha = image.convert("LA")
+        return Decoded(image.convert("L"), _alpha_of(with_alpha))
+    if mode in ("P", "PA", "RGBa") or has_alpha:
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return Decoded(image.convert("RGB"), _alpha_of(image) if has_alpha else None)
+
+
+def _alpha_of(image: Image.Image) -> Array:
+    return np.asarray(image.getchannel("A"))

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from patchkin.errors import DataError
 from patchkin.images.faults import DECODING_ERRORS
-
-_TURNED = (5, 6, 7, 8)
-"""Orientations of a camera that exchange width and height."""
-_ORIENTATION = 0x0112
+from patchkin.images.heic import register_heic
+from patchkin.images.orientation import ORIENTATION_TAG, TURNED
+from patchkin.images.pages import file_of
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
@@ -21,15 +21,18 @@ def image_size(path: Path) -> tuple[int, int] | None:
     What is not told here (a damaged file, a TIFF that Pillow does not know) is known when the file
     is decoded.
     """
+    path = file_of(path)
     try:
         if path.suffix.lower() == ".npy":
             shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
             return (shape[1], shape[0]) if len(shape) in (2, 3) else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the number of pixels, which are not decoded
+            with path.open("rb") as opened:
+                register_heic(opened.read(16))
             with Image.open(path) as image:
                 width, height = image.size
-                turned = image.getexif().get(_ORIENTATION) in _TURNED
+                turned = image.getexif().get(ORIENTATION_TAG) in TURNED
                 return (height, width) if turned else (width, height)
-    except DECODING_ERRORS:
+    except (DataError, *DECODING_ERRORS):
         return None

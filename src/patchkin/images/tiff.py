@@ -1,19 +1,43 @@
-"""TIFF beyond what Pillow decodes: 16 bits, float, and any number of channels (tifffile)."""
+"""TIFF by tifffile: every page whole, with all its channels, as its axes and colours say.
+
+| axes                                        | become                                        |
+|---------------------------------------------|-----------------------------------------------|
+| Y X                                         | pixels                                        |
+| S samples (interleaved or planar), C channel | channels; a sample that is alpha, the alpha  |
+| all others: Z, T, pages without a name      | pages                                         |
+
+Reduced copies of an image (pyramids, thumbnails) are no pages. Pixels are upright, zero is black,
+palettes, CMYK and YCbCr are RGB.
+
+Shape suffixes: C channels, H and W pixels.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from patchkin.errors import ConfigError, DataError
-from patchkin.images.faults import DECODING_ERRORS, reason
-from patchkin.images.picture import Pixels, pixels_from_array
+from patchkin.images.faults import reason
+from patchkin.images.limits import check_pixels
+from patchkin.images.orientation import ORIENTATION_TAG, upright_array
+from patchkin.images.picture import Array, Decoded, decoded_array
+from patchkin.images.tiff_colour import to_grey_or_rgb
 
+TIFF_SUFFIXES = (".tif", ".tiff")
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MAX_CHANNELS = 64
+_NEEDS_TIFFFILE = (
+    "This TIFF needs tifffile and imagecodecs; run `pip install patchkin[tiff]`, or save it "
+    "uncompressed with 8 bits."
+)
 
 
 def is_tiff(head: bytes) -> bool:
@@ -21,37 +45,196 @@ def is_tiff(head: bytes) -> bool:
     return head.startswith(_TIFF_SIGNATURES)
 
 
-def is_plain_tiff(path: Path) -> bool:
-    """Whether Pillow decodes all there is: 8 bits or fewer, and not more channels than it knows."""
-    try:
-        with Image.open(path) as image:
-            tags: Any = getattr(image, "tag_v2", {})
-            bits = tags.get(258, (1,))
-            if set(tags.get(339, (1,))) != {1}:  # signed or float
-                return False
-            return max(bits) <= 8 and not (image.mode == "L" and tags.get(277, 1) > 1)
-    except DECODING_ERRORS:
-        return False
-
-
-def decode_tiff(path: Path) -> Pixels:
-    """The first series of the file.
+def num_tiff_pages(path: Path) -> int:
+    """How many pages it has.
 
     Raises:
-        DataError: without tifffile, and for a stack of planes.
+        DataError: it is damaged.
     """
     try:
-        import tifffile
-    except ModuleNotFoundError as error:
-        raise DataError(
-            "16-bit, float and n-channel TIFF need tifffile; run `pip install patchkin[tiff]`."
-        ) from error
+        with open_tiff(path) as file:
+            return sum(series.num_pages for series in page_series(file))
+    except ModuleNotFoundError:
+        with Image.open(path) as image:
+            return int(getattr(image, "n_frames", 1))
+
+
+def decode_tiff(path: Path, page: int = 0) -> Decoded:
+    """A page of a file.
+
+    Raises:
+        DataError: it is damaged, or of a kind that is not read; or something is not installed.
+    """
     try:
-        with tifffile.TiffFile(path) as file:
-            series = file.series[0]
-            return pixels_from_array(_channels_last(series.asarray(), series.axes))
+        with open_tiff(path) as file:
+            for series in page_series(file):
+                if page < series.num_pages:
+                    return series.decode(page)
+                page -= series.num_pages
+            raise DataError("it has no such page.")
+    except ModuleNotFoundError:
+        return _plain_tiff(path)
+    except ValueError as error:
+        if "imagecodecs" in str(error):
+            return _plain_tiff(path)
+        raise
+
+
+def _plain_tiff(path: Path) -> Decoded:
+    """By Pillow, where that loses nothing: one page of 8 bits without other channels than colour.
+
+    Raises:
+        DataError: it would.
+    """
+    with Image.open(path) as image:
+        tags: Any = getattr(image, "tag_v2", {})
+        whole = (
+            image.mode in ("L", "RGB")
+            and getattr(image, "n_frames", 1) == 1
+            and set(tags.get(258, (1,))) == {8}
+            and set(tags.get(339, (1,))) == {1}
+            and tags.get(277, 1) == len(image.mode.replace("RGB", "123"))
+        )
+        if not whole:
+            raise DataError(_NEEDS_TIFFFILE)
+        image.load()
+        return decoded_array(np.asarray(image))
+
+
+@contextmanager
+def open_tiff(path: Path) -> Iterator[Any]:
+    """A `tifffile.TiffFile`.
+
+    Raises:
+        ModuleNotFoundError: tifffile is not installed.
+        DataError: it is no TIFF.
+    """
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path, _multifile=False) as file:
+            yield file
     except tifffile.TiffFileError as error:
         raise DataError(f"{reason(error)}.") from error
+
+
+class PageSeries(NamedTuple):
+    """Pages of one size and type: a series of tifffile."""
+
+    series: Any
+    page_axes: str
+    """Those that count pages, slowest first."""
+    num_pages: int
+
+    def decode(self, page: int) -> Decoded:
+        """A page; the first has the number 0.
+
+        Raises:
+            DataError: as `decode_tiff`.
+        """
+        keyframe = self.series.keyframe
+        _check_promises(self.series)
+        array = _planes(self.series, self.page_axes, page)
+        array_HWC, alpha_HW = to_grey_or_rgb(array, keyframe)
+        turned = orientation_of(keyframe)
+        if alpha_HW is not None:
+            alpha_HW = upright_array(alpha_HW, turned)
+        return decoded_array(upright_array(array_HWC, turned), alpha_HW)
+
+
+def page_series(file: Any) -> list[PageSeries]:
+    """The pages of an open file, without reduced copies and masks.
+
+    Raises:
+        DataError: it has none.
+    """
+    found = []
+    for series in file.series:
+        axes = series.axes
+        if series.keyframe.is_reduced and found:
+            continue
+        if "Y" not in axes or "X" not in axes or len(set(axes)) != len(axes):
+            raise DataError(f"a TIFF with the axes {axes} {series.shape}; save it as images.")
+        page_axes = "".join(axis for axis in axes if axis not in "YXSC")
+        sizes = dict(zip(axes, series.shape, strict=True))
+        found.append(PageSeries(series, page_axes, math.prod(sizes[axis] for axis in page_axes)))
+    if not found:
+        raise DataError("it has no image.")
+    return found
+
+
+def orientation_of(page: Any) -> int:
+    """Of a page of tifffile; 1 if it says none."""
+    tag = page.tags.get(ORIENTATION_TAG)
+    return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
+
+
+def _check_promises(series: Any) -> None:
+    """Refuse what the file cannot hold, before anything is allocated."""
+    keyframe = series.keyframe
+    check_pixels(keyframe.imagewidth, keyframe.imagelength * keyframe.imagedepth)
+    sizes = dict(zip(series.axes, series.shape, strict=True))
+    channels = sizes.get("S", 1) * sizes.get("C", 1)
+    if channels > _MAX_CHANNELS:
+        raise DataError(f"it has {channels} channels; at most {_MAX_CHANNELS} are read.")
+
+
+def _check_whole(page: Any, file_size: int) -> None:
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+        if offset + count > file_size:
+            raise DataError("the file ends before its pixels do: it is truncated.")
+
+
+def _planes(series: Any, page_axes: str, page: int) -> Array:
+    """A page as an array HWC (S fastest, of every C), of the values as they are stored."""
+    axes, keyframe = series.axes, series.keyframe
+    outer = axes.removesuffix(keyframe.axes)
+    sizes = dict(zip(axes, series.shape, strict=True))
+    at = dict(
+        zip(
+            page_axes,
+            np.unravel_index(page, [sizes[axis] for axis in page_axes]) if page_axes else (),
+            strict=True,
+        )
+    )
+    stored_apart = (
+        axes == outer + keyframe.axes
+        and not set(keyframe.axes) & set(page_axes)
+        and len(series.pages) == math.prod(sizes[axis] for axis in outer)
+    )
+    if not stored_apart:  # in one piece
+        whole = _whole(series)
+        part = whole[tuple(at.get(axis, slice(None)) for axis in axes)]
+        return _channels_last(part, "".join(axis for axis in axes if axis not in page_axes))
+    planes = []
+    for channel in range(sizes.get("C", 1) if "C" in outer else 1):
+        place = [channel if axis == "C" else int(at[axis]) for axis in outer]
+        number = int(np.ravel_multi_index(place, [sizes[axis] for axis in outer])) if outer else 0
+        stored = series.pages[number]
+        if stored is None:
+            raise DataError("a page that its description promises is missing.")
+        _check_whole(stored, series.keyframe.parent.filehandle.size)
+        planes.append(_channels_last(stored.asarray(), keyframe.axes))
+    return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+
+
+def _whole(series: Any) -> Array:
+    if series.dataoffset is not None:
+        handle = series.keyframe.parent.filehandle
+        if series.dataoffset + series.size * series.dtype.itemsize > handle.size:
+            raise DataError("the file ends before its pixels do: it is truncated.")
+        whole: Array = series.asarray(out="memmap")
+        return whole
+    for stored in series.pages:
+        _check_whole(stored, series.keyframe.parent.filehandle.size)
+    whole = series.asarray()
+    return whole
+
+
+def _channels_last(array: Array, axes: str) -> Array:
+    """Axes of Y, X, and perhaps S and C, as HWC."""
+    array = np.transpose(array, [axes.index(axis) for axis in "YXCS" if axis in axes])
+    return array.reshape(*array.shape[:2], -1)
 
 
 def save_tiff(path: Path, array: npt.NDArray[Any]) -> None:
@@ -71,22 +254,11 @@ def save_tiff(path: Path, array: npt.NDArray[Any]) -> None:
         tifffile.imwrite(path, array, photometric="minisblack")
     else:
         photometric = "rgb" if array.shape[2] == 3 else "minisblack"
-        tifffile.imwrite(path, array, photometric=photometric, planarconfig="contig")
-
-
-def _channels_last(array: npt.NDArray[Any], axes: str) -> npt.NDArray[Any]:
-    """An array of a TIFF as HW or HWC. `axes` is tifffile's: S sample, C channel, Q unknown."""
-    kept = [
-        axis for axis, length in zip(axes, array.shape, strict=True) if length > 1 or axis in "YX"
-    ]
-    array = array.reshape(
-        [n for n, axis in zip(array.shape, axes, strict=True) if n > 1 or axis in "YX"]
-    )
-    names = "".join(kept)
-    if names == "YX" or (len(names) == 3 and names.endswith(("S", "C"))):
-        return array
-    if len(names) == 3 and names[0] in "SC":
-        return np.moveaxis(array, 0, -1)
-    if len(names) == 3 and names[0] in "QI":  # unlabelled: the channels are the shorter outer axis
-        return array if array.shape[-1] < array.shape[0] else np.moveaxis(array, 0, -1)
-    raise DataError(f"a stack with axes {axes} {array.shape}; save every plane as a file.")
+        extra = array.shape[2] - (3 if photometric == "rgb" else 1)
+        tifffile.imwrite(
+            path,
+            array,
+            photometric=photometric,
+            planarconfig="contig",
+            extrasamples=["unspecified"] * extra,
+        )

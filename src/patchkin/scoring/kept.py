@@ -22,6 +22,7 @@ from patchkin.config import to_plain
 from patchkin.data.download import file_sha256
 from patchkin.errors import DataError
 from patchkin.images import Encoding, default_suffix, write_image
+from patchkin.images.pages import file_of
 from patchkin.scoring.reading import Half, Read, load_at
 from patchkin.sides import Sides
 from patchkin.storage.locks import alone_at
@@ -156,6 +157,6 @@ def _model_key(translator: Translator) -> str:
 
 def _content_key(path: Path) -> str:
     try:
-        return file_sha256(path)[:16]
+        return file_sha256(file_of(path))[:16]
     except OSError as error:
         raise DataError(f"Cannot read `{path}`: {error.strerror or error}.") from error

@@ -29,6 +29,7 @@ from typing import Any, Literal
 
 from patchkin._version import __version__
 from patchkin.errors import DataError
+from patchkin.images.pages import file_of
 from patchkin.storage.atomic import append_line, storage_errors
 
 RECORD_FOLDER = ".patchkin"
@@ -306,7 +307,8 @@ class Makers:
 
 
 def makers_of(files: Sequence[Path]) -> Makers:
-    """Who made some files, as their folders' records say."""
+    """Who made some files, or the files of some pages, as their folders' records say."""
+    files = list(dict.fromkeys(map(file_of, files)))
     records = Records()
     by_key: dict[str, list[Maker]] = {}
     for file in files:

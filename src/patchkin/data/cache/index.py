@@ -13,9 +13,10 @@ import numpy.typing as npt
 import PIL
 from PIL import features
 
+from patchkin.images.pages import file_of
 from patchkin.sides import Sides
 
-FORMAT = 2
+FORMAT = 3
 """Goes up when files of this format can no longer be read, or pixels are decoded otherwise."""
 
 Kind = str
@@ -80,7 +81,7 @@ def content_of(pixels: npt.NDArray[np.uint8], form: Stored) -> memoryview:
 def is_unchanged(entry: Entry) -> bool:
     """Whether the file of an image has the size and the time of change that it had."""
     try:
-        status = Path(entry.path).stat()
+        status = file_of(Path(entry.path)).stat()
     except OSError:
         return False
     return (status.st_size, status.st_mtime_ns) == (entry.file_size, entry.mtime_ns)

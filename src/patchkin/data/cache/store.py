@@ -38,6 +38,7 @@ from patchkin.data.cache.index import (
 )
 from patchkin.errors import DataError, StorageError
 from patchkin.images import Pixels
+from patchkin.images.pages import file_of
 from patchkin.sides import Sides
 from patchkin.storage.atomic import new_file, remove_remains, write_text
 from patchkin.storage.locks import alone_at
@@ -170,7 +171,7 @@ class Store:
     def _decode(self, pair: tuple[Key, Path]) -> _Decoded | DataError:
         (absolute, channels), path = pair
         try:
-            status = path.stat()  # before the pixels: a change in between is found later
+            status = file_of(path).stat()  # before the pixels: a change in between is found later
             picture = from_file(path, channels)
         except DataError as error:
             return error
