@@ -148,7 +148,7 @@ def page_series(file: Any) -> list[PageSeries]:
     Raises:
         DataError: it has none.
     """
-    found = []
+    found: list[PageSeries] = []
     for series in file.series:
         axes = series.axes
         if series.keyframe.is_reduced and found:
