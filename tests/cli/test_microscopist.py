@@ -1,4 +1,4 @@
-"""The walk of a microscopist: two folders of 16-bit grey stacks, a model, and a stack translated."""
+"""The walk of a microscopist: folders of 16-bit grey stacks, a model, and a stack translated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ pytest.importorskip("imagecodecs")
 TINY = (
     *("--size", "32", "--data.load-size", "36", "--workers", "0", "--device", "cpu"),
     *("--ngf", "4", "--ndf", "4", "--blocks", "5", "--method.num-patches", "8"),
-    *("--method.head-width", "8", "--method.channels", "1", "1"),
+    *("--method.head-width", "8", "--method.discriminator.in-channels", "1"),
+    *("--method.generator.in-channels", "1", "--method.generator.out-channels", "1"),
 )
 METADATA = {
     "axes": "ZYX",

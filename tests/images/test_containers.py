@@ -248,6 +248,21 @@ def test_an_animation_keeps_its_frames_and_durations(tmp_path, suffix):
         assert (found, copy.info["loop"]) == (durations, 3)
 
 
+def test_what_is_beside_the_pages_is_not_dropped_silently(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(_stack(64, 64), subifds=1, metadata=None)
+        file.write(_stack(32, 32), subfiletype=1, metadata=None)
+    assert _copied(tmp_path / "a.tif", tmp_path / "b.tif") == [
+        "its reduced copies are not carried over"
+    ]
+    assert len(_pages(tmp_path / "b.tif")) == 1
+    frames = [Image.new("RGB", (8, 8)), Image.new("RGB", (4, 4))]
+    frames[0].save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=frames[1:])
+    assert "the other pictures of the JPEG (MPO) are not carried over" in _copied(
+        tmp_path / "a.jpg", tmp_path / "b.jpg"
+    )
+
+
 def test_several_pages_are_not_written_into_a_format_of_one(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", _stack(3, 9, 13), photometric="minisblack")
     for suffix in (".png", ".jpg", ".npy"):

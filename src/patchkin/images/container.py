@@ -62,14 +62,18 @@ def container_of(file: Path) -> Container:
 
 
 def _of_pillow(image: Image.Image, pages: int) -> Container:
-    notes: tuple[str, ...] = ()
+    notes: list[str] = []
     exif: bytes | None = None
     try:
         tags = image.getexif()
         tags.pop(ORIENTATION_TAG, None)
         exif = tags.tobytes() if tags else None
     except DECODING_ERRORS:
-        notes = ("the camera's notes (EXIF) are damaged and not carried over",)
+        notes.append("the camera's notes (EXIF) are damaged and not carried over")
+    if image.format == "MPO":
+        notes.append("the other pictures of the JPEG (MPO) are not carried over")
+    if int(image.info.get("bit_depth") or 8) > 8:
+        notes.append(f"its {image.info['bit_depth']} bits are read as 8")
     info = dict(image.info)
     durations: list[float] = []
     for page in range(pages if pages > 1 else 0):
@@ -85,7 +89,7 @@ def _of_pillow(image: Image.Image, pages: int) -> Container:
         dpi=None if dpi is None else (float(dpi[0]), float(dpi[1])),
         durations=tuple(durations),
         loop=info.get("loop"),
-        notes=notes,
+        notes=tuple(notes),
     )
 
 

@@ -95,6 +95,8 @@ def tiff_layout(path: Path) -> TiffLayout:
             if kind != "shaped":
                 notes.append(f"the {kind} metadata of several series is not carried over")
             kind = "plain"
+        if len(file.series) > len(found) or any(each.series.is_pyramidal for each in found):
+            notes.append("its reduced copies are not carried over")
         sizes = dict(zip(first.series.axes, first.series.shape, strict=True))
         one = len(found) == 1
         turned = orientation_of(keyframe)
