@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from patchkin.config import to_plain
 from patchkin.errors import ConfigError, DataError, StorageError
 from patchkin.images import read_image, to_tensor
+from patchkin.images.pages import each_page
 from patchkin.metrics import (
     Protocol,
     cached_statistics,
@@ -20,6 +22,7 @@ from patchkin.metrics import (
     read_statistics,
     write_statistics,
 )
+from patchkin.metrics.statistics import statistics_key
 
 PROTOCOL = Protocol(name="mine", image_size=None, input_size=None, extractor="tiny")
 
@@ -177,3 +180,11 @@ def test_errors_say_what_is_wrong(make_images, tiny):
         file_statistics(paths, PROTOCOL, tiny)
     with pytest.raises(DataError, match=r"Cannot read `.*gone\.png`: No such file"):
         cached_statistics([paths[0], paths[0].with_name("gone.png")], PROTOCOL, tiny)
+
+
+def test_pages_of_a_file_have_a_key_each(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    pages = each_page([tmp_path / "a.gif"])
+    keys = {statistics_key(chosen, PROTOCOL) for chosen in (pages, pages[:1], pages[1:])}
+    assert len(keys) == 3

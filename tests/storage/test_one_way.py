@@ -20,7 +20,9 @@ KNOWN = {
     "data/cache/store.py": ["part.open"],  # within new_file
     "data/download.py": ["part.open"],  # a download goes on
     "images/png16.py": ["path.write_bytes"],  # within new_file, as all of images
+    "images/saving.py": ["images.save"],
     "images/tiff.py": ["tifffile.imwrite", "tifffile.imwrite"],
+    "images/tiff_writing.py": ["tifffile.imwrite"],
     "images/write.py": [*["image.save"] * 4, "path.open", "np.save"],
     "metrics/extractors.py": ["torch.save"],  # into memory
     "runs/compression.py": ["figure.savefig"],  # within new_file

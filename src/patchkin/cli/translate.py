@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -25,6 +25,7 @@ from patchkin.config import flag, shown
 from patchkin.devices import Device, Precision, keep_freed_memory, take_accelerator
 from patchkin.errors import ConfigError
 from patchkin.images import Ranges, write_pillow
+from patchkin.images.limits import allow_pixels
 from patchkin.method import Direction, Method, StyledMethod
 from patchkin.parallel.processes import in_processes
 from patchkin.parallel.shards import Shard, chosen_shard, local_number
@@ -36,9 +37,11 @@ from patchkin.translation.files import (
     Plan,
     check_output,
     plan,
+    renamed,
     translate_files,
 )
 from patchkin.translation.record import Recorder
+from patchkin.translation.saving import Saving
 from patchkin.translation.scale import scale_warning
 from patchkin.translation.stale import in_words, maker_of, own_target, sort_jobs
 from patchkin.translation.styles import (
@@ -81,6 +84,18 @@ class TranslateOptions:
     for images much larger than those that the model was trained on."""
     enlarge: Enlarging = "joint"
     """How: `joint` takes detail from the input, `plain` does not."""
+    pages: Literal["each", "first"] = "each"
+    """Of files that have several (stacks, animations): translate each, into the same kind of file,
+    or the first."""
+    alpha: Literal["keep", "drop"] = "keep"
+    """Put the alpha channel of an input back unchanged, or leave it out."""
+    format: str | None = None
+    """Format of the translations, by its suffix: png, jpg, tif, webp, avif and so on. Without it,
+    that of each input."""
+    quality: int | None = None
+    """Of JPEG, WebP, AVIF and HEIC, from 1 to 100; 95 unless given."""
+    max_pixels: int | None = None
+    """Pixels that an image may have; unless given, Pillow's limit, 178,956,970."""
     batch_size: int = 1
     """Images of one size translated at once."""
     which: Literal["last", "best"] = "last"
@@ -134,6 +149,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
     if options.processes < 1:
         raise ConfigError(f"`--processes` must be at least 1; got {options.processes}.")
     _resizing(options)
+    _saving(options)
     check_output(options.output)
     if options.grid is not None:
         check_output(options.grid, "--grid")
@@ -165,7 +181,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
             parts = in_processes(work, options.processes, threads=threads, on_message=show)
             outcome = _merged(parts)
             if options.grid is not None:
-                translator, planned = _load(options, methods), plan(options.inputs, options.output)
+                translator, planned = _load(options, methods), _plan(options)
                 chosen = _styles(options, translator)
                 _write_grid(options, planned, chosen, translator.value_ranges)
         else:
@@ -182,17 +198,20 @@ def _translate(
     tell: Callable[[int | str], None],
 ) -> Outcome:
     """The work of process `number` of `options.processes` on a part of the files."""
+    if options.max_pixels is not None:
+        allow_pixels(options.max_pixels)
     place = local_number() * options.processes + number - 1
     take_accelerator(options.device, place, options.precision)
     translator = _load(options, methods)
-    planned = plan(options.inputs, options.output)
+    planned = _plan(options)
     if shard.number == number == 1:
         sources = [job.source for job in planned.jobs]
         for line in (*planned.notes, scale_warning(translator, sources)):
             tell(line)
     chosen = _styles(options, translator)
     mine = shard.divided(number, options.processes)
-    maker = maker_of(translator, options.model)
+    saving = _saving(options)
+    maker = maker_of(translator, options.model, **saving.options())
     recorder = Recorder(maker, part=f"{mine.number}of{mine.count}")
     jobs, block = planned.jobs, options.batch_size
     targets_of: Callable[[Job], Sequence[Path]] = own_target
@@ -221,6 +240,7 @@ def _translate(
         outcome = translate_files(
             translator,
             share.todo,
+            saving=saving,
             recorder=recorder,
             batch_size=options.batch_size,
             on_file=lambda _: tell(0),
@@ -238,6 +258,28 @@ def _resizing(options: TranslateOptions) -> Resizing | None:
     if options.resize is None:
         return None
     return Resizing(side=options.resize, enlarging=options.enlarge)
+
+
+def _saving(options: TranslateOptions) -> Saving:
+    return Saving(
+        pages=options.pages,
+        alpha=options.alpha,
+        format=options.format,
+        quality=options.quality,
+    )
+
+
+def _plan(options: TranslateOptions) -> Plan:
+    """What is to be translated, under the names of the format that was asked for."""
+    planned, saving = plan(options.inputs, options.output), _saving(options)
+    if saving.format is None:
+        return planned
+    if planned.names_file and options.output.suffix.lower() != saving.suffix:
+        raise ConfigError(
+            f"--output `{options.output}` and --format {options.format} name two formats; leave "
+            "one out."
+        )
+    return replace(planned, jobs=renamed(planned.jobs, saving.renamed))
 
 
 def _load(options: TranslateOptions, methods: Mapping[str, type[Method]]) -> Translator:
@@ -280,7 +322,16 @@ def _merged(parts: Sequence[Outcome]) -> Outcome:
         skipped=sorted(path for part in parts for path in part.skipped),
         failed=sorted({failure for part in parts for failure in part.failed}),
         remade={target: why for part in parts for target, why in part.remade.items()},
+        notes=_merged_notes(parts),
     )
+
+
+def _merged_notes(parts: Sequence[Outcome]) -> dict[str, list[Path]]:
+    notes: dict[str, list[Path]] = {}
+    for part in parts:
+        for line, sources in part.notes.items():
+            notes.setdefault(line, []).extend(sources)
+    return notes
 
 
 class _Chosen(NamedTuple):
@@ -340,6 +391,7 @@ def _tell(outcome: Outcome, options: TranslateOptions, shard: Shard) -> None:
             "skipped": [str(path) for path in outcome.skipped],
             "failed": {str(path): reason for path, reason in outcome.failed},
             "remade": {str(path): reason for path, reason in outcome.remade.items()},
+            "notes": {line: list(map(str, files)) for line, files in outcome.notes.items()},
             **({"grid": str(options.grid)} if options.grid is not None else {}),
             **({} if shard.is_all else {"shard": str(shard)}),
         }
@@ -354,5 +406,8 @@ def _tell(outcome: Outcome, options: TranslateOptions, shard: Shard) -> None:
     )
     if options.grid is not None:
         print(f"grid: {options.grid}", file=sys.stderr)
+    for line, sources in outcome.notes.items():
+        of = f"`{sources[0]}`" if len(sources) == 1 else f"{len(sources)} images"
+        print(f"patchkin: note: {of}: {line}.", file=sys.stderr)
     for _, reason in outcome.failed:
         print(f"patchkin: error: {reason}", file=sys.stderr)

@@ -14,6 +14,7 @@ from typing import Any
 
 from patchkin.data.config import DataConfig
 from patchkin.errors import CheckpointError
+from patchkin.images.pages import file_of
 
 SAMPLED_FILES = 16
 """Of each domain, spread evenly over its names; these are read whole."""
@@ -85,13 +86,15 @@ def record_files(files: Mapping[str, SplitFiles], config: DataConfig) -> DataRec
 
 def _domain_record(files: SplitFiles, config: DataConfig) -> DomainRecord:
     train, val = (
-        {name_of(path, config): path.stat().st_size for path in paths}
+        {name_of(path, config): file_of(path).stat().st_size for path in paths}
         for paths in (files.train, files.val)
     )
     paths = {name_of(path, config): path for path in (*files.train, *files.val)}
     names = sorted(paths)
     sampled = names[:: max(1, -(-len(names) // SAMPLED_FILES))]
-    hashes = {name: hashlib.sha256(paths[name].read_bytes()).hexdigest() for name in sampled}
+    hashes = {
+        name: hashlib.sha256(file_of(paths[name]).read_bytes()).hexdigest() for name in sampled
+    }
     return DomainRecord(train=train, val=val, hashes=hashes)
 
 

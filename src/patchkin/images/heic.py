@@ -29,11 +29,16 @@ def register_heic(head: bytes) -> None:
         DataError: it is, and pillow-heif is not installed.
     """
     if is_heic(head):
-        _register()
+        register_heif()
 
 
 @cache
-def _register() -> None:
+def register_heif() -> None:
+    """Let Pillow read and write HEIC.
+
+    Raises:
+        DataError: pillow-heif is not installed.
+    """
     try:
         import pillow_heif
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""How many pixels an image may have: Pillow's limit, for every format, before one is allocated.
+"""How many pixels an image may have: Pillow's limit, for every format, before it is allocated.
 
 A damaged or crafted file of a few bytes can promise terabytes. The limit is Pillow's own
 (`PIL.Image.MAX_IMAGE_PIXELS`, of which it allows twice as many before it refuses), so that a

@@ -15,7 +15,7 @@ TURNED = (5, 6, 7, 8)
 
 
 def upright_array(array: Array, orientation: int) -> Array:
-    """An array HW or HWC, stored with an orientation from 1 to 8, as it is seen; others are 1.
+    """An array HW or HWC, stored with an orientation from 1 to 8, as it is to be seen.
 
     >>> upright_array(np.array([[1, 2], [3, 4]]), 6).tolist()  # stored turned to the left
     [[3, 1], [4, 2]]

@@ -45,8 +45,7 @@ IMAGE_SUFFIXES = frozenset(
     )
 ) | (set(HEIC_SUFFIXES) if reads_heic() else set())
 """Files that count as images, lower case; a name is compared without regard to case. HEIC counts
-where
-pillow-heif is installed."""
+where pillow-heif is installed."""
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's conversion to L
 _MAX_NPY_CHANNELS = 64  # a longer last axis is a width: the array is CHW

@@ -79,7 +79,7 @@ def _of_halves(
     content = _unpacked(packed, sum(rows * length for rows, length in lines))
     header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, interlace)
     high, low = (_half(content, lines, first, header) for first in (1, 2))
-    return (high.astype(np.uint16) << 8) | low
+    return high.astype(np.uint16) * np.uint16(256) + low
 
 
 def _pass_lines(

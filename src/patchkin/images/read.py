@@ -6,6 +6,7 @@ path may be that of a page (`images.pages`); that of a file with several means t
 
 from __future__ import annotations
 
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,8 @@ def _array_of_npy(path: Path) -> Array:
     """Mapped first: a header may promise more than the file holds, or than there is memory."""
     try:
         array: Array = np.lib.format.open_memmap(path, mode="r")
+    except tokenize.TokenError as error:
+        raise DataError("its header is damaged.") from error
     except ValueError as error:
         if "Python objects" in str(error):
             raise DataError(

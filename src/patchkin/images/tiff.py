@@ -148,7 +148,7 @@ def page_series(file: Any) -> list[PageSeries]:
     Raises:
         DataError: it has none.
     """
-    found = []
+    found: list[PageSeries] = []
     for series in file.series:
         axes = series.axes
         if series.keyframe.is_reduced and found:
@@ -183,6 +183,16 @@ def _check_whole(page: Any, file_size: int) -> None:
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
         if offset + count > file_size:
             raise DataError("the file ends before its pixels do: it is truncated.")
+    keyframe = page.keyframe
+    held = page.databytecounts
+    if keyframe.compression == 1:
+        short = 0 not in held and sum(held) < keyframe.nbytes * keyframe.bitspersample / (
+            8 * keyframe.dtype.itemsize
+        )
+    else:
+        short = len(held) < math.prod(keyframe.chunked)
+    if short:
+        raise DataError("it has fewer pixels than it promises: it is damaged.")
 
 
 def _planes(series: Any, page_axes: str, page: int) -> Array:

@@ -76,8 +76,8 @@ def _with_black_zero(array: Array, photometric: int, bits: int) -> Array:
             f"a TIFF of {array.dtype} where the lowest value is white; nobody can tell which value "
             "is black. Save it with the lowest value as black."
         )
-    highest = array.dtype.type(2**bits - 1)
-    return highest - array
+    inverted: Array = array.dtype.type(2**bits - 1) - array
+    return inverted
 
 
 def _in_8_bits(array: Array, bits: int) -> Array:
@@ -85,7 +85,8 @@ def _in_8_bits(array: Array, bits: int) -> Array:
     if bits >= 8:
         return array
     highest = 2**bits - 1
-    return ((array.astype(np.uint16) * 255 + highest // 2) // highest).astype(np.uint8)
+    spread: Array = (array.astype(np.uint16) * 255 + highest // 2) // highest
+    return spread.astype(np.uint8)
 
 
 def _through_palette(index_HW: Array, palette: Array) -> Array:

@@ -76,12 +76,17 @@ def write_pillow(path: str | Path, image: Image.Image, *, synced: bool = True) -
         StorageError: if the file cannot be written.
     """
     path = Path(path)
-    form = _pillow_format(path.suffix)
+    form = pillow_format(path.suffix)
     with new_file(path, synced=synced) as part:
         image.save(part, format=form)
 
 
-def _pillow_format(suffix: str) -> str:
+def pillow_format(suffix: str) -> str:
+    """What Pillow calls the format of a suffix.
+
+    Raises:
+        ConfigError: it is that of no format.
+    """
     known = Image.registered_extensions()
     if suffix.lower() not in known:
         raise ConfigError(f"`{suffix}` is no image format that can be written; use .png.")
@@ -91,7 +96,7 @@ def _pillow_format(suffix: str) -> str:
 def _writer(suffix: str, array: Array, encoding: Encoding) -> Callable[[Path], None]:
     plain = encoding.dtype == np.uint8 and encoding.channels in (1, 3)
     if suffix == ".npy":
-        return lambda part: _save_npy(part, array)
+        return lambda part: save_npy(part, array)
     if suffix in (".tif", ".tiff") and not plain:
         return lambda part: save_tiff(part, array)
     if suffix == ".png" and encoding.dtype == np.uint16 and encoding.channels in (1, 3):
@@ -101,7 +106,7 @@ def _writer(suffix: str, array: Array, encoding: Encoding) -> Callable[[Path], N
             f"`{suffix}` cannot hold {encoding.channels} channels of {encoding.dtype}; "
             f"use {default_suffix(encoding)} or .npy."
         )
-    image, name = Image.fromarray(array), _pillow_format(suffix)
+    image, name = Image.fromarray(array), pillow_format(suffix)
     if name == "JPEG":
         return lambda part: image.save(part, format=name, quality=_JPEG_QUALITY, subsampling=0)
     if name == "WEBP":
@@ -109,6 +114,7 @@ def _writer(suffix: str, array: Array, encoding: Encoding) -> Callable[[Path], N
     return lambda part: image.save(part, format=name)
 
 
-def _save_npy(path: Path, array: Array) -> None:
+def save_npy(path: Path, array: Array) -> None:
+    """Write an array, whatever the name of the file."""
     with path.open("wb") as file:  # numpy would add .npy to a temporary name
         np.save(file, array, allow_pickle=False)

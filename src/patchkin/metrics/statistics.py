@@ -31,6 +31,7 @@ from patchkin.data.download import file_sha256
 from patchkin.data.folders import ADVICE, cache_folder
 from patchkin.errors import ConfigError, DataError, PatchkinError
 from patchkin.images import ValueRange, read_image
+from patchkin.images.pages import file_of
 from patchkin.metrics.checks import check_count
 from patchkin.metrics.collecting import FeatureCollector, Progress, Statistics
 from patchkin.metrics.extractors import Extractor
@@ -303,7 +304,7 @@ def fill_statistics(
     """
     protocol = protocol.with_extractor(extractor)
     folder = folder or cache_folder() / "statistics"
-    whole = all(path.is_file() for path in paths)
+    whole = all(file_of(path).is_file() for path in paths)
     if not _in_batches(protocol):
         return
     if whole and _cached_file(folder, paths, protocol, value_range).is_file():
@@ -357,13 +358,15 @@ def statistics_key(
     """
     common = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     digest = hashlib.sha256(json.dumps(to_plain(protocol), sort_keys=True).encode())
+    contents: dict[Path, str] = {}
     for path in paths:
+        file = file_of(path)
         try:
-            content = file_sha256(path)
+            contents[file] = contents.get(file) or file_sha256(file)
         except OSError as error:
             raise DataError(f"Cannot read `{path}`: {error.strerror or error}.") from error
         name = path.absolute().relative_to(common).as_posix()
-        digest.update(f"\0{name}\0{content}".encode())
+        digest.update(f"\0{name}\0{contents[file]}".encode())
     if value_range is not None:
         digest.update(json.dumps(["value range", *map(float, value_range)]).encode())
     return digest.hexdigest()

@@ -20,17 +20,23 @@ from torch import Tensor
 from patchkin.errors import ConfigError, DataError, PatchkinError, StorageError
 from patchkin.images import (
     IMAGE_SUFFIXES,
+    Array,
     Encoding,
-    OutputForm,
+    Picture,
     is_image_file,
     output_form,
-    write_image,
+    to_levels,
 )
+from patchkin.images.container import Container, container_of
 from patchkin.images.faults import reason
 from patchkin.images.folders import find_images, ignored_kinds, is_left_out
+from patchkin.images.pages import each_page
+from patchkin.images.saving import Page as SavedPage
+from patchkin.images.saving import write_pages
 from patchkin.parallel.overlap import ahead, behind
 from patchkin.storage.atomic import is_disk_trouble
 from patchkin.translation.record import Recorder
+from patchkin.translation.saving import Saving
 from patchkin.translation.translator import Translator
 
 
@@ -57,6 +63,14 @@ class Outcome:
     """With the reason, one line each."""
     remade: dict[Path, str] = field(default_factory=dict)
     """Those of `written` that replaced an earlier translation, with the reason."""
+    notes: dict[str, list[Path]] = field(default_factory=dict)
+    """What could not be kept of inputs, and of which."""
+
+    def note(self, line: str, source: Path) -> None:
+        """Remember what is not kept of an input."""
+        sources = self.notes.setdefault(line, [])
+        if source not in sources[-1:]:
+            sources.append(source)
 
 
 # Which
@@ -246,20 +260,23 @@ def translate_files(
     translator: Translator,
     jobs: Sequence[Job],
     *,
+    saving: Saving | None = None,
     recorder: Recorder | None = None,
     batch_size: int = 1,
     on_file: Callable[[Path], None] = lambda _: None,
 ) -> Outcome:
-    """Translate files; one that cannot be read or written does not stop the others, unless the
-    disk is full or fails.
+    """Translate files, page by page; one that cannot be read or written does not stop the others,
+    unless the disk is full or fails.
 
     Files are read ahead and written behind by other threads. Targets that are there are replaced;
-    `patchkin.translation.stale` says which jobs need not be done.
+    `patchkin.translation.stale` says which jobs need not be done. The pages of a file are in memory
+    until the last is translated.
 
     Args:
         translator: the model.
         jobs: those of one file next to each other, so that it is read once. Either all have a
             style or none has.
+        saving: what is kept of the inputs, and how; everything unless given.
         recorder: of what made each file.
         batch_size: images of one size translated at once.
         on_file: called with the source of each job that is done.
@@ -268,76 +285,162 @@ def translate_files(
         StorageError: the disk is full, fails, or cannot be written at all.
     """
     outcome = Outcome()
+    writing = _Writing(translator, saving or Saving(), outcome, recorder, on_file)
+    pages = _pages(translator, jobs, writing)
     with behind() as later:
-        for batch in ahead(
-            _batches(translator, jobs, batch_size, outcome, recorder=recorder, on_file=on_file)
-        ):
-            styles = [job.style_S for job, _, _ in batch if job.style_S is not None]
-            y_BCHW = translator(
-                torch.stack([image for _, image, _ in batch]),
-                torch.stack(styles) if styles else None,
-            ).cpu()
-            for (job, _, encoding), y_CHW in zip(batch, y_BCHW, strict=True):
-                form = output_form(encoding, y_CHW.shape[0], translator.value_ranges)
-                later(
-                    partial(_write, job, y_CHW, form, outcome, recorder=recorder, on_file=on_file)
-                )
+        for batch in ahead(_batches(pages, batch_size)):
+            styles = [page.job.style_S for page in batch if page.job.style_S is not None]
+            x_BCHW = torch.stack([page.image_CHW for page in batch])
+            try:
+                y_BCHW = translator(x_BCHW, torch.stack(styles) if styles else None).cpu()
+            except (MemoryError, RuntimeError) as error:
+                if not is_memory_trouble(error):
+                    raise
+                for page in batch:
+                    later(partial(writing.fail, page, "translating it needs more memory"))
+                continue
+            for page, y_CHW in zip(batch, y_BCHW, strict=True):
+                later(partial(writing.take, page, y_CHW))
     return outcome
 
 
-def _batches(
-    translator: Translator,
-    jobs: Iterable[Job],
-    batch_size: int,
-    outcome: Outcome,
-    *,
-    recorder: Recorder | None,
-    on_file: Callable[[Path], None],
-) -> Iterator[list[tuple[Job, Tensor, Encoding]]]:
-    """Neighbouring images of one size, up to `batch_size` at once."""
-    batch: list[tuple[Job, Tensor, Encoding]] = []
+def is_memory_trouble(error: BaseException) -> bool:
+    """Whether it says that there is not enough memory, on whatever device.
+
+    >>> is_memory_trouble(MemoryError()), is_memory_trouble(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "not enough memory" in text or "can't allocate memory" in text
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A page on its way."""
+
+    job: Job
+    number: int
+    of: int
+    container: Container
+    image_CHW: Tensor
+    encoding: Encoding
+    alpha_HW: Array | None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        page = f", page {self.number + 1}," if self.of > 1 else ""
+        return f"`{self.job.source}`{page}"
+
+
+class _Writing:
+    """Collects the pages of a file, and writes it when all are there."""
+
+    def __init__(
+        self,
+        translator: Translator,
+        saving: Saving,
+        outcome: Outcome,
+        recorder: Recorder | None,
+        on_file: Callable[[Path], None],
+    ) -> None:
+        self.saving = saving
+        self.outcome = outcome
+        self.recorder = recorder
+        self.on_file = on_file
+        self._ranges = translator.value_ranges
+        self._pages: list[SavedPage] = []
+        self._failed: set[Path] = set()
+
+    def unreadable(self, job: Job, reason: str) -> None:
+        """A file, or a page of it, cannot be read."""
+        if (job.source, reason) not in self.outcome.failed:
+            self.outcome.failed.append((job.source, reason))
+        self.on_file(job.source)
+
+    def fail(self, page: _Page, why: str) -> None:
+        """A page cannot be made; the others of its file are not written either."""
+        if page.job.target not in self._failed:
+            self._failed.add(page.job.target)
+            self.outcome.failed.append((page.job.source, f"{page.name} {why}."))
+        if page.number == page.of - 1:
+            self._pages = []
+            self.on_file(page.job.source)
+
+    def take(self, page: _Page, y_CHW: Tensor) -> None:
+        """A translated page."""
+        if page.number == 0:
+            self._pages = []
+        if page.job.target in self._failed:
+            self.fail(page, "")
+            return
+        if not y_CHW.isfinite().all():
+            self.fail(page, "has a translation that holds NaN or infinity; nothing is written")
+            return
+        form = output_form(page.encoding, y_CHW.shape[0], self._ranges)
+        if form.note:
+            self.outcome.note(form.note, page.job.source)
+        levels_CHW = to_levels(y_CHW.numpy(), form.encoding, form.value_range)
+        alpha_HW = page.alpha_HW if self.saving.alpha == "keep" else None
+        self._pages.append(SavedPage(levels_CHW, alpha_HW))
+        if page.number == page.of - 1:
+            pages, self._pages = self._pages, []
+            self._write(page, pages)
+            self.on_file(page.job.source)
+
+    def _write(self, page: _Page, pages: Sequence[SavedPage]) -> None:
+        job, recorder = page.job, self.recorder
+        try:
+            if recorder is not None:
+                recorder.begins([job.target])
+            quality = self.saving.quality
+            for note in write_pages(job.target, pages, page.container, quality=quality):
+                self.outcome.note(note, job.source)
+            if recorder is not None:
+                recorder.made([job.target], job.source, style=job.style)
+            self.outcome.written.append(job.target)
+        except (PatchkinError, OSError, MemoryError) as error:
+            if is_disk_trouble(error):
+                raise
+            self.outcome.failed.append((job.source, f"`{job.source}`: {reason(error)}."))
+
+
+def _pages(translator: Translator, jobs: Iterable[Job], writing: _Writing) -> Iterator[_Page]:
+    """The pages of all jobs, in order. Of a file that cannot be read none is given, or not the
+    last, so that it is not written.
+    """
     source: Path | None = None
-    content: tuple[Tensor, Encoding] | None = None
+    container = Container()
+    last: tuple[Path, tuple[Tensor, Picture]] | None = None
     for job in jobs:
-        if job.source != source:
-            source = job.source
-            try:
-                if recorder is not None:
-                    recorder.reads(source)
-                content = translator.read(source)
-            except (DataError, OSError) as error:
-                outcome.failed.append((source, str(error)))
-                content = None
-        if content is None:
-            on_file(job.source)
-            continue
-        image, encoding = content
-        if batch and (len(batch) == batch_size or batch[0][1].shape != image.shape):
+        try:
+            if job.source != source:
+                if writing.recorder is not None:
+                    writing.recorder.reads(job.source)
+                container, last = writing.saving.of(container_of(job.source)), None
+                source = job.source
+            paths = each_page([job.source])[: container.num_pages]
+            for number, path in enumerate(paths):
+                if last is None or last[0] != path:
+                    last = (path, translator.read_picture(path))
+                image_CHW, picture = last[1]
+                yield _Page(
+                    job, number, len(paths), container, image_CHW, picture.encoding, picture.alpha
+                )
+        except (DataError, OSError, MemoryError) as error:
+            source = None
+            writing.unreadable(job, str(error) or reason(error))
+
+
+def _batches(pages: Iterable[_Page], batch_size: int) -> Iterator[list[_Page]]:
+    """Neighbouring images of one size, up to `batch_size` at once."""
+    batch: list[_Page] = []
+    for page in pages:
+        if batch and (len(batch) == batch_size or batch[0].image_CHW.shape != page.image_CHW.shape):
             yield batch
             batch = []
-        batch.append((job, image, encoding))
+        batch.append(page)
     if batch:
         yield batch
-
-
-def _write(
-    job: Job,
-    y_CHW: Tensor,
-    form: OutputForm,
-    outcome: Outcome,
-    *,
-    recorder: Recorder | None,
-    on_file: Callable[[Path], None],
-) -> None:
-    try:
-        if recorder is not None:
-            recorder.begins([job.target])
-        write_image(job.target, y_CHW, form.encoding, value_range=form.value_range)
-        if recorder is not None:
-            recorder.made([job.target], job.source, style=job.style)
-        outcome.written.append(job.target)
-    except (PatchkinError, OSError) as error:
-        if is_disk_trouble(error):
-            raise
-        outcome.failed.append((job.source, str(error)))
-    on_file(job.source)

@@ -338,6 +338,8 @@ def write_paths(
                 recorder.reads(job.source)
             image_CHW, _ = translator.read(job.source)
             images = [translator(image_CHW[None], style_S[None])[0] for style_S in styles_BS]
+            if not all(image.isfinite().all() for image in images):
+                raise DataError(f"`{job.source}` has a translation that holds NaN or infinity.")
             if recorder is not None:
                 recorder.begins([strip, animation])
             write_pillow(strip, image_grid([[image_CHW, *images]]))

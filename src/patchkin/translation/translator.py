@@ -15,7 +15,7 @@ from patchkin.compression import COMPRESSED_METHODS
 from patchkin.config import from_plain
 from patchkin.devices import Device, Precision, autocast_dtype, choose_device
 from patchkin.errors import CheckpointError, ConfigError, nearest
-from patchkin.images import Encoding, Ranges, declared_ranges, read_image, to_tensor
+from patchkin.images import Encoding, Picture, Ranges, declared_ranges, read_image, to_tensor
 from patchkin.method import Direction, Method, StyledMethod, translating_mode
 from patchkin.methods import METHODS
 from patchkin.networks.cpu.layout import lay_out
@@ -290,10 +290,21 @@ class Translator:
         channels: int | None = None,
         like: Literal["input", "output"] = "input",
     ) -> tuple[Tensor, Encoding]:
-        """A file as the model takes it, [C, H, W] in [-1, 1], and how the file stores it.
+        """As `read_picture`, of which only the encoding is given."""
+        image_CHW, picture = self.read_picture(source, channels=channels, like=like)
+        return image_CHW, picture.encoding
+
+    def read_picture(
+        self,
+        source: Path,
+        *,
+        channels: int | None = None,
+        like: Literal["input", "output"] = "input",
+    ) -> tuple[Tensor, Picture]:
+        """A file as the model takes it, [C, H, W] in [-1, 1], and as it is decoded.
 
         Args:
-            source: the file.
+            source: the file, or a page of it (`images.pages`).
             channels: those of the images that the model takes, unless given.
             like: whether it is of the domain of the model's inputs or of its outputs.
 
@@ -302,7 +313,7 @@ class Translator:
         """
         side = 0 if like == "input" else 1
         picture = read_image(source, self.channels[side] if channels is None else channels)
-        return to_tensor(picture, self.value_ranges[side]), picture.encoding
+        return to_tensor(picture, self.value_ranges[side]), picture
 
 
 def pad_to(x_BCHW: Tensor, multiple: int, *, minimum: int = 1) -> Tensor:

@@ -1,0 +1,259 @@
+"""Pages to a TIFF that is laid out as another: axes, compression, tags.
+
+Shape suffixes: P pages, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchkin.errors import ConfigError
+from patchkin.images.ome import fitted_ome
+from patchkin.images.picture import Array
+from patchkin.images.tiff_layout import TiffLayout
+
+_NONE, _LZW, _JPEG, _DEFLATE, _PACKBITS, _LZMA, _ZSTD = 1, 5, 7, 8, 32773, 34925, 50000
+_SAME_FAMILY = {32946: _DEFLATE, 6: _JPEG}
+_WRITTEN = (_NONE, _LZW, _JPEG, _DEFLATE, _PACKBITS, _LZMA, _ZSTD)
+_PREDICTED = (_LZW, _DEFLATE, _LZMA, _ZSTD)
+_IMAGEJ_TYPES = ("uint8", "uint16", "float32")
+_BIG = 2**32 - 2**25
+
+
+def write_tiff_pages(
+    path: Path,
+    pages_PCHW: Sequence[Array],
+    alphas_PHW: Sequence[Array | None],
+    layout: TiffLayout | None,
+    *,
+    icc_profile: bytes | None,
+    dpi: tuple[float, float] | None,
+    quality: int,
+) -> list[str]:
+    """Write a file.
+
+    Args:
+        path: of it.
+        pages_PCHW: of one type; sizes may differ only where the layout has a plain axis.
+        alphas_PHW: of each page.
+        layout: of the input, if that is a TIFF.
+        icc_profile: colour profile, or None.
+        dpi: resolution, where the layout has none.
+        quality: of JPEG in TIFF.
+
+    Returns:
+        What of the input's layout could not be kept, one line each.
+
+    Raises:
+        ConfigError: tifffile is not installed.
+    """
+    try:
+        import tifffile
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "Writing TIFF needs tifffile; run `pip install patchkin[tiff]`, or use --format png."
+        ) from error
+    notes: list[str] = []
+    alphas = list(alphas_PHW)
+    channels, dtype = pages_PCHW[0].shape[0], pages_PCHW[0].dtype
+    with_alpha = all(alpha is not None for alpha in alphas)
+    if not with_alpha and any(alpha is not None for alpha in alphas):
+        notes.append("alpha is not kept: some pages have none")
+    kind = "plain" if layout is None else layout.kind
+    as_planes = _as_planes(layout, channels, dtype, with_alpha=with_alpha)
+    if kind == "imagej" and (
+        dtype.name not in _IMAGEJ_TYPES
+        or (with_alpha and not as_planes)
+        or (channels > 1 and not as_planes and (dtype != np.uint8 or channels != 3))
+        or len(pages_PCHW) != math.prod(layout.sizes if layout else (1,))
+    ):
+        notes.append("the metadata of ImageJ is not kept: it has no such pixels")
+        kind = "plain"
+    if with_alpha and as_planes:
+        notes.append("alpha is not kept beside channels that are planes")
+        with_alpha = False
+    options = _options(layout, dtype, channels, notes, with_alpha=with_alpha, quality=quality)
+    options |= _tags_of(layout, icc_profile, dpi)
+    planes = _planes(pages_PCHW, alphas if with_alpha else None, as_planes=as_planes)
+    if not as_planes and channels == 3:
+        options["photometric"] = "rgb"
+    else:
+        options["photometric"] = "minisblack"
+    if not as_planes:
+        extra = channels - (3 if channels == 3 else 1)
+        kinds = ["unspecified"] * extra + ["unassalpha"] * with_alpha
+        options |= {"extrasamples": kinds} if kinds else {}
+        interleaved = not (layout is not None and layout.planar and channels > 1)
+        if channels + with_alpha > 1:
+            options["planarconfig"] = "contig" if interleaved else "separate"
+            if not interleaved:
+                planes = [np.ascontiguousarray(np.moveaxis(plane, -1, 0)) for plane in planes]
+    samples = 1 if as_planes else channels + with_alpha
+    _write(
+        tifffile,
+        path,
+        planes,
+        layout,
+        kind=kind,
+        options=options,
+        as_planes=as_planes,
+        samples=samples,
+        notes=notes,
+    )
+    return notes
+
+
+def _as_planes(
+    layout: TiffLayout | None, channels: int, dtype: np.dtype[Any], *, with_alpha: bool
+) -> bool:
+    """Whether each channel is a plane of its own (C), as microscopes store them."""
+    if layout is None:
+        return False
+    if layout.channel_axis:
+        return True
+    colour = channels == 3 and (layout.kind != "imagej" or dtype == np.uint8)
+    named = layout.kind in ("ome", "imagej")
+    return named and channels > 1 and not colour and not with_alpha
+
+
+def _planes(
+    pages_PCHW: Sequence[Array], alphas_PHW: Sequence[Array | None] | None, *, as_planes: bool
+) -> list[Array]:
+    """What becomes a directory of the file each: HW, or HWC."""
+    planes: list[Array] = []
+    for number, page_CHW in enumerate(pages_PCHW):
+        alpha_HW = None if alphas_PHW is None else alphas_PHW[number]
+        if as_planes:
+            planes += list(page_CHW)
+            continue
+        parts = [page_CHW] if alpha_HW is None else [page_CHW, alpha_HW[None]]
+        array_HWC = np.concatenate(parts).transpose(1, 2, 0)
+        planes.append(
+            np.ascontiguousarray(array_HWC[:, :, 0] if array_HWC.shape[2] == 1 else array_HWC)
+        )
+    return planes
+
+
+def _write(
+    tifffile: Any,
+    path: Path,
+    planes: Sequence[Array],
+    layout: TiffLayout | None,
+    *,
+    kind: str,
+    options: dict[str, Any],
+    as_planes: bool,
+    samples: int,
+    notes: list[str],
+) -> None:
+    height, width = planes[0].shape[-2:] if samples == 1 else _sides(planes[0], options)
+    pages = math.prod(layout.sizes) if layout else len(planes)
+    channels = len(planes) // pages
+    outer = (layout.axes if layout else "") + ("C" if as_planes else "")
+    sizes = dict(zip(layout.axes, layout.sizes, strict=True)) if layout else {}
+    sizes |= {"X": width, "Y": height} | ({"C": channels} if as_planes else {})
+    big = (layout is not None and layout.bigtiff) or sum(p.nbytes for p in planes) > _BIG
+    order = layout.byteorder if layout else None
+    if kind in ("imagej", "shaped") and layout is not None:
+        inner = planes[0].shape
+        stack = np.stack(planes).reshape(*(sizes[axis] for axis in outer), *inner)
+        axes = outer + ("YX" if samples == 1 else _sample_axes(options))
+        metadata = _metadata(layout, channels if as_planes else samples, str(planes[0].dtype))
+        more = {"imagej": True} if kind == "imagej" else {"bigtiff": big}
+        tifffile.imwrite(
+            path, stack, byteorder=order, metadata={**metadata, "axes": axes}, **more, **options
+        )
+        return
+    description = layout.description if layout else None
+    if kind == "ome" and layout is not None:
+        dtype = str(planes[0].dtype)
+        description = fitted_ome(description or "", outer, sizes, samples=samples, dtype=dtype)
+        if description is None:
+            notes.append("the metadata of OME is not kept: it describes other axes or stacks")
+    with tifffile.TiffWriter(path, bigtiff=big, byteorder=order) as file:
+        for number, plane in enumerate(planes):
+            first = {} if description is None or number else {"description": _ascii(description)}
+            file.write(plane, metadata=None, contiguous=False, **first, **options)
+            options.pop("extratags", None)
+
+
+def _sample_axes(options: dict[str, Any]) -> str:
+    return "SYX" if options.get("planarconfig") == "separate" else "YXS"
+
+
+def _sides(plane: Array, options: dict[str, Any]) -> tuple[int, int]:
+    height, width = plane.shape[1:] if _sample_axes(options) == "SYX" else plane.shape[:2]
+    return height, width
+
+
+def _ascii(description: str) -> bytes:
+    """What tifffile takes: words of 7 bits, and bytes of any."""
+    return description.encode("utf-8")
+
+
+def _metadata(layout: TiffLayout, channels: int, dtype: str) -> dict[str, Any]:
+    """What ImageJ or tifffile say of a stack, without what they will say of the new one."""
+    written = {"ImageJ", "images", "channels", "slices", "frames", "hyperstack", "axes", "shape"}
+    if (channels, dtype) != (layout.channels, layout.dtype):
+        written |= {"min", "max", "Ranges", "LUTs", "mode"}
+        written |= {"Labels"} if channels != layout.channels else set()
+    return {
+        name: value
+        for name, value in layout.metadata.items()
+        if name not in written | {"truncated"} and value is not None
+    }
+
+
+def _options(
+    layout: TiffLayout | None,
+    dtype: np.dtype[Any],
+    channels: int,
+    notes: list[str],
+    *,
+    with_alpha: bool,
+    quality: int,
+) -> dict[str, Any]:
+    """Compression and tiles."""
+    if layout is None:
+        return {}
+    options: dict[str, Any] = {}
+    compression = _SAME_FAMILY.get(layout.compression, layout.compression)
+    jpeg = dtype == np.uint8 and channels in (1, 3) and not with_alpha
+    if compression not in _WRITTEN or (compression == _JPEG and not jpeg):
+        notes.append(
+            f"compressed by Deflate: compression {compression} is not written for such pixels"
+        )
+        compression = _DEFLATE
+    if compression != _NONE:
+        options["compression"] = compression
+        if compression in _PREDICTED and layout.predictor and dtype.itemsize <= 4:
+            options["predictor"] = True
+        if compression == _JPEG:
+            options["compressionargs"] = {"level": quality}
+    if layout.tile is not None:
+        options["tile"] = layout.tile
+    return options
+
+
+def _tags_of(
+    layout: TiffLayout | None, icc_profile: bytes | None, dpi: tuple[float, float] | None
+) -> dict[str, Any]:
+    options: dict[str, Any] = {} if icc_profile is None else {"iccprofile": icc_profile}
+    if layout is None:
+        if dpi is not None:
+            options |= {"resolution": dpi, "resolutionunit": 2}
+        return options
+    if layout.resolution is not None:
+        options["resolution"] = layout.resolution
+        options["resolutionunit"] = layout.resolution_unit
+    options["software"] = layout.software or False
+    if layout.date is not None:
+        options["datetime"] = layout.date
+    if layout.tags:
+        options["extratags"] = list(layout.tags)
+    return options
