@@ -204,16 +204,14 @@ def _end_workers(batches: Any) -> None:
         for worker in workers:
             worker.kill()
 
-    late = threading.Timer(_WORKER_SECONDS, kill)
-    late.daemon = True
-    late.start()
-    try:
-        # It is told of a worker that was killed by an error, which comes in addition to another.
-        with contextlib.suppress(RuntimeError):
-            batches._shutdown_workers()
-    finally:
-        late.cancel()
-        kill()
+    ender = threading.Thread(target=batches._shutdown_workers, daemon=True)
+    ender.start()
+    # A worker that was killed is told of by an error in this thread, which has one already.
+    with contextlib.suppress(RuntimeError):
+        ender.join(_WORKER_SECONDS)
+    kill()
+    with contextlib.suppress(RuntimeError):
+        ender.join(_WORKER_SECONDS)
 
 
 def held_out(

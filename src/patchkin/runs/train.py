@@ -164,13 +164,13 @@ def _train(
         write_files()
 
     def start(step: int, log: Callable[[Mapping[str, Any]], None]) -> None:
-        """Logged first: what is written next forgets what it was."""
-        log({"step": step, "session": session(method, config, fabric)})
+        """Changes are logged first: what is written next forgets what it was."""
         if resumption is not None:
             for told in resumption.told(step):
                 log({"step": step, **told})
             resumption.write(step)
             write_files()
+        log({"step": step, "session": session(method, config, fabric)})
 
     by_first_process(
         fabric, partial(resumption.check_files, record) if resumption else begin_folder

@@ -101,7 +101,7 @@ def stop_signals(*, may_leave: bool = True, deadline: bool = False) -> Iterator[
     for number in previous:
         signal.signal(number, ask)
     try:
-        if deadline:
+        if deadline and os.name == "posix":
             with _deadline(stop):
                 yield stop
         else:
