@@ -48,7 +48,8 @@ def test_processes_that_torchrun_started_are_joined(tmp_path):
     "variant",
     [
         *("cut", "cut-steadied", "cut-bank", "relation-paper", "relation-nce", "munit"),
-        *("drit-split-batch", "enco", "patchgcl"),
+        *("drit-split-batch", "enco", "patchgcl", "cut-guided-few-places", "relation-guided"),
+        *("relation-transport-attention", "negcut-features", "fsesim-slope"),
     ],
 )
 def test_two_processes_equal_one_for_every_kind(variant, tmp_path):

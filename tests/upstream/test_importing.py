@@ -15,10 +15,12 @@ from patchkin.method import StyledMethod
 from patchkin.methods.cut import Cut, CutConfig
 from patchkin.methods.cyclegan import CycleGan, CycleGanConfig
 from patchkin.methods.dclgan import DclGan, DclGanConfig
+from patchkin.methods.enco import EnCo, EnCoConfig
 from patchkin.methods.gcgan import GcGan, GcGanConfig
 from patchkin.methods.lsesim import LSeSim, LSeSimConfig
 from patchkin.methods.munit import Munit, MunitConfig
 from patchkin.methods.negcut import NegCut, NegCutConfig
+from patchkin.methods.patchgcl import PatchGcl, PatchGclConfig
 from patchkin.methods.pix2pix import Pix2Pix, Pix2PixConfig
 from patchkin.methods.semantic_relation import SemanticRelation, SemanticRelationConfig
 from patchkin.methods.simdcl import SimDcl, SimDclConfig
@@ -77,6 +79,9 @@ METHODS = {
     "dclgan": DclGan(DclGanConfig(**GREY_TO_COLOUR, head_width=8)),
     "simdcl": SimDcl(SimDclConfig(**BLURRED, head_width=8)),
     "gcgan": GcGan(GcGanConfig(**STRIDED)),
+    "enco": EnCo(EnCoConfig(**BLURRED, head_width=8)),
+    "enco, layer norm": EnCo(EnCoConfig(**BLURRED, head_width=8, head_norm="layer")),
+    "patchgcl": PatchGcl(PatchGclConfig(**BLURRED, node_width=8)),
     "gcgan, cross": GcGan(GcGanConfig(**STRIDED, generators="cross")),
     "pix2pix": Pix2Pix(
         Pix2PixConfig(
@@ -190,7 +195,7 @@ def test_every_family(name, tmp_path):
     held = imported.tensors()
     assert held
     assert all(ours[key].equal(loaded[key]) and ours[key].equal(held[key]) for key in held)
-    assert not any("pool" in key for key in held)
+    assert not any(key.startswith("pool") for key in held), "of images"
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -448,3 +453,25 @@ def test_a_disk_that_fails(tmp_path, monkeypatch):
 )
 def test_name_of_the_model(file, name):
     assert model_name([Source.of(file)]) == name
+
+
+def test_a_head_of_other_pairs_needs_to_be_told_its_layers(tmp_path):
+    torch.manual_seed(0)
+    pairs = ((3, 24), (12, 16))
+    method = EnCo(EnCoConfig(**BLURRED, pairs=pairs, head_width=8))
+    paths = upstream_files(method, tmp_path)
+    with pytest.raises(CheckpointError, match=r"takes 4, 16 channels.*--taps"):
+        import_weights(sources(paths))
+    imported = import_weights(sources(paths), taps=(3, 12, 16, 24))
+    assert (
+        imported.header.config["pairs"] == [list(pair) for pair in pairs]
+        or tuple(map(tuple, imported.header.config["pairs"])) == pairs
+    )
+    held = imported.tensors()
+    assert torch.equal(held["F.mlps.1.0.weight"], method.F.mlps[1][0].weight)
+
+
+def test_graphs_of_other_maps_than_vgg16s_are_refused(tmp_path):
+    method = PatchGcl(PatchGclConfig(**BLURRED, node_width=8, features="encoder", taps=(4, 8)))
+    with pytest.raises(CheckpointError, match="take 256, 512, 512, of VGG16's layers 4 7 9"):
+        import_weights(sources(upstream_files(method, tmp_path)))

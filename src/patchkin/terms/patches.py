@@ -4,9 +4,6 @@ Places are drawn on the input's maps (`draw_places`, `SharedPlaces`) or chosen t
 (`chosen_places`), both sides are read at them and embedded by a head. All methods do so here:
 another way to choose places, or to read features at them, needs to be known here only.
 
-Cost of a step of CUT at 256 pixels and batch 1 on one core (benchmarks/methods/choices.py): see
-benchmarks/methods.
-
 Shape suffixes: B images, C channels, H and W pixels, K patches.
 """
 

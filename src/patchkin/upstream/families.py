@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,10 +15,12 @@ from patchkin.method import Method
 from patchkin.methods.cut import Cut
 from patchkin.methods.cyclegan import CycleGan
 from patchkin.methods.dclgan import DclGan
+from patchkin.methods.enco import EnCo
 from patchkin.methods.gcgan import GcGan
 from patchkin.methods.lsesim import LSeSim
 from patchkin.methods.munit import Munit
 from patchkin.methods.negcut import NegCut
+from patchkin.methods.patchgcl import PatchGcl
 from patchkin.methods.pix2pix import Pix2Pix, Pix2PixConfig
 from patchkin.methods.semantic_relation import SemanticRelation
 from patchkin.methods.simdcl import SimDcl
@@ -27,22 +29,29 @@ from patchkin.methods.starganv2 import StarGanV2
 from patchkin.methods.starganv2_relation import StarGanV2Relation
 from patchkin.networks import (
     ResNetConfig,
+    ResNetGenerator,
     StyleGan2DiscriminatorConfig,
     StyleGan2GeneratorConfig,
     UNetConfig,
 )
+from patchkin.networks.predictor import stage_pairs
 from patchkin.networks.starganv2 import StyleGenerator, joined_sizes
+from patchkin.networks.vgg import VGGFeatures
 from patchkin.upstream import starganv2
 from patchkin.upstream.compressed import COMPRESSED
 from patchkin.upstream.discriminators import PATCHGAN, PIXEL
 from patchkin.upstream.generators import RESNET, UNET
 from patchkin.upstream.heads import (
+    GRAPHS,
     NEGATIVES,
+    PREDICTOR,
     PROJECTION,
     SELECTOR,
     SUMMARY,
+    GraphShape,
     HeadShape,
     NegativesShape,
+    PredictorShape,
     SelectorShape,
 )
 from patchkin.upstream.kinds import NetworkKind, Taken
@@ -70,7 +79,7 @@ def _released(base: Any, found: Found, taps: Sequence[int] | None) -> Any:
     changes: dict[str, Any] = {"generator": generator, "discriminator": discriminator}
     if hasattr(base, "taps"):
         changes["taps"] = _taps(base, generator, heads, taps)
-    elif taps:
+    elif taps and not hasattr(base, "pairs"):
         raise ConfigError("This method has no head with taps; leave out --taps.")
     for taken in found.values():
         match taken.config:
@@ -80,9 +89,49 @@ def _released(base: Any, found: Found, taps: Sequence[int] | None) -> Any:
                 changes |= {"head_width": width, "noise_width": noise_width}
             case SelectorShape():
                 changes["learned"] = True
+            case PredictorShape(channels=channels, width=width, norm=norm):
+                changes |= {"head_width": width, "head_norm": norm}
+                changes["pairs"] = _pairs(generator, channels, taps)
+            case GraphShape() as shape:
+                _check_graphs(base, shape)
+                changes |= {"node_width": shape.width, "hops": shape.hops}
+                changes["poolings"] = shape.poolings
     if "G_gc" in found:
         changes["generators"] = "cross"
     return replace(base, **changes)
+
+
+def _pairs(
+    generator: ResNetConfig, channels: tuple[int, ...], taps: Sequence[int] | None
+) -> tuple[tuple[int, int], ...]:
+    """EnCo's pairs of layers, as the release's `nce_layers` lists them; none if they are its own.
+
+    The first half is the encoder's; the second the decoder's, in reversed order.
+    """
+    network = _meta_generator(generator)
+    pairs: tuple[tuple[int, int], ...] = ()
+    if taps:
+        half = len(taps) // 2
+        pairs = tuple(zip(taps[:half], reversed(taps[-half:]), strict=True))
+    keys = tuple(key for key, _ in (pairs or stage_pairs(cast(ResNetGenerator, network))))
+    if _channels(network, keys) != channels:
+        raise CheckpointError(
+            f"The head takes {', '.join(map(str, channels))} channels, which the generator's "
+            f"layers {' '.join(map(str, keys))} do not have; give the layers that it was trained "
+            "with as --taps, the encoder's and then the decoder's (upstream: nce_layers)."
+        )
+    return pairs
+
+
+def _check_graphs(base: Any, shape: GraphShape) -> None:
+    """Refuse graphs of other maps than those of VGG16 that the release reads."""
+    found = tuple(VGGFeatures(base.layers).channels)
+    if base.features == "encoder" or shape.channels != found:
+        raise CheckpointError(
+            f"The graphs take {', '.join(map(str, shape.channels))} channels; those that the "
+            f"release makes take {', '.join(map(str, found))}, of VGG16's layers "
+            f"{' '.join(map(str, base.layers))}."
+        )
 
 
 def _compressed(base: Any, found: Found, taps: Sequence[int] | None) -> Any:
@@ -177,6 +226,8 @@ FAMILIES = (
         networks=_ONE_SIDED | {"N": "N", "F_": "F_average"},
         kinds=(RESNET, *_JUDGES, PROJECTION, NEGATIVES),
     ),
+    Family(method=EnCo, networks=_ONE_SIDED, kinds=(RESNET, *_JUDGES, PREDICTOR)),
+    Family(method=PatchGcl, networks=_ONE_SIDED, kinds=(RESNET, *_JUDGES, GRAPHS)),
     Family(method=CycleGan, networks=_TWO_SIDED, kinds=(RESNET, *_JUDGES)),
     Family(method=DclGan, networks=_DUAL, kinds=(RESNET, *_JUDGES, PROJECTION)),
     Family(

@@ -1,4 +1,5 @@
-"""Released heads: projections (CUT), negatives (NEGCUT), summaries (SimDCL), selectors (LSeSim).
+"""Released heads: projections (CUT), negatives (NEGCUT), summaries (SimDCL), selectors (LSeSim),
+predictors (EnCo), graphs (PatchGCL).
 
 What a head's configuration does not tell, such as which layers its taps are, is in no file.
 """
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from patchkin.errors import CheckpointError
 from patchkin.networks import ProjectionHead, SimilarityHead
 from patchkin.networks.negative_generator import NegativeGenerator
+from patchkin.networks.patch_graph import PatchGraphs
+from patchkin.networks.predictor import PredictingHead, RowNorm
 from patchkin.networks.vgg import FeatureSelector
 from patchkin.upstream.kinds import Layout, NetworkKind, numbers, shape_of
 
@@ -48,6 +51,29 @@ class SelectorShape:
 
     channels: tuple[int, ...]
     """That it takes, per layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorShape:
+    """Of EnCo's heads and predictors."""
+
+    channels: tuple[int, ...]
+    """That it takes, per pair of layers."""
+    width: int
+    """Of an embedded patch."""
+    norm: RowNorm
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphShape:
+    """Of PatchGCL's graphs."""
+
+    channels: tuple[int, ...]
+    """That they take, per layer."""
+    width: int
+    """Of a node."""
+    hops: int
+    poolings: int
 
 
 def _mlp_shapes(layout: Layout) -> Iterator[tuple[int, ...]]:
@@ -166,4 +192,81 @@ SELECTOR = NetworkKind(
     configure=_selector_shape,
     build=lambda shape: FeatureSelector(shape.channels),
     released_name=lambda name: re.sub(r"^convs\.(\d+)\.", r"conv_\1.", name),
+)
+
+
+def _predictor_shape(layout: Layout) -> PredictorShape:
+    firsts = list(_mlp_shapes(layout))
+    norm: RowNorm = "none"
+    if "mlp_0.1.weight" in layout:
+        norm = "batch" if "mlp_0.1.running_mean" in layout else "layer"
+    return PredictorShape(
+        channels=tuple(shape[1] for shape in firsts), width=firsts[0][0], norm=norm
+    )
+
+
+def _released_predictor(name: str) -> str:
+    """Ours -> released.
+
+    >>> _released_predictor("mlps.0.1.bias"), _released_predictor("predictors.2.3.weight")
+    ('mlp_0.1.bias', 'prj_2.3.weight')
+    """
+    return re.sub(r"^predictors\.(\d+)\.", r"prj_\1.", _released_mlp(name))
+
+
+PREDICTOR = NetworkKind(
+    title="predicting head",
+    roles=("F",),
+    network=PredictingHead,
+    signature=lambda layout: "prj_0.0.weight" in layout and "mlp_0.0.weight" in layout,
+    configure=_predictor_shape,
+    build=lambda shape: PredictingHead(shape.channels, shape.width, norm=shape.norm),
+    released_name=_released_predictor,
+)
+
+
+def _graph_shape(layout: Layout) -> GraphShape:
+    count = len(numbers(layout, r"embed_(\d+)\."))
+    embeddings = [shape_of(layout, f"embed_{tap}.linear.weight", 2) for tap in range(count)]
+    width = embeddings[0][0]
+    return GraphShape(
+        channels=tuple(shape[1] for shape in embeddings),
+        width=width,
+        hops=shape_of(layout, "gnn_0.conv1.lin.weight", 2)[1] // width - 1,
+        poolings=len(numbers(layout, r"pools_0\.(\d+)\.")),
+    )
+
+
+_GRAPH_NAMES = (
+    (r"^embeddings\.(\d+)\.", r"embed_\1.linear."),
+    (r"^graphs\.(\d+)\.convolution\.linear\.", r"gnn_\1.conv1.lin."),
+    (r"^graphs\.(\d+)\.poolings\.(\d+)\.linear\.", r"pools_\1.\2.proj."),
+    (
+        r"^graphs\.(\d+)\.pooled_convolutions\.(\d+)\.linear\.",
+        r"gnn_pools_\1.\2.conv1.lin.",
+    ),
+)
+
+
+def _released_graph(name: str) -> str:
+    """Ours -> released.
+
+    >>> _released_graph("graphs.1.pooled_convolutions.0.linear.bias")
+    'gnn_pools_1.0.conv1.lin.bias'
+    """
+    for ours, released in _GRAPH_NAMES:
+        name = re.sub(ours, released, name)
+    return name
+
+
+GRAPHS = NetworkKind(
+    title="patch graphs",
+    roles=("F",),
+    network=PatchGraphs,
+    signature=lambda layout: "embed_0.linear.weight" in layout,
+    configure=_graph_shape,
+    build=lambda shape: PatchGraphs(
+        shape.channels, shape.width, hops=shape.hops, poolings=shape.poolings
+    ),
+    released_name=_released_graph,
 )

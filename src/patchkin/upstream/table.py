@@ -12,7 +12,7 @@ from patchkin.upstream.compressed import COMPRESSED
 from patchkin.upstream.discriminators import PATCHGAN, PIXEL
 from patchkin.upstream.files import read_weight_file
 from patchkin.upstream.generators import RESNET, UNET
-from patchkin.upstream.heads import NEGATIVES, PROJECTION, SELECTOR, SUMMARY
+from patchkin.upstream.heads import GRAPHS, NEGATIVES, PREDICTOR, PROJECTION, SELECTOR, SUMMARY
 from patchkin.upstream.kinds import Layout, NetworkKind, Taken, take
 from patchkin.upstream.munit import MUNIT_DISCRIMINATOR, MUNIT_GENERATOR
 from patchkin.upstream.starganv2 import STARGAN_KINDS
@@ -25,6 +25,8 @@ KINDS: tuple[NetworkKind, ...] = (
     PATCHGAN,
     PIXEL,
     SUMMARY,
+    PREDICTOR,
+    GRAPHS,
     NEGATIVES,
     PROJECTION,
     SELECTOR,
