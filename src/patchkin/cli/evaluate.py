@@ -385,7 +385,7 @@ def _data(options: EvaluateOptions, subject: Translator | Path) -> DataConfig:
             f"`{run}` was trained on two folders, `{own.source}` and `{own.target}`, of which no "
             "image is held out; name others: --data.source DIR --data.target DIR, or --data ROOT."
         )
-    return replace(own, **settings)
+    return replace(own, max_images=None, **settings)
 
 
 def _warn_of_training_images(options: EvaluateOptions, data: DataConfig) -> None:
