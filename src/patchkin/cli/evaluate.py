@@ -19,7 +19,7 @@ from rich.progress import TaskID
 from patchkin.cli.parsing import parse, refuse_files_as_weights
 from patchkin.cli.printing import print_json
 from patchkin.data.config import DataConfig
-from patchkin.devices import Device, Precision, take_accelerator
+from patchkin.devices import Device, Precision, return_freed_memory, take_accelerator
 from patchkin.errors import ConfigError
 from patchkin.images import write_pillow
 from patchkin.images.folders import find_images
@@ -154,6 +154,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         return _compare(options, config)
     if options.processes < 1:
         raise ConfigError(f"`--processes` must be at least 1; got {options.processes}.")
+    return_freed_memory()  # large images, one after another
     shard = chosen_shard(options.shard)
     if options.keep is None and (options.processes > 1 or not shard.is_all):
         raise ConfigError(
