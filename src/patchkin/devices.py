@@ -132,6 +132,7 @@ def _processor() -> str:
 
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_MMAP_THRESHOLD, _LARGE_BYTES = -3, 1 << 20  # M_MMAP_THRESHOLD of malloc.h
 """Parameters of glibc's `mallopt`."""
 
 
@@ -150,3 +151,18 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))
+
+
+def return_freed_memory() -> bool:
+    """Let the C library return every large block that this process frees to the system at once.
+
+    glibc learns to keep blocks of up to 32 MB, and large images one after another then leave gaps
+    that the next one does not fit into. The opposite of `keep_freed_memory`, for work that should
+    stay small. Elsewhere than with glibc nothing is done.
+
+    Returns:
+        Whether the C library could be told.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    return bool(ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BYTES))

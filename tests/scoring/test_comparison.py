@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import yaml
@@ -119,6 +120,16 @@ def test_a_mean_is_never_of_test_and_validation_images(tmp_path):
     assert (validation.images, validation.num_runs) == ("validation", 3)
     assert validation.values["last"] == (80, 82, 90)
     assert test.plain()["last"] == {"mean": 22, "deviation": pytest.approx(8**0.5), "n": 2}
+
+
+def test_infinite_scores_have_no_deviation(tmp_path):
+    runs = [
+        read_run(make_run(tmp_path / str(seed), seed=seed, validation={10: value}))
+        for seed, value in enumerate((math.inf, 20.0))
+    ]
+    (row,) = group_by_settings(runs)[0].table()
+    assert row.cells[0] == "inf ± nan"
+    assert row.plain()["last"]["mean"] == math.inf
 
 
 def test_a_column_that_few_runs_have_says_of_how_many_it_is_the_mean(tmp_path):

@@ -11,17 +11,19 @@ import pytest
 
 from patchkin.scoring.results import Result, read_results, result_key, write_result
 
+_OF_MODEL = ("step", "sha256", "weights", "precision")
+
 
 def a_result(score: float = 1.0, **changed) -> Result:
     told = {
         "root": "toy", "direction": "AtoB", "split": "test", "protocol": "p", "step": 3,
-        "sha256": "a" * 64, "weights": "live", **changed,
+        "sha256": "a" * 64, "weights": "live", "precision": "32-true", **changed,
     }  # fmt: skip
     return Result(
         scores={"change": score},
         warnings=(),
         protocols={told["protocol"]: {"extractor_sha256": told.get("extractor", "b")}},
-        subject={"model": "run", **{name: told[name] for name in ("step", "sha256", "weights")}},
+        subject={"model": "run", **{name: told[name] for name in _OF_MODEL}},
         data={name: told[name] for name in ("root", "direction", "split")},
         evaluation={"classes": told.get("classes", [])},
     )
@@ -36,6 +38,7 @@ CHANGES = (
     {"step": 4},
     {"sha256": "c" * 64},
     {"weights": "averaged"},
+    {"precision": "bf16-mixed"},
     {"classes": [340]},
 )
 
@@ -64,6 +67,7 @@ def test_the_key_stands_in_the_file_and_names_what_it_is_of(tmp_path):
         "protocol": {"p": "b"},
         "checkpoint": {"step": 3, "sha256": "a" * 64},
         "weights": "live",
+        "precision": "32-true",
         "asked": {},
         "samples": None,
         "value_ranges": None,

@@ -20,7 +20,7 @@ from patchkin.cli.parsing import parse, refuse_files_as_weights
 from patchkin.cli.printing import print_json
 from patchkin.config import flag, shown
 from patchkin.data.config import DataConfig
-from patchkin.devices import Device, Precision, take_accelerator
+from patchkin.devices import Device, Precision, return_freed_memory, take_accelerator
 from patchkin.errors import ConfigError
 from patchkin.images import write_pillow
 from patchkin.images.folders import find_images
@@ -155,6 +155,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         return _compare(options, config)
     if options.processes < 1:
         raise ConfigError(f"`--processes` must be at least 1; got {options.processes}.")
+    return_freed_memory()  # large images, one after another
     shard = chosen_shard(options.shard)
     if options.keep is None and (options.processes > 1 or not shard.is_all):
         raise ConfigError(
@@ -387,7 +388,7 @@ def _data(options: EvaluateOptions, subject: Translator | Path) -> DataConfig:
             f"`{run}` was trained on two folders, `{own.source}` and `{own.target}`, of which no "
             "image is held out; name others: --data.source DIR --data.target DIR, or --data ROOT."
         )
-    return replace(own, **settings)
+    return replace(own, max_images=None, **settings)
 
 
 def _warn_of_training_images(options: EvaluateOptions, data: DataConfig) -> None:

@@ -30,7 +30,7 @@ EQUAL_LEVELS = 1.0
 INVERTED_CORRELATION = -0.3
 """The same picture has 1, an unrelated one about 0, a negative -1."""
 
-_MOST_ROWS, _ROWS_AT_ONCE = 4096, 1024  # of relations in memory: those of 1024 x 1024 pixels
+_MOST_ROWS, _ROWS_AT_ONCE = 4096, 256  # of relations in memory: those of 1024 x 1024 pixels
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 

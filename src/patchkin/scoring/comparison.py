@@ -12,6 +12,7 @@ other weights, are rows of their own.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ class Row:
         columns = {
             name: {
                 "mean": statistics.mean(values) if values else None,
-                "deviation": statistics.stdev(values) if len(values) > 1 else None,
+                "deviation": _deviation(values) if len(values) > 1 else None,
                 "n": len(values),
             }
             for name, values in self.values.items()
@@ -210,6 +211,7 @@ class _Kinds:
         averaged = (config.get("schedule") or {}).get("ema_decay", 0) > 0
         self._weights = "averaged" if averaged else "live"
         self._tells_samples = len({key["samples"] for key in keys}) > 1
+        self._tells_precision = len({key.get("precision") for key in keys}) > 1
 
     def __call__(self, key: Mapping[str, Any]) -> str:
         parts = [str(key["split"])]
@@ -219,6 +221,8 @@ class _Kinds:
             parts.append(str(key["direction"]))
         if key["weights"] not in (None, self._weights):
             parts.append(f"{key['weights']} weights")
+        if key.get("precision") and self._tells_precision:
+            parts.append(str(key["precision"]))
         if key["samples"] and self._tells_samples:
             parts.append(f"{key['samples']} outputs per input")
         return ", ".join(parts)
@@ -295,9 +299,14 @@ def _settings(config: dict[str, Any]) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
+def _deviation(values: Sequence[float]) -> float:
+    """Of a sample; NaN where one is infinite."""
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+
+
 def _text(values: Sequence[float]) -> str:
     if not values:
         return "-"
     if len(values) == 1:
         return f"{values[0]:.4g}"
-    return f"{statistics.mean(values):.4g} ± {statistics.stdev(values):.2g}"
+    return f"{statistics.mean(values):.4g} ± {_deviation(values):.2g}"

@@ -32,7 +32,9 @@ def run_of(model: Path) -> Path | None:
 
     A folder is one if it has a configuration and checkpoints.
     """
-    above = (model, *list(model.absolute().parents)[:_FOLDERS_ABOVE])
+    if not model.exists():  # the name of a shipped model
+        return None
+    above = (model, *list(model.resolve().parents)[:_FOLDERS_ABOVE])
     for folder in above:
         if (folder / CONFIG_FILE).is_file() and CheckpointStore(folder).steps():
             return folder

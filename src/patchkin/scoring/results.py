@@ -21,7 +21,7 @@ from patchkin.storage.locks import alone_at
 from patchkin.storage.strict_json import restored, strict, strict_text
 
 SCORES_FILE = "scores.json"
-_ASKED = ("classes", "masks", "lpips", "judge")
+_ASKED = ("classes", "masks", "truth", "lpips", "judge")
 """Settings of an evaluation that add scores."""
 logger = logging.getLogger(__name__)
 
@@ -137,6 +137,7 @@ def result_key(entry: Mapping[str, Any]) -> dict[str, Any]:
         },
         "checkpoint": checkpoint,
         "weights": subject.get("weights"),
+        "precision": subject.get("precision"),
         "asked": {name: evaluation[name] for name in _ASKED if evaluation.get(name)},
         "samples": data.get("counts", {}).get("outputs_per_input"),
         "value_ranges": data.get("value_ranges"),
@@ -176,4 +177,5 @@ _TOLD: Mapping[str, Callable[[Any], str]] = {
     "data": lambda data: f"data {data or 'not recorded'}",
     "direction": lambda direction: str(direction or "direction not recorded"),
     "weights": lambda weights: f"{weights} weights" if weights else "weights not recorded",
+    "precision": lambda precision: str(precision or "precision not recorded"),
 }

@@ -27,6 +27,7 @@ def described_model(translator: Translator, model: str) -> dict[str, Any]:
         "step": header.step if header is not None else None,
         "sha256": None if file is None else file_sha256(file),
         "weights": translator.weights,
+        "precision": translator.precision,
     }
 
 
