@@ -64,7 +64,10 @@ def with_pool_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name in tensors:
         if name.endswith(_POOL_SIZE):
             pool = name.removesuffix(_POOL_SIZE)
-            capacity = len(tensors[f"{pool}.images_PN"])
+            images_PN = tensors.get(f"{pool}.images_PN")
+            if images_PN is None or not images_PN.dim() or tensors[name].shape != (2,):
+                raise ValueError(f"`{name}` goes with no pool of images")
+            capacity = len(images_PN)
             sized[f"{pool}.sizes_P2"] = sized.pop(name).expand(capacity, 2).clone()
     return sized
 
