@@ -25,6 +25,7 @@ from patchkin.errors import ConfigError, nearest
 from patchkin.sides import Sides
 
 T = TypeVar("T")
+_MOST_HALVINGS = 16
 
 
 def flag(*names: str) -> Any:
@@ -199,6 +200,24 @@ def check_at_least_one(config: object, *names: str) -> None:
         ConfigError: one is.
     """
     _check(config, names, lambda value: value >= 1, "be at least 1")
+
+
+def check_halvings(config: object, *names: str) -> None:
+    """Refuse fields of these names that halve an image more often than any has pixels for.
+
+    Raises:
+        ConfigError: one does.
+
+    >>> from types import SimpleNamespace
+    >>> check_halvings(SimpleNamespace(levels=10**9), "levels")
+    Traceback (most recent call last):
+    patchkin.errors.ConfigError: `levels` must be at most 16: no image has 2^17 pixels a side;
+    got 1000000000.
+    """
+    wanted = f"be at most {_MOST_HALVINGS}: no image has 2^{_MOST_HALVINGS + 1} pixels a side"
+    for name in names:
+        if getattr(config, name) > _MOST_HALVINGS:
+            raise ConfigError(f"`{name}` must {wanted}; got {getattr(config, name)}.")
 
 
 def _check(

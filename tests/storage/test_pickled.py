@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,19 @@ def test_nothing_else_in_the_package_reads_a_pickle():
         in {("torch", "load"), ("pickle", "load"), ("pickle", "loads"), ("pickle", "Unpickler")}
     }
     assert readers == {"storage/pickled.py"}
+
+
+def test_parts_that_unpack_to_more_than_the_file_are_not_unpacked(tmp_path):
+    """torch stores them as they are; 64 MB of zeros deflate to 64 KB."""
+    torch.save({"w": torch.zeros(1 << 24)}, tmp_path / "plain.pth")
+    path = tmp_path / "deflated.pth"
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for part in plain.infolist():
+            packed.writestr(part.filename, plain.read(part))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(CheckpointError, match="its parts are larger than the file"):
+        read_pickled(path)
+    assert read_pickled(tmp_path / "plain.pth")["w"].shape == (1 << 24,)

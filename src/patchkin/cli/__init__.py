@@ -126,6 +126,6 @@ def _help() -> str:
 
 
 def _complain(message: str) -> int:
-    line = " ".join(message.split())
+    line = "".join(filter(str.isprintable, " ".join(message.split())))  # files can hold anything
     print(f"patchkin: error: {line}", file=sys.stderr)
     return USER_ERROR

@@ -42,7 +42,7 @@ def declared_ranges(encoding: Mapping[str, Any], *, where: str = "The model") ->
     try:
         source, target = ranges
         return _range(source), _range(target)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"{where} declares the value ranges {ranges!r}; expected low and high for each domain."
         ) from error

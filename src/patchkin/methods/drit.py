@@ -203,14 +203,17 @@ class Drit(StyledMethod):
         )
         for network in self.children():
             initialize(network, config.initialization)
-        fixed_style_1S = SeededDraws(0, 0).normal(1, config.networks.attribute_width)
-        self.register_buffer("fixed_style_1S", fixed_style_1S, persistent=False)
+        self.register_buffer("fixed_style_1S", self.constants()["fixed_style_1S"], persistent=False)
         self.multiple_of = self.E_content.multiple_of
         self.min_size = self.E_content.min_size
         self.min_training_size = max(
             least_image(self.D_content.min_size), self.D_A.min_size, self.E_attribute.min_size
         )
         self.min_batch_size = 2 if config.split_batch else 1
+
+    def constants(self) -> dict[str, Tensor]:
+        """What no file holds: the style of translations that are given none."""
+        return {"fixed_style_1S": SeededDraws(0, 0).normal(1, self.config.networks.attribute_width)}
 
     def adam(self) -> dict[str, AdamConfig]:
         """One optimizer per network."""

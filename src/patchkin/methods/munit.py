@@ -187,8 +187,7 @@ class Munit(StyledMethod):
             initialize(generator, config.generator_initialization)
         for network in (self.D_A, self.D_B):
             initialize(network, config.discriminator_initialization)
-        fixed_style_1S = SeededDraws(0, 0).normal(1, config.generator.style_width)
-        self.register_buffer("fixed_style_1S", fixed_style_1S, persistent=False)
+        self.register_buffer("fixed_style_1S", self.constants()["fixed_style_1S"], persistent=False)
         self.multiple_of = self.G_A.multiple_of
         self.min_size = self.G_A.min_size
         self.min_training_size = max(self.G_A.min_size, self.D_A.min_size, StyleEncoder.min_size)
@@ -201,6 +200,10 @@ class Munit(StyledMethod):
             )
             # A map of one place has nothing left without its mean.
             self.min_training_size = max(self.min_training_size, 2 * self.vgg.min_size)
+
+    def constants(self) -> dict[str, Tensor]:
+        """What no file holds: the style of translations that are given none."""
+        return {"fixed_style_1S": SeededDraws(0, 0).normal(1, self.config.generator.style_width)}
 
     def adam(self) -> dict[str, AdamConfig]:
         """One optimizer per network."""

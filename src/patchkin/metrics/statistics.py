@@ -408,7 +408,7 @@ def read_statistics(path: Path, protocol: Protocol | None = None) -> Statistics:
             )
     except PatchkinError:
         raise
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise DataError(
             f"`{path}` cannot be read as statistics of images ({reason}); remove it."

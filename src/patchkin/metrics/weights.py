@@ -8,14 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from patchkin.data.download import ProgressBar, download, file_sha256
 from patchkin.data.folders import cache_folder
 from patchkin.errors import CheckpointError, DownloadError
-from patchkin.storage.pickled import read_pickled, unreadable
+from patchkin.storage.pickled import EXPECTED, read_pickled
+from patchkin.storage.tensor_files import open_tensors
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,10 +95,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     if not path.is_file():
         raise CheckpointError(f"The weights `{path}` do not exist.")
     if path.suffix == ".safetensors":
-        try:
-            tensors = load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise unreadable(path, error) from error
+        with open_tensors(path, as_what="weights", advice=EXPECTED) as file:
+            tensors = {name: file.read(name) for name in file.outlines}
     else:
         tensors = read_pickled(path)
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from patchkin.config import flag
+from patchkin.config import check_halvings, flag
 from patchkin.errors import ConfigError, ShapeError
 from patchkin.networks.munit import ConvBlock, ResidualBlock, SpatialMean, StyleEncoder
 from patchkin.networks.normalization import EPSILON, InstanceNorm2d
@@ -82,6 +82,7 @@ class ContentDiscriminatorConfig:
     def __post_init__(self) -> None:
         if self.layers < 0:
             raise ConfigError(f"`layers` must not be negative; got {self.layers}.")
+        check_halvings(self, "layers")
         if self.kernel < 3:
             raise ConfigError(f"`kernel` must be at least 3; got {self.kernel}.")
 

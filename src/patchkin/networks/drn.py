@@ -11,6 +11,7 @@ Shape suffixes: B images, C channels, H and W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -19,7 +20,8 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from patchkin.errors import CheckpointError, ConfigError, ShapeError, nearest
-from patchkin.storage.pickled import read_pickled
+from patchkin.storage.outlines import outline
+from patchkin.storage.pickled import is_whole, read_pickled
 
 DRNName: TypeAlias = Literal["drn-d-22", "drn-d-105"]
 
@@ -216,12 +218,12 @@ def read_drn(path: str | Path, name: DRNName) -> DRN:
     """
     path = Path(path)
     tensors = _released_tensors(path)
-    classes = tensors["seg.weight"].shape[0] if "seg.weight" in tensors else CITYSCAPES_CLASSES
-    network = DRN(name, num_classes=classes)
-    expected = network.state_dict()
+    last = tensors.get("seg.weight")
+    classes = CITYSCAPES_CLASSES if last is None or not last.dim() else last.shape[0]
+    expected = outline(partial(DRN, name, num_classes=classes), source=f"`{path}`").state_dict()
     for key in expected.keys() - tensors.keys():
         if key.endswith(".num_batches_tracked"):  # files from before PyTorch 0.4.1 have none
-            tensors[key] = expected[key]
+            tensors[key] = torch.zeros((), dtype=torch.int64)
     problems = [
         f"{len(keys)} {kind} (first: {min(keys)})"
         for kind, keys in (
@@ -236,6 +238,7 @@ def read_drn(path: str | Path, name: DRNName) -> DRN:
     ]
     if problems:
         raise CheckpointError(f"`{path}` does not fit {name}: tensors {', '.join(problems)}.")
+    network = DRN(name, num_classes=classes)
     network.load_state_dict(tensors)
     return network.eval()
 
@@ -245,7 +248,8 @@ def _released_tensors(path: Path) -> dict[str, Tensor]:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(
-        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in content.items()
+        isinstance(key, str) and isinstance(tensor, Tensor) and is_whole(tensor)
+        for key, tensor in content.items()
     ):
         raise CheckpointError(f"`{path}` holds no tensors by name, so it is no network's weights.")
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}

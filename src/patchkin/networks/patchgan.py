@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from patchkin.config import flag
+from patchkin.config import check_halvings, flag
 from patchkin.errors import ConfigError
 from patchkin.networks.normalization import NormKind, apply_layers, norm_layer, uses_bias
 from patchkin.networks.resampling import BlurDownsample
@@ -44,6 +44,7 @@ class PatchGANConfig:
         for name in ("in_channels", "ndf", "layers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        check_halvings(self, "layers")
 
 
 class PatchGAN(nn.Module):

@@ -45,9 +45,9 @@ def binomial_filter(taps: int) -> Tensor:
     """
     if taps not in _BINOMIAL_ROWS:
         raise ConfigError(f"`taps` of a blur filter must be between 1 and 7; got {taps}.")
-    row = torch.tensor(_BINOMIAL_ROWS[taps])
-    filter_HW = torch.outer(row, row)
-    return filter_HW / filter_HW.sum()
+    row = _BINOMIAL_ROWS[taps]
+    total = sum(row) ** 2  # a power of two: the quotients are exact
+    return torch.tensor([[above * beside / total for beside in row] for above in row])
 
 
 class _Reflected(torch.autograd.Function):
@@ -192,10 +192,14 @@ class BlurDownsample(nn.Module):
     def __init__(self, channels: int, taps: int = 3, stride: int = 2) -> None:
         super().__init__()
         self.channels, self.taps, self.stride = channels, taps, stride
-        filter_C1HW = binomial_filter(taps).repeat(channels, 1, 1, 1)
-        self.register_buffer("filt", filter_C1HW, persistent=False)
+        self.register_buffer("filt", self.constants()["filt"], persistent=False)
 
     filt: Tensor
+
+    def constants(self) -> dict[str, Tensor]:
+        """The filter: no file holds it."""
+        filter_C1HW = torch.empty(self.channels, 1, self.taps, self.taps)
+        return {"filt": filter_C1HW.copy_(binomial_filter(self.taps))}
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Blur and subsample `x_BCHW`."""

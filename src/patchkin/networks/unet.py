@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from patchkin.config import flag
+from patchkin.config import check_halvings, flag
 from patchkin.errors import ConfigError, ShapeError
 from patchkin.networks.normalization import (
     NormKind,
@@ -64,6 +64,7 @@ class UNetConfig:
                 raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
         if self.levels < 2:
             raise ConfigError(f"`levels` must be at least 2; got {self.levels}.")
+        check_halvings(self, "levels")
 
 
 class UNet(nn.Module):

@@ -86,11 +86,14 @@ class VGGFeatures(nn.Module):
         self.min_size = 2 ** before.count(_POOLED)
         """Shortest side that leaves a pixel after the poolings."""
         self._ready = False
-        for place in range(len(self._shapes)):
-            self.register_buffer(f"weight_{place}", torch.empty(0), persistent=False)
-            self.register_buffer(f"bias_{place}", torch.empty(0), persistent=False)
-        if random:
-            self._fill(_random_weights(self._shapes))
+        self._random = random
+        for name, nothing in self.constants().items():
+            self.register_buffer(name, nothing, persistent=False)
+
+    def constants(self) -> dict[str, Tensor]:
+        """Weights that are not here yet: no file of a model holds them."""
+        names = [f"{kind}_{i}" for i in range(len(self._shapes)) for kind in ("weight", "bias")]
+        return {name: torch.empty(0) for name in names}
 
     def make_ready(self) -> None:
         """Read the weights, unless they are here.
@@ -99,6 +102,9 @@ class VGGFeatures(nn.Module):
             ConfigError: if no file was named, or it does not hold VGG16.
         """
         if self._ready:
+            return
+        if self._random:
+            self._fill(_random_weights(self._shapes))
             return
         if self._file is None:
             raise ConfigError(

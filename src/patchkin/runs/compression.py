@@ -57,11 +57,12 @@ from patchkin.storage.atomic import new_file, storage_errors
 from patchkin.storage.checkpoint import (
     ModelHeader,
     find_model,
-    load_strictly,
-    read_model,
+    open_model,
+    read_header,
     write_tensors,
 )
 from patchkin.storage.locks import FolderLock
+from patchkin.storage.outlines import load_strictly
 from patchkin.translation.translator import Translator
 
 PLOT_FILE = "pareto.png"
@@ -170,7 +171,7 @@ def distill(
 
 def _with_ranges(data: DataConfig, teacher: TeacherConfig) -> DataConfig:
     """The data with the value ranges that the teacher knows, unless it has some."""
-    header, _ = read_model(Path(teacher.path))
+    header = read_header(Path(teacher.path))
     ranges = declared_ranges(header.encoding, where=f"`{teacher.path}`")
     if any(data.value_ranges) or not any(ranges):
         return data
@@ -182,16 +183,15 @@ def _with_ranges(data: DataConfig, teacher: TeacherConfig) -> DataConfig:
 def _take_over(method: Method, start: Path) -> None:
     """Weights of what learns, from another supernet."""
     path = find_model(start)
-    header, tensors = read_model(path)
-    if header.method != Distillation.name:
-        raise CheckpointError(f"`{path}` is a model of `{header.method}`, not a supernet.")
-    for name in method.adam():
-        own = {
-            weight.removeprefix(f"{name}."): tensor
-            for weight, tensor in tensors.items()
-            if weight.startswith(f"{name}.")
-        }
-        load_strictly(method.get_submodule(name), own, source=f"`{path}`, network {name},")
+    with open_model(path) as file:
+        if file.header.method != Distillation.name:
+            raise CheckpointError(f"`{path}` is a model of `{file.header.method}`, not a supernet.")
+        for name in method.adam():
+            own = {
+                weight.removeprefix(f"{name}."): tensor
+                for weight, tensor in file.tensors(f"{name}.").items()
+            }
+            load_strictly(method.get_submodule(name), own, source=f"`{path}`, network {name},")
 
 
 def _teacher(

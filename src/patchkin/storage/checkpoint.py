@@ -16,14 +16,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from patchkin.errors import CheckpointError
@@ -35,14 +36,17 @@ from patchkin.storage.atomic import (
     write_bytes,
     write_text,
 )
+from patchkin.storage.headers import checked_header
 from patchkin.storage.names import current_names, with_pool_sizes
 from patchkin.storage.shipped import find_shipped, named_so
+from patchkin.storage.tensor_files import TensorFile, open_tensors
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZERS_FILE = "optimizers.safetensors"
 STATE_FILE = "state.json"
 EMA_PREFIX = "ema."
 _FOLDER = re.compile(r"step_(\d{8,})")
+Value = TypeVar("Value")
 _OS_ERROR = re.compile(r"([^:]+) \(os error (\d+)\)")
 """How safetensors tells what the operating system said."""
 
@@ -80,22 +84,21 @@ class ModelHeader:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str] | None, path: Path) -> ModelHeader:
-        """The inverse of `to_metadata`."""
+        """The inverse of `to_metadata`.
+
+        Raises:
+            CheckpointError: it is of no patchkin model, or not what `to_metadata` writes.
+        """
         if not metadata or "patchkin" not in metadata:
             raise CheckpointError(
                 f"`{path}` is a safetensors file, but no patchkin model: it names no method."
             )
-        header = json.loads(metadata["patchkin"])
-        if header.get("version", 0) > cls.version:
-            raise CheckpointError(f"`{path}` was written by a newer patchkin; update patchkin.")
-        if isinstance(header.get("size"), list):
-            header["size"] = tuple(header["size"])
+        header = checked_header(metadata["patchkin"], path, newest=cls.version)
         return cls(**header)
 
-    def renamed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of a file with this header, under today's names."""
-        named = current_names(tensors, method=self.method, version=self.version, prefix=EMA_PREFIX)
-        return with_pool_sizes(named)
+    def renamed(self, tensors: Mapping[str, Value]) -> dict[str, Value]:
+        """Tensors of a file with this header, or what stands for them, under today's names."""
+        return current_names(tensors, method=self.method, version=self.version, prefix=EMA_PREFIX)
 
     def current(self) -> ModelHeader:
         """The header of the same model under today's names."""
@@ -199,12 +202,14 @@ class CheckpointStore:
                     raise CheckpointError(f"`{folder / name}` is damaged: its checksum differs.")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"`{folder}` is damaged: {error}.") from error
-        header, model = _read(folder / MODEL_FILE)
-        optimizers = load_file(folder / OPTIMIZERS_FILE)
+        with _open(folder / MODEL_FILE) as (header, file):
+            model = _tensors(file)
+        with open_tensors(folder / OPTIMIZERS_FILE, as_what="a checkpoint") as file:
+            optimizers = {name: file.read(name) for name in file.outlines}
         return Snapshot(
             step=step,
             header=header.current(),
-            model=header.renamed(model),
+            model=with_pool_sizes(header.renamed(model)),
             optimizers=header.renamed(optimizers),
             state=state["run"],
         )
@@ -289,63 +294,73 @@ def _hint(path: Path) -> str:
     return f" For the shipped model `{hidden}`, call from a folder without a `{path}`."
 
 
-def read_model(path: Path) -> tuple[ModelHeader, dict[str, Tensor]]:
-    """Header and tensors of a model file; those in float16 (of shipped models) as float32.
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """An open model file. Files of earlier versions have today's names."""
 
-    Files of earlier versions are read too; their tensors have today's names.
+    path: Path
+    header: ModelHeader
+    outlines: Mapping[str, Tensor]
+    """Its tensors without numbers, by name."""
+    file: TensorFile
+    names: Mapping[str, str]
+    """Those in the file, by today's."""
+
+    def tensors(self, prefix: str = "") -> dict[str, Tensor]:
+        """The tensors whose names begin so; those in float16 (of shipped models) as float32."""
+        chosen = {now: old for now, old in self.names.items() if now.startswith(prefix)}
+        return with_pool_sizes({now: _read(self.file, old) for now, old in chosen.items()})
+
+
+@contextmanager
+def open_model(path: Path) -> Iterator[ModelFile]:
+    """A model file, open until the end of the block. Of its tensors none is read yet.
 
     Raises:
         CheckpointError: it cannot be read or is no patchkin model.
     """
-    header, tensors = _read(path)
-    return header.current(), header.renamed(tensors)
+    with _open(path) as (header, file):
+        names = header.renamed({name: name for name in file.outlines})
+        outlines = with_pool_sizes({now: file.outlines[old] for now, old in names.items()})
+        yield ModelFile(
+            path=path, header=header.current(), outlines=outlines, file=file, names=names
+        )
 
 
-def _read(path: Path) -> tuple[ModelHeader, dict[str, Tensor]]:
-    """As the file has them, but for float16."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = ModelHeader.from_metadata(file.metadata(), path)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return header, {name: _at_least_single(t) for name, t in tensors.items()}
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"`{path}` cannot be read as a model: {error}.") from error
-
-
-def _at_least_single(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype == torch.float16 else tensor
-
-
-def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """`module.load_state_dict` that says in one line what does not fit.
+def read_model(path: Path) -> tuple[ModelHeader, dict[str, Tensor]]:
+    """Header and tensors of a model file; those in float16 (of shipped models) as float32.
 
     Raises:
-        CheckpointError: a tensor is missing, unexpected, or of another shape.
+        CheckpointError: it cannot be read or is no patchkin model.
     """
-    expected = module.state_dict()
-    missing = sorted(expected.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - expected.keys())
-    reshaped = [
-        f"{name} {tuple(tensors[name].shape)} for {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    problems = [
-        f"{len(names)} {kind} (first: {names[0]})"
-        for kind, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", reshaped),
-        )
-        if names
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{source} does not fit this method and configuration: tensors {', '.join(problems)}."
-        )
-    module.load_state_dict(dict(tensors), assign=any(t.is_meta for t in expected.values()))
+    with open_model(path) as file:
+        return file.header, file.tensors()
+
+
+def read_header(path: Path) -> ModelHeader:
+    """The header of a model file.
+
+    Raises:
+        CheckpointError: it cannot be read or is no patchkin model.
+    """
+    with open_model(path) as file:
+        return file.header
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[ModelHeader, TensorFile]]:
+    with open_tensors(path) as file:
+        yield ModelHeader.from_metadata(file.metadata, path), file
+
+
+def _tensors(file: TensorFile) -> dict[str, Tensor]:
+    """As the file has them, but for float16."""
+    return {name: _read(file, name) for name in file.outlines}
+
+
+def _read(file: TensorFile, name: str) -> Tensor:
+    tensor = file.read(name)
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
 def optimizer_tensors(

@@ -62,10 +62,13 @@ def with_pool_sizes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     sized = dict(tensors)
     for name in tensors:
-        pool = name.removesuffix(_POOL_SIZE)
-        images_PN = tensors.get(f"{pool}.images_PN")
-        if pool != name and images_PN is not None:
-            sized[f"{pool}.sizes_P2"] = sized.pop(name).expand(len(images_PN), 2).clone()
+        if name.endswith(_POOL_SIZE):
+            pool = name.removesuffix(_POOL_SIZE)
+            images_PN = tensors.get(f"{pool}.images_PN")
+            if images_PN is None or not images_PN.dim() or tensors[name].shape != (2,):
+                raise ValueError(f"`{name}` goes with no pool of images")
+            capacity = len(images_PN)
+            sized[f"{pool}.sizes_P2"] = sized.pop(name).expand(capacity, 2).clone()
     return sized
 
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from patchkin.errors import CheckpointError
 
 SAFE_SINCE = (2, 10)
 """The first torch, major and minor, whose restricted reader has no known hole."""
+EXPECTED = "Expected are .pth, .pt or .safetensors with tensors by name."
+"""What a message about a file of weights ends with."""
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
 _REASON = re.compile(r"WeightsUnpickler error:\s*(.+)")
 
@@ -40,6 +44,7 @@ def read_pickled(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"`{path}`: no such file.")
     try:
+        _check_packing(path)
         with warnings.catch_warnings():  # of pickle protocols; what matters is raised
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -51,10 +56,34 @@ def read_pickled(path: Path) -> Any:
                 "nothing of it was loaded. Save the state dict alone, with "
                 "torch.save(network.state_dict(), FILE)."
             ) from error
-        raise unreadable(path, error) from error
+        raise _unreadable(path, error) from error
 
 
-def unreadable(path: Path, error: Exception) -> CheckpointError:
+def is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor of a file has all its numbers: its shape alone can promise any number.
+
+    >>> is_whole(torch.zeros(2, 3)), is_whole(torch.zeros(1).expand(10**9))
+    (True, False)
+    """
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+        return False
+    return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
+
+
+def _check_packing(path: Path) -> None:
+    """Torch packs its parts one behind the other, uncompressed; others unpack to any size.
+
+    Raises:
+        ValueError: they take more than the file.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as packed:
+        if sum(part.file_size for part in packed.infolist()) > path.stat().st_size:
+            raise ValueError("its parts are larger than the file")
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
     """One line about a file of weights that a parser stumbled over."""
     text = str(error).strip() or type(error).__name__
     inner = _REASON.search(text)  # around it torch advises to switch the protection off
@@ -64,7 +93,7 @@ def unreadable(path: Path, error: Exception) -> CheckpointError:
     reason = "".join(letter if letter.isprintable() else " " for letter in reason)
     return CheckpointError(
         f"`{path}` cannot be read as weights ({reason.rstrip('. ')}). Is it damaged "
-        "or not fully downloaded? Expected are .pth, .pt or .safetensors with tensors by name."
+        f"or not fully downloaded? {EXPECTED}"
     )
 
 

@@ -24,9 +24,9 @@ from patchkin.storage.checkpoint import (
     ModelHeader,
     Snapshot,
     load_optimizer_tensors,
-    load_strictly,
     optimizer_tensors,
 )
+from patchkin.storage.outlines import load_strictly
 from patchkin.training.averaging import WeightAverage
 from patchkin.training.collectives import any_process, by_first_process, mean_over_processes
 from patchkin.training.compilation import CompiledSteps

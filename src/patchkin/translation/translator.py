@@ -5,48 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as nnf
-from torch import Tensor, nn
+from torch import Tensor
 
 from patchkin.compression import COMPRESSED_METHODS
-from patchkin.config import from_plain
 from patchkin.devices import Device, Precision, autocast_dtype, choose_device
-from patchkin.errors import CheckpointError, ConfigError, nearest
+from patchkin.errors import ConfigError
 from patchkin.images import Encoding, Picture, Ranges, declared_ranges, read_image, to_tensor
 from patchkin.method import Direction, Method, StyledMethod, translating_mode
 from patchkin.methods import METHODS
 from patchkin.networks.cpu.layout import lay_out
 from patchkin.randomness import Draws
-from patchkin.storage.checkpoint import (
-    EMA_PREFIX,
-    ModelHeader,
-    find_model,
-    load_strictly,
-    read_model,
-)
+from patchkin.storage.checkpoint import ModelHeader, find_model, open_model
 from patchkin.translation.enlarging import Resizing, enlarged, jointly_enlarged, reduced
-
-
-class _AbsentNetwork(nn.Module):
-    """Stands for a network that a model file has nothing of."""
-
-    def __init__(self, name: str, path: Path) -> None:
-        super().__init__()
-        self._message = (
-            f"The network {name}, which this needs, is missing from `{path}`. If the model was "
-            f"imported, import it once more together with {name}'s file."
-        )
-
-    def forward(self, *_: object) -> Tensor:
-        raise CheckpointError(self._message)
-
-    def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("_"):
-            return super().__getattr__(attribute)
-        raise CheckpointError(self._message)
+from patchkin.translation.loading import load_method
 
 
 class Translator:
@@ -138,8 +113,8 @@ class Translator:
             which: the checkpoint of a run folder to take.
             weights: averaged weights where there are any, or the live ones.
             complete: also load what `translate` does not use, such as a projection head. A network
-                that the file has nothing of (an imported model may lack some) is an error when it
-                is used.
+                that was not loaded, or that the file has nothing of (an imported model may lack
+                some), is an error when it is used.
             direction: BtoA for the way back of a method that has one.
             device: where to compute.
             precision: of the networks.
@@ -150,29 +125,10 @@ class Translator:
             ConfigError: the method does not translate in this direction.
         """
         path = find_model(Path(model), which=which)
-        header, tensors = read_model(path)
         known = {**COMPRESSED_METHODS, **(methods or METHODS)}
-        if header.method not in known:
-            raise CheckpointError(
-                f"`{path}` is a model of the method `{header.method}`, which is not known here. "
-                f"{nearest(header.method, known)} A method of your own runs from its own file."
-            )
-        kind = known[header.method]
-        method = kind(from_plain(kind.config_type, header.config, where=f"`{path}`"))
-        if complete:
-            live = {n: tensor for n, tensor in tensors.items() if not n.startswith(EMA_PREFIX)}
-            for name, network in list(method.named_children()):
-                if network.state_dict() and not _under(live, f"{name}."):
-                    setattr(method, name, _AbsentNetwork(name, path))
-            load_strictly(method, live, source=f"`{path}`")
-        used: Literal["averaged", "live"] = "live"
-        for name in kind.translating:
-            live = _under(tensors, f"{name}.")
-            averaged = _under(tensors, f"{EMA_PREFIX}{name}.")
-            if averaged and weights == "averaged":
-                used = "averaged"
-            chosen = averaged if averaged and weights == "averaged" else live
-            load_strictly(method.get_submodule(name), chosen, source=f"`{path}`, network {name},")
+        with open_model(path) as file:
+            method, used = load_method(file, known, weights=weights, complete=complete)
+            header = file.header
         translator = cls(
             method,
             header=header,
@@ -333,11 +289,3 @@ def pad_to(x_BCHW: Tensor, multiple: int, *, minimum: int = 1) -> Tensor:
         padding = (0, extra, 0, 0) if axis == -1 else (0, 0, 0, extra)
         x_BCHW = nnf.pad(x_BCHW, padding, mode="reflect" if extra < length else "replicate")
     return x_BCHW
-
-
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from patchkin.compression import CompressedResNet
@@ -37,6 +37,7 @@ from patchkin.networks import (
 from patchkin.networks.predictor import stage_pairs
 from patchkin.networks.starganv2 import StyleGenerator, joined_sizes
 from patchkin.networks.vgg import VGGFeatures
+from patchkin.storage.outlines import outline
 from patchkin.upstream import starganv2
 from patchkin.upstream.compressed import COMPRESSED
 from patchkin.upstream.discriminators import PATCHGAN, PIXEL
@@ -168,8 +169,7 @@ def _starganv2(base: Any, found: Found, taps: Sequence[int] | None) -> Any:
             raise ConfigError("These files have no head with taps; leave out --taps.")
         return replace(base, **changes)
     layers = tuple(taps or base.layers)
-    with torch.device("meta"):
-        generator = StyleGenerator(changes["networks"])
+    generator = outline(partial(StyleGenerator, changes["networks"]), source="What the files tell")
     if _channels(generator, layers) != head.config.channels:
         raise CheckpointError(
             f"The head takes {', '.join(map(str, head.config.channels))} channels, which blocks "
@@ -349,8 +349,7 @@ def _taps(
 
 def _meta_generator(config: Any) -> nn.Module:
     kind = STYLEGAN2_GENERATOR if isinstance(config, StyleGan2GeneratorConfig) else RESNET
-    with torch.device("meta"):
-        return kind.build(config)
+    return outline(partial(kind.build, config), source="What the files tell")
 
 
 def _channels(generator: Any, taps: tuple[int, ...]) -> tuple[int, ...]:

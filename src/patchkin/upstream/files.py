@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from patchkin.errors import CheckpointError
 from patchkin.storage.checkpoint import ModelHeader
-from patchkin.storage.pickled import read_pickled, unreadable
+from patchkin.storage.pickled import EXPECTED, is_whole, read_pickled
+from patchkin.storage.tensor_files import open_tensors, printable
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _PARALLEL = "module."
@@ -71,19 +71,12 @@ def read_weight_file(path: Path) -> WeightFile:
 
 
 def _read_safetensors(path: Path) -> tuple[ModelHeader | None, dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # whatever the parser of a foreign file stumbles over
-        raise unreadable(path, error) from error
-    if "patchkin" not in metadata:
-        return None, tensors
-    try:
-        header = ModelHeader.from_metadata(metadata, path)
+    with open_tensors(path, as_what="weights", advice=EXPECTED) as file:
+        tensors = {name: file.read(name) for name in file.outlines}
+        if "patchkin" not in file.metadata:
+            return None, tensors
+        header = ModelHeader.from_metadata(file.metadata, path)
         return header.current(), header.renamed(tensors)
-    except (ValueError, TypeError) as error:
-        raise unreadable(path, error) from error
 
 
 def _parts(content: Any, path: Path) -> dict[str, dict[str, Tensor]]:
@@ -108,19 +101,10 @@ def _parts(content: Any, path: Path) -> dict[str, dict[str, Tensor]]:
         (name, value) for name, value in content.items() if not _is_tensors({name: value})
     )
     raise CheckpointError(
-        f"`{path}` holds more than tensors by name (`{_plain_text(str(name))}` is a "
+        f"`{path}` holds more than tensors by name (`{printable(str(name))}` is a "
         f"{type(value).__name__}); "
         "expected is the state dict of one network."
     )
-
-
-def _plain_text(text: str) -> str:
-    """What of a file's text may reach a terminal.
-
-    >>> _plain_text("two" + chr(27) + "[2J lines" + chr(10) + "here")
-    'two[2J lineshere'
-    """
-    return "".join(filter(str.isprintable, text))[:160]
 
 
 def _is_tensors(content: Mapping[Any, Any]) -> bool:
@@ -132,15 +116,12 @@ def _plain(tensors: dict[str, Tensor], path: Path, notes: list[str]) -> dict[str
     converted: dict[str, int] = {}
     plain = {}
     for name, tensor in tensors.items():
-        if name != _plain_text(name):
+        if name != printable(name):
             raise CheckpointError(
-                f"`{path}` holds no network: a tensor is called `{_plain_text(name)}`, with signs "
+                f"`{path}` holds no network: a tensor is called `{printable(name)}`, with signs "
                 "that are no text."
             )
-        held = 0
-        if tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta:
-            held = tensor.untyped_storage().nbytes()
-        if held < tensor.numel() * tensor.element_size():
+        if not is_whole(tensor):
             raise CheckpointError(f"`{path}`: `{name}` is not a plain tensor with all its numbers.")
         if tensor.is_complex() or (tensor.is_floating_point() and not tensor.isfinite().all()):
             raise CheckpointError(f"`{path}`: `{name}` holds numbers that are not finite and real.")

@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from patchkin.config import from_plain, to_plain
 from patchkin.errors import CheckpointError, ConfigError, nearest
 from patchkin.storage.atomic import new_file
 from patchkin.storage.checkpoint import ModelHeader, write_tensors
+from patchkin.storage.outlines import outline
 from patchkin.upstream.families import FAMILIES, Family
 from patchkin.upstream.files import WeightFile, read_weight_file
 from patchkin.upstream.kinds import Taken
@@ -243,8 +245,8 @@ def _of_partial_model(
     family = next((family for family in FAMILIES if family.method.name == header.method), None)
     rest = dict(file.parts[""])
     if family is not None:
-        with torch.device("meta"):
-            method = family.method(_config_of(header, family, file.path))
+        config = _config_of(header, family, file.path)
+        method = outline(partial(family.method, config), source=f"`{file.path}`")
         for role, name in family.networks.items():
             inside = {key: rest.pop(key) for key in list(rest) if key.startswith(f"{name}.")}
             if inside:
@@ -355,8 +357,7 @@ def _check(family: Family, config: Any, ours: Mapping[str, ImportedNetwork]) -> 
     Raises:
         CheckpointError: one does not.
     """
-    with torch.device("meta"):
-        method = family.method(config)
+    method = outline(partial(family.method, config), source="What the files tell")
     expected = []
     for name in family.networks.values():
         with contextlib.suppress(AttributeError):  # a network that this configuration is without

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from patchkin.config import to_plain
 from patchkin.errors import CheckpointError, ConfigError
 from patchkin.networks import BlurDownsample, BlurUpsample, InstanceNorm2d
 from patchkin.networks.resampling import binomial_filter
+from patchkin.storage.outlines import outline
 
 Shape = tuple[int, ...]
 Layout = Mapping[str, Shape]
@@ -90,10 +92,9 @@ def take(kind: NetworkKind, tensors: Mapping[str, Tensor]) -> Taken:
     released = {kind.current_name(name): tensor for name, tensor in tensors.items()}
     try:
         config = kind.configure({name: tuple(t.shape) for name, t in released.items()})
-        with torch.device("meta"):  # a file's shapes alone must not claim memory
-            network = kind.build(config)
     except ConfigError as error:
         raise CheckpointError(f"is no {kind.title} that can be built: {error}") from error
+    network = outline(partial(kind.build, config), source=f"as a {kind.title}")
     fixed = kind.fixed(network)
     expected = {kind.released_name(name): name for name in network.state_dict()}
     shapes = {name: tuple(network.state_dict()[ours].shape) for name, ours in expected.items()}
@@ -190,7 +191,7 @@ def blur_filters(network: nn.Module) -> dict[str, Tensor]:
                 channels = _channels_into(layers[index:])
             else:
                 continue
-            filters[f"{path}.{index}.filt"] = blur.repeat(channels, 1, 1, 1)
+            filters[f"{path}.{index}.filt"] = blur.expand(channels, 1, -1, -1)  # takes no memory
     return filters
 
 

@@ -27,6 +27,8 @@ from patchkin.upstream.kinds import Layout, NetworkKind, numbers, shape_of
 _RELEASED_SIZE = 64
 _SIZES = (_RELEASED_SIZE, 128, 256, 512, 1024, 32, 16, 8, 4)
 _FINAL_SIDE = 4
+_MOST_HALVINGS = 12
+"""Of a discriminator of images of 16,384 pixels."""
 _SMALL_BLOCKS = 2
 """Of `smallstylegan2`, which adds no noise."""
 
@@ -93,6 +95,10 @@ def _discriminator_config(layout: Layout) -> StyleGan2DiscriminatorConfig:
     """The working size by the number of halvings, then the `ndf` that gives all widths."""
     first = shape_of(layout, "convs.0.0.weight", 4)
     blocks = numbers(layout, r"convs\.(\d+)\.conv1\.0\.weight$")
+    if len(blocks) > _MOST_HALVINGS:
+        raise CheckpointError(
+            f"halves images {len(blocks)} times, which no side has the pixels for."
+        )
     size = _FINAL_SIDE * 2 ** len(blocks)
     widths = [first[0], *(shape_of(layout, f"convs.{i}.skip.1.weight", 4)[0] for i in blocks)]
     lowest = math.ceil(widths[0] * size / 256)

@@ -109,7 +109,8 @@ def released_weights(network: nn.Module) -> dict[str, Tensor]:
     """
     kind = kind_of(network)
     weights = {kind.released_name(name): tensor for name, tensor in network.state_dict().items()}
-    return weights | kind.fixed(network)
+    fixed = {name: tensor.contiguous() for name, tensor in kind.fixed(network).items()}
+    return weights | fixed
 
 
 def read_network(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from patchkin.config import flag
+from patchkin.config import check_halvings, flag
 from patchkin.errors import ConfigError
 
 
@@ -28,6 +28,7 @@ class MunitGeneratorConfig:
         for name in ("width", "halvings", "blocks", "style_width", "mlp_width"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        check_halvings(self, "halvings")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,5 +48,6 @@ class MultiScaleConfig:
         for name in ("width", "layers", "scales"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        check_halvings(self, "layers", "scales")
         if not 0 <= self.slope < 1:
             raise ConfigError(f"`slope` must be in [0, 1); got {self.slope}.")

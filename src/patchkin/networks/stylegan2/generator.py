@@ -60,13 +60,15 @@ class StyleGan2Generator(nn.Module):
                 conv_layer(widths[0], config.out_channels, 1),
             ]
         )
-        noise = torch.Generator().manual_seed(_NOISE_SEED)
-        tiles = torch.randn(
-            config.num_downsampling, 1, 1, _NOISE_SIDE, _NOISE_SIDE, generator=noise
-        )
-        self.register_buffer("noise_tiles", tiles, persistent=False)
+        self.register_buffer("noise_tiles", self.constants()["noise_tiles"], persistent=False)
 
     noise_tiles: Tensor
+
+    def constants(self) -> dict[str, Tensor]:
+        """The noise of translations: no file holds it."""
+        noise = torch.Generator().manual_seed(_NOISE_SEED)
+        shape = (self.config.num_downsampling, 1, 1, _NOISE_SIDE, _NOISE_SIDE)
+        return {"noise_tiles": torch.randn(shape, generator=noise)}
 
     def forward(self, x_BCHW: Tensor, noise: Sequence[Tensor] | None = None) -> Tensor:
         """Translate `x_BCHW`.

@@ -81,10 +81,14 @@ class Blur(nn.Module):
 
     def __init__(self, *, padding: int, gain: float = 1.0, stride: int = 1) -> None:
         super().__init__()
-        self.padding, self.stride = padding, stride
-        self.register_buffer("kernel", gain * binomial_filter(BLUR_TAPS), persistent=False)
+        self.padding, self.stride, self.gain = padding, stride, gain
+        self.register_buffer("kernel", self.constants()["kernel"], persistent=False)
 
     kernel: Tensor
+
+    def constants(self) -> dict[str, Tensor]:
+        """The filter: no file holds it."""
+        return {"kernel": binomial_filter(BLUR_TAPS).mul_(self.gain)}
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """H x W becomes (H + 2 padding - 3) x (W + 2 padding - 3), then every `stride`-th."""
