@@ -53,8 +53,24 @@ class Update(Protocol):
         """Log values that are worth seeing but are not differentiated."""
         ...
 
+    @property
+    def num_processes(self) -> int:
+        """Of the run."""
+        ...
+
     def gather(self, tensor: Tensor) -> Tensor:
-        """The tensors of all processes along the first axis, in the order of the whole batch."""
+        """The tensors of all processes along the first axis, in the order of the whole batch.
+
+        Without graph, but for a run of one process, which gets its own tensor.
+        """
+        ...
+
+    def gather_with_graph(self, tensor: Tensor) -> Tensor:
+        """`gather` for terms over the whole batch, which each process then computes alike.
+
+        Rows of other processes are constants there, and the gradient of this one's is scaled so
+        that the mean over processes is the gradient of one process with the whole batch.
+        """
         ...
 
 
@@ -188,6 +204,8 @@ class Method(nn.Module, ABC):
     """Whether the images of both domains must have one size in `train_step`."""
     min_batch_size: int = 1
     """Fewest images of a batch, for methods that compare the images of one."""
+    compares_batch: bool = False
+    """Whether a term compares the images of the whole batch, those of other processes too."""
 
     @abstractmethod
     def adam(self) -> dict[str, AdamConfig]:
@@ -224,6 +242,20 @@ class Method(nn.Module, ABC):
             f"The method `{self.name}` compares no patches with a head of its own, so none can be "
             "shown."
         )
+
+    def process_differences(self) -> list[str]:
+        """What N processes with b images do otherwise than one with N b, in words.
+
+        Empty where both are the same but for rounding. A method adds what it knows of its terms.
+        """
+        learning = self.networks(self.adam())
+        layers = [layer for network in learning for layer in network.modules()]
+        differences = []
+        if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers):
+            differences.append("batch norm takes the statistics of a process's own images")
+        if any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in layers):
+            differences.append("dropout leaves out other values")
+        return differences
 
     def networks(self, names: Iterable[str]) -> list[nn.Module]:
         """The networks of these names."""

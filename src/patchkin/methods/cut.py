@@ -54,7 +54,13 @@ from patchkin.terms.one_sided import (
     one_sided_adversarial_terms,
     one_sided_discriminator_terms,
 )
-from patchkin.terms.patches import chosen_places, embedded_pairs, guiding_logits, hardness
+from patchkin.terms.patches import (
+    chosen_places,
+    embedded_pairs,
+    guiding_logits,
+    hardness,
+    of_whole_batch,
+)
 from patchkin.terms.previews import one_sided_previews
 
 
@@ -147,6 +153,7 @@ class Cut(Method):
         self.multiple_of = self.G.multiple_of
         self.min_size = self.G.min_size
         self.min_training_size = max(self.G.min_size, self.D.min_size)
+        self.compares_batch = config.all_negatives
         if config.negatives_from != "internal":
             self.G_average = copy.deepcopy(self.G)
             self.F_average = copy.deepcopy(self.F)
@@ -175,7 +182,9 @@ class Cut(Method):
             seen = [self._encoded(outputs_BCHW, flipped=flipped) for outputs_BCHW, _ in passes]
             outputs = unstacked([[outputs_BCHW] for outputs_BCHW, _ in passes], names)
             logits = {n: guiding_logits(self.D, outputs[n][0], config, flipped) for n in names}
-            return terms | self._contrast_terms(unstacked(seen, names), keys, logits, progress)
+            return terms | self._contrast_terms(
+                unstacked(seen, names), keys, logits, update, progress
+            )
 
         update(
             "D",
@@ -223,7 +232,12 @@ class Cut(Method):
         return [feature.flip(-1) for feature in features] if flipped else features
 
     def _contrast_terms(
-        self, queries: _Maps, keys: _Maps, logits: Mapping[str, Tensor | None], progress: Progress
+        self,
+        queries: _Maps,
+        keys: _Maps,
+        logits: Mapping[str, Tensor | None],
+        update: Update,
+        progress: Progress,
     ) -> Terms:
         """PatchNCE of A with G(A), and with the identity term of B with G(B)."""
         config, terms = self.config, {}
@@ -236,6 +250,8 @@ class Cut(Method):
             pairs = embedded_pairs(
                 queries[name], keys[name], places, query_head=self.F, key_head=self.F
             )
+            if config.all_negatives:
+                pairs = of_whole_batch(pairs, update)
             contrast = mean_over_taps(
                 patch_contrasts(
                     pairs,

@@ -63,6 +63,7 @@ from patchkin.terms.patches import (
     embedded_pairs,
     guiding_logits,
     hardness,
+    of_whole_batch,
 )
 from patchkin.terms.previews import two_sided_previews
 from patchkin.terms.two_sided import (
@@ -212,6 +213,7 @@ class DclGan(Method):
             all_negatives=config.all_negatives,
             transport=config.transport,
         )
+        self.compares_batch = config.all_negatives
         self.multiple_of = self.G_AB.multiple_of
         self.min_size = self.G_AB.min_size
         self.min_training_size = max(self.G_AB.min_size, self.D_B.min_size)
@@ -247,7 +249,9 @@ class DclGan(Method):
                     mode=config.adversarial,
                     weight=config.adversarial_weight,
                 ),
-                **self._contrast_terms(fake_b_BCHW, features_a, fake_a_BCHW, features_b, progress),
+                **self._contrast_terms(
+                    fake_b_BCHW, features_a, fake_a_BCHW, features_b, progress, update=update
+                ),
                 **two_sided_identity_terms(
                     batch,
                     identity_b_BCHW,
@@ -293,6 +297,8 @@ class DclGan(Method):
         fake_a_BCHW: Tensor,
         features_b: list[Tensor],
         progress: Progress,
+        *,
+        update: Update,
     ) -> Terms:
         """A with G_AB(a), then b with G_BA(b): keys in the input's embedding, queries in the other.
 
@@ -318,6 +324,8 @@ class DclGan(Method):
                 )
                 terms[f"relation_{name}"] = config.relation_weight * relation
             if config.contrast_weight:
+                if config.all_negatives:
+                    pairs = of_whole_batch(pairs, update)
                 gamma_divisor = self.gamma_divisor(progress)
                 contrast = mean_over_taps(
                     patch_contrasts(pairs, self.contrast, gamma_divisor=gamma_divisor)

@@ -20,7 +20,7 @@ Shape suffixes: B images, C channels, H and W pixels, N distances.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import ClassVar, Literal, final
@@ -178,6 +178,7 @@ class DistanceGan(Method):
         self.multiple_of = self.G_AB.multiple_of
         self.min_size = self.G_AB.min_size
         self.min_training_size = max(self.G_AB.min_size, self.D_B.min_size)
+        self.compares_batch = config.distance == "pairs" or config.averaging == "released"
         self.min_batch_size = 2 if config.distance == "pairs" else 1
 
     def adam(self) -> dict[str, AdamConfig]:
@@ -205,7 +206,7 @@ class DistanceGan(Method):
 
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
         """The generators, then D_B, then D_A, on the translations from before that update."""
-        if len(batch) < self.min_batch_size:
+        if len(batch) * update.num_processes < self.min_batch_size:
             raise ConfigError(
                 "DistanceGAN compares the images of a batch, which must have at least "
                 f"{self.min_batch_size}; got {len(batch)}. Use --batch-size 2 or more, or set "
@@ -216,9 +217,9 @@ class DistanceGan(Method):
         fake_a_BCHW = self.G_BA(batch.b_BCHW) if config.two_sided else None
 
         def generator_terms() -> Terms:
-            terms = self._direction_terms("AB", self.D_B, batch.a_BCHW, fake_b_BCHW)
+            terms = self._direction_terms("AB", self.D_B, batch.a_BCHW, fake_b_BCHW, update)
             if fake_a_BCHW is not None:
-                terms |= self._direction_terms("BA", self.D_A, batch.b_BCHW, fake_a_BCHW)
+                terms |= self._direction_terms("BA", self.D_A, batch.b_BCHW, fake_a_BCHW, update)
             if config.cycle_weight and fake_a_BCHW is not None:
                 cycled_a_BCHW, cycled_b_BCHW = self.G_BA(fake_b_BCHW), self.G_AB(fake_a_BCHW)
                 cycle_a = pixel_distance(cycled_a_BCHW, batch.a_BCHW)
@@ -282,7 +283,12 @@ class DistanceGan(Method):
         return spread(pair_distances(items))
 
     def _direction_terms(
-        self, direction: str, network: nn.Module, real_BCHW: Tensor, fake_BCHW: Tensor
+        self,
+        direction: str,
+        network: nn.Module,
+        real_BCHW: Tensor,
+        fake_BCHW: Tensor,
+        update: Update,
     ) -> Terms:
         """The adversary and the distances of one generator, from and to the domains named."""
         source, target = direction[0], direction[1]
@@ -290,20 +296,21 @@ class DistanceGan(Method):
             network, fake_BCHW, mode=self.config.adversarial, suffix=f"_{target}"
         )
         distance = distance_preservation(
-            self._distances(real_BCHW),
-            self._distances(fake_BCHW),
+            self._distances(real_BCHW, update.gather),
+            self._distances(fake_BCHW, update.gather_with_graph),
             self._spread_of(source),
             self._spread_of(target),
         )
         return {**adversarial, f"distance_{direction}": self.config.distance_weight * distance}
 
-    def _distances(self, x_BCHW: Tensor) -> Tensor:
+    def _distances(self, x_BCHW: Tensor, gather: Callable[[Tensor], Tensor]) -> Tensor:
+        """Of the whole batch; those within an image of this process's, unless they are averaged."""
         if self.config.distance == "pairs":
-            return pair_distances(x_BCHW)
+            return pair_distances(gather(x_BCHW))
         halves_N = half_distances(x_BCHW)
-        return (
-            halves_N.mean(dim=0, keepdim=True) if self.config.averaging == "released" else halves_N
-        )
+        if self.config.averaging == "released":
+            return gather(halves_N).mean(dim=0, keepdim=True)
+        return halves_N
 
     def _spread_of(self, domain: str) -> Spread:
         return Spread(

@@ -256,7 +256,7 @@ class LSeSim(Method):
             "D",
             loss=lambda: (
                 discriminator_terms(self.D, pooled_BCHW, batch.b_BCHW, mode=config.adversarial)
-                | self._slope_terms(pooled_BCHW, batch.b_BCHW, draws)
+                | self._slope_terms(pooled_BCHW, batch.b_BCHW, update, draws)
             ),
         )
 
@@ -287,11 +287,17 @@ class LSeSim(Method):
         y_BCHW: Tensor = self.G(x_BCHW, noise)
         return y_BCHW
 
-    def _slope_terms(self, fake_BCHW: Tensor, real_BCHW: Tensor, draws: Draws) -> Terms:
+    def _slope_terms(
+        self, fake_BCHW: Tensor, real_BCHW: Tensor, update: Update, draws: Draws
+    ) -> Terms:
         """How far D's slope is from 1 between generated and real images."""
         if not self.config.slope_weight:
             return {}
-        share_B111 = draws.uniform_rows(len(real_BCHW), 1, 1, 1)
+        if len(fake_BCHW) == len(real_BCHW):
+            share_B111 = draws.uniform_rows(len(real_BCHW), 1, 1, 1)
+        else:  # a pool shows the images of all processes
+            real_BCHW = update.gather(real_BCHW)
+            share_B111 = draws.uniform(len(real_BCHW), 1, 1, 1)
         mixed_BCHW = mixed_images(real_BCHW, fake_BCHW, share_B111)
         with without_autocast(mixed_BCHW):  # second derivatives are too small for 16 bits
             penalty = slope_penalty(self.D(mixed_BCHW), mixed_BCHW)

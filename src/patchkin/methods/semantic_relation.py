@@ -61,6 +61,7 @@ from patchkin.terms.patches import (
     embedded_pairs,
     guiding_logits,
     hardness,
+    of_whole_batch,
 )
 from patchkin.terms.previews import one_sided_previews
 
@@ -85,7 +86,8 @@ class SemanticRelationConfig(OneSidedConfig, HardNegativesConfig):
     """Share of the run after which `gamma_divisor_late` holds (released: epoch 200 of 400)."""
     branches: Order = "auto"
     """Whether the two contrasts, of A and of B, are computed as one batch or one after the other:
-    the same numbers within rounding. In turn needs about half of the memory; at once keeps an
+    the same numbers within rounding, unless the generator has batch norm (statistics of both, or of
+    each) or dropout. In turn needs about half of the memory; at once keeps an
     accelerator busier. `auto` is in turn on a CPU for batches of 256 x 256 pixels and more, where
     both take the same time; below, at once is quicker."""
 
@@ -152,6 +154,7 @@ class SemanticRelation(Method):
             all_negatives=config.all_negatives,
             transport=config.transport,
         )
+        self.compares_batch = config.all_negatives
         self.channels = (config.generator.in_channels, config.generator.out_channels)
         self.multiple_of = self.G.multiple_of
         self.min_size = self.G.min_size
@@ -247,6 +250,8 @@ class SemanticRelation(Method):
         config = self.config
         if not config.contrast_weight:
             return {}
+        if config.all_negatives:
+            pairs = of_whole_batch(pairs, update)
         gamma_divisor = self.gamma_divisor(progress)
         losses = patch_contrasts(pairs, self.contrast, gamma_divisor=gamma_divisor)
         if config.contrast == "dce":  # the released log shows the InfoNCE that DCE came from

@@ -66,7 +66,7 @@ from patchkin.networks import (
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.terms.identity import tapped_with_identity
-from patchkin.terms.patches import check_patches
+from patchkin.terms.patches import check_patches, of_whole_batch
 from patchkin.terms.previews import two_sided_previews
 from patchkin.terms.two_sided import (
     two_sided_adversarial_terms,
@@ -211,6 +211,7 @@ class SimDcl(Method):
             cosine=True, temperature=config.temperature, all_negatives=config.all_negatives
         )
         self.pool_B, self.pool_A = pool_pair(config.pool, config.generator)
+        self.compares_batch = config.all_negatives
         self.multiple_of = self.G_AB.multiple_of
         self.min_size = self.G_AB.min_size
         self.min_training_size = max(self.G_AB.min_size, self.D_B.min_size)
@@ -250,7 +251,7 @@ class SimDcl(Method):
                     mode=config.adversarial,
                     weight=config.adversarial_weight,
                 ),
-                **self._contrast_terms(a, b),
+                **self._contrast_terms(a, b, update),
                 **two_sided_identity_terms(
                     batch,
                     identity_b_BCHW,
@@ -303,14 +304,14 @@ class SimDcl(Method):
             query_head(queries, places), key_head(features, places), query_head(queries, others)
         )
 
-    def _contrast_terms(self, a: _Embedded, b: _Embedded) -> Terms:
+    def _contrast_terms(self, a: _Embedded, b: _Embedded, update: Update) -> Terms:
         """PatchNCE of a with G_AB(a), and of b with G_BA(b); the mean over taps, places, images."""
         config, terms = self.config, {}
         for name, embedded in (("AB", a), ("BA", b)):
-            contrast = mean_over_taps(
-                patch_contrast(*pair, self.contrast)
-                for pair in zip(embedded.queries, embedded.keys, strict=True)
-            )
+            pairs = list(zip(embedded.queries, embedded.keys, strict=True))
+            if config.all_negatives:
+                pairs = of_whole_batch(pairs, update)
+            contrast = mean_over_taps(patch_contrast(*pair, self.contrast) for pair in pairs)
             terms[f"contrast_{name}"] = config.contrast_weight * contrast
         return terms
 

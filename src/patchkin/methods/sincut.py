@@ -68,6 +68,7 @@ from patchkin.terms.patches import (
     chosen_places,
     embedded_pairs,
     hardness,
+    of_whole_batch,
 )
 from patchkin.terms.previews import one_sided_previews
 
@@ -215,6 +216,7 @@ class SinCut(Method):
         self.multiple_of = self.G.multiple_of
         self.min_size = self.G.min_size
         self.min_training_size = self.training_side = self.D.size
+        self.compares_batch = config.all_negatives
         self.min_batch_size = 2 if config.num_patches == 1 else 1
 
     def adam(self) -> dict[str, AdamConfig]:
@@ -238,7 +240,7 @@ class SinCut(Method):
             )
             queries = self.G.encode(match_channels(outputs_BCHW, self.channels[0]), config.taps)
             if config.contrast == "nce":
-                terms |= self._nce_terms(queries, keys, len(batch), progress)
+                terms |= self._nce_terms(queries, keys, len(batch), update, progress)
             else:
                 terms |= self._semantic_terms(queries, keys, len(batch), update, progress)
             return terms | identity_terms(
@@ -282,14 +284,21 @@ class SinCut(Method):
         return [draws.normal_rows(len(x_BCHW), 1, h, w).to(x_BCHW.device) for h, w in sizes]
 
     def _nce_terms(
-        self, queries: list[Tensor], keys: list[Tensor], num_images: int, progress: Progress
+        self,
+        queries: list[Tensor],
+        keys: list[Tensor],
+        num_images: int,
+        update: Update,
+        progress: Progress,
     ) -> Terms:
         """PatchNCE of A with G(A) and of B with G(B), each at places of its own, as released."""
         config, terms = self.config, {}
         branches = {"nce": slice(0, num_images), "identity_nce": slice(num_images, None)}
         for name, branch in branches.items():
             drawn = draw_places(keys, config.num_patches, progress.draws)
-            pairs = self._embedded(queries, keys, branch, drawn, progress.draws)
+            pairs = self._embedded(
+                queries, keys, branch, drawn, update=update, draws=progress.draws
+            )
             contrast = mean_over_taps(
                 patch_contrasts(pairs, self.contrast, gamma_divisor=self.gamma_divisor(progress))
             )
@@ -309,8 +318,8 @@ class SinCut(Method):
         drawn = draw_places(keys, config.num_patches, progress.draws)
         source, target = slice(0, num_images), slice(num_images, None)
         pairs = {
-            "contrast": self._embedded(queries, keys, source, drawn, progress.draws),
-            "identity_contrast": self._embedded(queries, keys, target, drawn, progress.draws),
+            name: self._embedded(queries, keys, branch, drawn, update=update, draws=progress.draws)
+            for name, branch in (("contrast", source), ("identity_contrast", target))
         }
         if config.relation_weight:
             relation = mean_over_taps(
@@ -333,10 +342,12 @@ class SinCut(Method):
         keys: list[Tensor],
         branch: slice,
         drawn: list[Tensor],
+        *,
+        update: Update,
         draws: Draws,
     ) -> list[tuple[Tensor, Tensor]]:
         """Patches of outputs and inputs at the same places, per tap; those that are compared with
-        each other in one row: of an image, or (`all_negatives`) of the batch.
+        each other in one row: of an image, or (`all_negatives`) of the batch of all processes.
         """
         config, own_keys = self.config, [key[branch] for key in keys]
         pairs = embedded_pairs(
@@ -348,4 +359,7 @@ class SinCut(Method):
         )
         if not config.all_negatives:
             return pairs
-        return [(query.flatten(0, 1)[None], key.flatten(0, 1)[None]) for query, key in pairs]
+        return [
+            (query.flatten(0, 1)[None], key.flatten(0, 1)[None])
+            for query, key in of_whole_batch(pairs, update)
+        ]

@@ -110,7 +110,7 @@ class TravelGan(Method):
         self.S = Siamese((a, b), config.width, config.vector_width)
         for network in self.children():
             initialize(network, config.initialization)
-        self.min_batch_size = 2
+        self.min_batch_size, self.compares_batch = 2, True
 
     def adam(self) -> dict[str, AdamConfig]:
         """One optimizer per network; S learns with the generators, at their rate."""
@@ -120,7 +120,7 @@ class TravelGan(Method):
 
     def train_step(self, batch: UnpairedBatch, update: Update, progress: Progress) -> None:
         """Both discriminators, then both generators and S."""
-        if len(batch) < self.min_batch_size:
+        if len(batch) * update.num_processes < self.min_batch_size:
             raise ConfigError(
                 "TraVeLGAN compares the images of a batch, which must have at least "
                 f"{self.min_batch_size}; got {len(batch)}. Use --batch-size 2 or more "
@@ -146,7 +146,7 @@ class TravelGan(Method):
             "S",
             loss=lambda: {
                 **two_sided_adversarial_terms(self, fake_b_BCHW, fake_a_BCHW, mode=mode),
-                **self._travel_terms(batch, fake_b_BCHW, fake_a_BCHW),
+                **self._travel_terms(batch, fake_b_BCHW, fake_a_BCHW, update),
             },
         )
 
@@ -160,16 +160,16 @@ class TravelGan(Method):
         return two_sided_previews(self.G_AB, self.G_BA, batch)
 
     def _travel_terms(
-        self, batch: UnpairedBatch, fake_b_BCHW: Tensor, fake_a_BCHW: Tensor
+        self, batch: UnpairedBatch, fake_b_BCHW: Tensor, fake_a_BCHW: Tensor, update: Update
     ) -> Terms:
         """The means over both directions."""
         margin = self.config.margin
-        forth = travel_losses(
-            self.S(batch.a_BCHW, domain=0), self.S(fake_b_BCHW, domain=1), margin=margin
-        )
-        back = travel_losses(
-            self.S(batch.b_BCHW, domain=1), self.S(fake_a_BCHW, domain=0), margin=margin
-        )
+
+        def numbers(x_BCHW: Tensor, domain: int) -> Tensor:
+            return update.gather_with_graph(self.S(x_BCHW, domain=domain))
+
+        forth = travel_losses(numbers(batch.a_BCHW, 0), numbers(fake_b_BCHW, 1), margin=margin)
+        back = travel_losses(numbers(batch.b_BCHW, 1), numbers(fake_a_BCHW, 0), margin=margin)
         weight = 0.5 * self.config.travel_weight
         return {
             name: weight * (one + other)

@@ -163,7 +163,7 @@ class _ImageStatisticsBatchNorm2d(nn.BatchNorm2d):
         return y_BCHW
 
 
-class _Dropout(nn.Module):
+class _Dropout(nn.Dropout):
     """Drops half of the values while training, and afterwards too if `at_test`."""
 
     def __init__(self, *, at_test: bool) -> None:

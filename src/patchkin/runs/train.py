@@ -28,7 +28,7 @@ from patchkin.runs.resuming import (
     write_data,
 )
 from patchkin.runs.sources import Process, source_of
-from patchkin.runs.views import check_settings, check_sizes
+from patchkin.runs.views import check_settings, check_sizes, check_sizes_of_processes
 from patchkin.scoring.report import write_report
 from patchkin.scoring.results import SCORES_FILE
 from patchkin.storage.atomic import remove_folder, storage_errors, write_text
@@ -127,9 +127,11 @@ def _train(
     method = kind(config.method)
     if not resume:
         begin(method)
-    check_settings(method, config.data)
+    check_settings(method, config.data, processes=fabric.world_size)
     if not resume:
         check_sizes(method, config.data)
+    if fabric.world_size > 1:
+        check_sizes_of_processes(method, config.data)
     _check_domains(method, domains)
     known = resumption.known_data() if resumption else KnownData(None, None)
     data = source_of(method)(

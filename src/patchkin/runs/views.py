@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from patchkin.data.config import DataConfig
@@ -13,13 +14,19 @@ from patchkin.data.scale import view_sizes
 from patchkin.errors import ConfigError, DataError
 from patchkin.method import Method
 from patchkin.networks import ImagePool
+from patchkin.networks.patch_bank import PatchBank
 from patchkin.sides import in_pixels
 
 _ONE_SIZE = "choose a --data.preprocess that crops, such as resize_and_crop"
 
 
-def check_settings(method: Method, data: DataConfig) -> None:
+def check_settings(method: Method, data: DataConfig, *, processes: int = 1) -> None:
     """Refuse what no image can mend.
+
+    Args:
+        method: untrained or not.
+        data: of the run.
+        processes: of the run.
 
     Raises:
         ConfigError: a size or a number of images that the networks do not take.
@@ -41,7 +48,8 @@ def check_settings(method: Method, data: DataConfig) -> None:
                 f"--size {side}: the networks of `{method.name}` take multiples of "
                 f"{method.multiple_of}."
             )
-    if data.batch_size < method.min_batch_size:
+    compared = data.batch_size * (processes if method.compares_batch else 1)
+    if compared < method.min_batch_size:
         raise ConfigError(
             f"--batch-size {data.batch_size}: `{method.name}` compares the images of a batch; "
             f"use at least {method.min_batch_size}."
@@ -86,6 +94,26 @@ def check_sizes(method: Method, data: DataConfig) -> None:
     _check_pools(method, max(math.prod(size) for size in sizes))
 
 
+def check_sizes_of_processes(method: Method, data: DataConfig) -> None:
+    """Refuse views of several sizes where processes show each other their images.
+
+    Raises:
+        DataError: there are several.
+    """
+    shared = method.compares_batch or any(
+        isinstance(module, PatchBank) or (isinstance(module, ImagePool) and module.config.capacity)
+        for module in method.modules()
+    )
+    of_a_step = replace(data, jitter_in_decay=True)  # the other load size comes to all at once
+    sizes = max(map(len, _sizes_of_domains(method, of_a_step)), default=1) if shared else 1
+    if sizes > 1:
+        raise DataError(
+            f"--data.preprocess {data.preprocess} gives views of {sizes} sizes, and several "
+            f"processes of `{method.name}` show each other their images, which must have one size; "
+            f"{_ONE_SIZE}, or use one process."
+        )
+
+
 def _check_pools(method: Method, pixels: int) -> None:
     pools = [module for module in method.modules() if isinstance(module, ImagePool)]
     sides = [pool.config.side for pool in pools if pool.config.capacity]
@@ -98,14 +126,20 @@ def _check_pools(method: Method, pixels: int) -> None:
 
 def _sizes(method: Method, data: DataConfig) -> dict[tuple[int, int], Path]:
     """Heights and widths of all views, each with a file that gives it."""
+    sizes: dict[tuple[int, int], Path] = {}
+    for of_domain in _sizes_of_domains(method, data):
+        sizes |= of_domain
+    return sizes
+
+
+def _sizes_of_domains(method: Method, data: DataConfig) -> list[dict[tuple[int, int], Path]]:
+    """`_sizes` of each domain, or of pairs."""
     if method.batch_type is UnpairedBatch:
         domains = find_domains(data)
         sets = [domains.train_a, domains.train_b]
     elif method.batch_type is PairedBatch:
         sets = [find_pairs(data).train]
     else:
-        return {}
-    sizes: dict[tuple[int, int], Path] = {}
-    for files in sets:
-        sizes |= view_sizes(files, data, side_by_side=method.batch_type is PairedBatch)
-    return sizes
+        return []
+    side_by_side = method.batch_type is PairedBatch
+    return [view_sizes(files, data, side_by_side=side_by_side) for files in sets]

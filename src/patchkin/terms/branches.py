@@ -2,7 +2,8 @@
 
 CUT and the methods that follow it contrast A with G(A) and, for the identity, B with G(B). As one
 batch that keeps an accelerator busy, but the maps of both are in memory together; one after the
-other it needs about half, for the same numbers within rounding.
+other it needs about half. Without batch norm and dropout the numbers are the same within rounding;
+batch norm takes the statistics of what is computed together: of both branches, or of each.
 
 Shape suffixes: B images, C channels, H and W pixels, K patches.
 """

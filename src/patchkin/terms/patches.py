@@ -39,6 +39,18 @@ class Head(Protocol):
         ...
 
 
+class Gathering(Protocol):
+    """What brings the tensors of all processes together: an `Update`."""
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Without graph."""
+        ...
+
+    def gather_with_graph(self, tensor: Tensor) -> Tensor:
+        """With that of this process."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class PatchContrastConfig:
     """Settings of the negatives and places of a contrast, but for what negatives weigh.
@@ -298,6 +310,25 @@ def embedded_pairs(
     with torch.no_grad():
         key_rows = key_head(keys, places)
     return list(zip(query_head(queries, places), key_rows, strict=True))
+
+
+def of_whole_batch(
+    pairs: Sequence[tuple[Tensor, Tensor]], update: Gathering
+) -> list[tuple[Tensor, Tensor]]:
+    """Embedded patches of all processes, for losses that compare those of the whole batch.
+
+    Args:
+        pairs: queries and keys [B, K, width] per tap, of this process.
+        update: of the step.
+
+    Returns:
+        [N B, K, width] with N processes, in the order of the whole batch. Every process computes
+        the loss of all of them; only its own queries have a graph.
+    """
+    return [
+        (update.gather_with_graph(query_BKC), update.gather(key_BKC))
+        for query_BKC, key_BKC in pairs
+    ]
 
 
 def check_patches(taps: Sequence[int], num_patches: int, *, fewest: int = 1) -> None:

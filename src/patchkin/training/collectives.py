@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from patchkin.errors import PatchkinError
 from patchkin.training.fabric import Fabric
+
+Batch = TypeVar("Batch", bound=Any)
 
 
 def mean_over_processes(fabric: Fabric, tensor: Tensor) -> Tensor:
@@ -48,6 +52,43 @@ def whole_batch(fabric: Fabric, tensor: Tensor) -> Tensor:
     """Rows of all processes in the order of the whole batch: process r has rows r, r + N, ..."""
     if fabric.world_size == 1:
         return tensor
-    gathered = fabric.all_gather(tensor)
+    gathered = fabric.all_gather(tensor.detach())
     assert isinstance(gathered, Tensor)
     return gathered.transpose(0, 1).flatten(0, 1)
+
+
+def batch_of_all(fabric: Fabric, batch: Batch) -> Batch:
+    """A batch (a dataclass of tensors, and names) with the images of all processes, unnamed."""
+    if fabric.world_size == 1:
+        return batch
+    parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return replace(
+        batch,
+        **{
+            name: whole_batch(fabric, part) if isinstance(part, Tensor) else type(part)()
+            for name, part in parts.items()
+        },
+    )
+
+
+def whole_batch_with_graph(fabric: Fabric, tensor: Tensor) -> Tensor:
+    """`whole_batch` for losses over the whole batch, which every process then computes.
+
+    Only the rows of this process have a graph, whose gradient counts once for each process: the
+    mean over processes of the gradients is that of one process with all rows.
+    """
+    if fabric.world_size == 1:
+        return tensor
+    gathered = fabric.all_gather(tensor.detach())
+    assert isinstance(gathered, Tensor)
+    rows = list(gathered)
+    rows[fabric.global_rank] = _learning(tensor, fabric.world_size)
+    return torch.stack(rows, dim=1).flatten(0, 1)
+
+
+def _learning(tensor: Tensor, times: int) -> Tensor:
+    """The same numbers, with a gradient that many times as large."""
+    same = tensor.view_as(tensor)
+    if same.requires_grad:
+        same.register_hook(lambda gradient: gradient * times)
+    return same

@@ -28,7 +28,12 @@ from patchkin.storage.checkpoint import (
 )
 from patchkin.storage.outlines import load_strictly
 from patchkin.training.averaging import WeightAverage
-from patchkin.training.collectives import any_process, by_first_process, mean_over_processes
+from patchkin.training.collectives import (
+    any_process,
+    batch_of_all,
+    by_first_process,
+    mean_over_processes,
+)
 from patchkin.training.compilation import CompiledSteps
 from patchkin.training.config import TrainingConfig
 from patchkin.training.fabric import Fabric
@@ -159,14 +164,26 @@ class _Run:
         if resume:
             self._restore()
         by_first_process(self.fabric, lambda: on_start(self.step, self.log.write_once))
+        self._say_differences()
         if resume:
             return
         self.method.train()
         with closing(self._batches()) as batches:
-            self.method.prepare(batches, SeededDraws(self.training.seed, -1))
-        if self.fabric.world_size > 1:  # each process prepared from its own images
+            # From the same images in all processes, those of one with the whole batch.
+            whole = (batch_of_all(self.fabric, batch) for batch in batches)
+            self.method.prepare(whole, SeededDraws(self.training.seed, -1))
+        if self.fabric.world_size > 1:
             self.method.load_state_dict(self.fabric.broadcast(self.method.state_dict()))
         self._look(final=False)
+
+    def _say_differences(self) -> None:
+        """Where several processes do not do what one with the whole batch would."""
+        differences = self.method.process_differences()
+        if self.fabric.world_size > 1 and differences:
+            self.log.say(
+                f"{self.fabric.world_size} processes do not do quite what one with a batch "
+                f"{self.fabric.world_size} times as large does: {'; '.join(differences)}."
+            )
 
     def go_on(self, stop: Stop) -> None:
         """Step after step to the end."""

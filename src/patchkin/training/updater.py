@@ -13,7 +13,11 @@ from patchkin.errors import DivergenceError
 from patchkin.method import Method, Terms
 from patchkin.networks.cpu.layout import lay_out
 from patchkin.schedules import AdamConfig
-from patchkin.training.collectives import mean_over_processes, whole_batch
+from patchkin.training.collectives import (
+    mean_over_processes,
+    whole_batch,
+    whole_batch_with_graph,
+)
 from patchkin.training.fabric import Fabric
 
 
@@ -83,6 +87,15 @@ class Updater:
         """See `patchkin.method.Update`."""
         return whole_batch(self._fabric, tensor)
 
+    def gather_with_graph(self, tensor: Tensor) -> Tensor:
+        """See `patchkin.method.Update`."""
+        return whole_batch_with_graph(self._fabric, tensor)
+
+    @property
+    def num_processes(self) -> int:
+        """See `patchkin.method.Update`."""
+        return self._fabric.world_size
+
     def _differentiate(self, networks: Sequence[str], loss: Callable[[], Terms]) -> Terms:
         """Adds the gradient of a loss to those of the networks; its terms, without their graph."""
         with self._only_these_learn(networks):
@@ -121,6 +134,8 @@ class Updater:
         if self._fabric.world_size == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
+        if not gradients:  # no term reaches this network, in any process
+            return
         sizes = [gradient.numel() for gradient in gradients]
         flat = mean_over_processes(self._fabric, torch.cat([g.flatten() for g in gradients]))
         means = [m.view_as(g) for m, g in zip(torch.split(flat, sizes), gradients, strict=True)]
