@@ -30,7 +30,7 @@ from torch import Tensor
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError
-from patchkin.losses import Contrast, mean_over_taps, patch_contrasts
+from patchkin.losses import mean_over_taps, patch_contrasts
 from patchkin.losses.contrast import Negatives
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
@@ -52,6 +52,7 @@ from patchkin.terms.one_sided import (
     TOY,
     OneSidedConfig,
     one_sided_adversarial_terms,
+    one_sided_contrast,
     one_sided_discriminator_terms,
 )
 from patchkin.terms.patches import (
@@ -116,8 +117,6 @@ PRESETS: Mapping[str, Preset] = {
         data=DataConfig(size=64, load_size=64, workers=0),
     ),
 }
-
-
 _Maps = Mapping[str, list[Tensor]]
 
 
@@ -143,12 +142,7 @@ class Cut(Method):
         self.F = ProjectionHead(self.G.tap_channels(config.taps), config.head_width)
         for network in (self.G, self.D, self.F):
             initialize(network, config.initialization)
-        self.contrast = Contrast(
-            negatives=cast(Negatives, config.negatives),
-            temperature=config.temperature,
-            all_negatives=config.all_negatives,
-            transport=config.transport,
-        )
+        self.contrast = one_sided_contrast(config, cast(Negatives, config.negatives))
         self.channels = (config.generator.in_channels, config.generator.out_channels)
         self.multiple_of = self.G.multiple_of
         self.min_size = self.G.min_size
@@ -186,12 +180,8 @@ class Cut(Method):
                 unstacked(seen, names), keys, logits, update, progress
             )
 
-        update(
-            "D",
-            loss=lambda: one_sided_discriminator_terms(
-                self.D, fake_BCHW, batch.b_BCHW, config, draws
-            ),
-        )
+        judged = (self.D, fake_BCHW, batch.b_BCHW, config, draws)
+        update("D", loss=lambda: one_sided_discriminator_terms(*judged))
         update("G", "F", loss=generator_terms)
         if config.negatives_from != "internal":
             follow(self.G_average, self.G, momentum=config.bank_momentum)
@@ -247,11 +237,8 @@ class Cut(Method):
             places = chosen_places(
                 keys[name], config.taps, config, progress.draws, logits_B1hw=logits[name]
             )
-            pairs = embedded_pairs(
-                queries[name], keys[name], places, query_head=self.F, key_head=self.F
-            )
-            if config.all_negatives:
-                pairs = of_whole_batch(pairs, update)
+            pairs = embedded_pairs(queries[name], keys[name], places, query_head=self.F)
+            pairs = of_whole_batch(pairs, update) if config.all_negatives else pairs
             contrast = mean_over_taps(
                 patch_contrasts(
                     pairs,

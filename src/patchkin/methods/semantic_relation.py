@@ -30,7 +30,6 @@ from patchkin.config import check_positive
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.losses import (
-    Contrast,
     as_info_nce,
     mean_over_taps,
     patch_contrasts,
@@ -53,6 +52,7 @@ from patchkin.terms.one_sided import (
     TOY,
     OneSidedConfig,
     one_sided_adversarial_terms,
+    one_sided_contrast,
     one_sided_discriminator_terms,
 )
 from patchkin.terms.patches import (
@@ -147,13 +147,7 @@ class SemanticRelation(Method):
         self.F = ProjectionHead(self.G.tap_channels(config.taps), config.head_width)
         for network in (self.G, self.D, self.F):
             initialize(network, config.initialization)
-        self.contrast = Contrast(
-            form=config.contrast,
-            negatives=config.resolved_negatives(),
-            temperature=config.temperature,
-            all_negatives=config.all_negatives,
-            transport=config.transport,
-        )
+        self.contrast = one_sided_contrast(config, config.resolved_negatives(), config.contrast)
         self.compares_batch = config.all_negatives
         self.channels = (config.generator.in_channels, config.generator.out_channels)
         self.multiple_of = self.G.multiple_of
@@ -192,7 +186,7 @@ class SemanticRelation(Method):
                 logits_B1hw=guiding_logits(self.D, outputs_BCHW, config),
                 branches=len(names),
             )
-            pairs = embedded_pairs(queries, keys, chosen, query_head=self.F, key_head=self.F)
+            pairs = embedded_pairs(queries, keys, chosen, query_head=self.F)
             if "contrast" in names:
                 terms |= self._relation_terms(of_branch(pairs, names, "contrast"))
             for name in names:
@@ -200,12 +194,8 @@ class SemanticRelation(Method):
                 terms |= self._contrast_terms(name, own, update, progress)
             return terms
 
-        update(
-            "D",
-            loss=lambda: one_sided_discriminator_terms(
-                self.D, fake_BCHW, batch.b_BCHW, config, draws
-            ),
-        )
+        judged = (self.D, fake_BCHW, batch.b_BCHW, config, draws)
+        update("D", loss=lambda: one_sided_discriminator_terms(*judged))
         update("G", "F", loss=branches.losses(generator_terms))
 
     def translate(self, x_BCHW: Tensor) -> Tensor:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from patchkin.config import check_positive
-from patchkin.losses import AdversarialMode
+from patchkin.losses import AdversarialMode, Contrast
 from patchkin.losses.augmentation import AugmentationKind
+from patchkin.losses.contrast import Negatives
 from patchkin.networks import InitConfig, PatchGANConfig, ResNetConfig, check_channels
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig
@@ -81,6 +82,23 @@ TOY: Mapping[str, Any] = {
     "num_patches": 64,
 }
 """Fields of small networks for the built-in toy set, minutes on a CPU."""
+
+
+def one_sided_contrast(
+    config: OneSidedConfig, negatives: Negatives, form: Literal["nce", "dce"] = "nce"
+) -> Contrast:
+    """The contrast of patches, with what the negatives weigh and whether the positive counts too.
+
+    >>> one_sided_contrast(OneSidedConfig(temperature=0.1), "uniform").temperature
+    0.1
+    """
+    return Contrast(
+        form=form,
+        negatives=negatives,
+        temperature=config.temperature,
+        all_negatives=config.all_negatives,
+        transport=config.transport,
+    )
 
 
 def one_sided_discriminator_terms(

@@ -285,7 +285,7 @@ def embedded_pairs(
     places: Sequence[Places],
     *,
     query_head: Head,
-    key_head: Head,
+    key_head: Head | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
     """Embedded patches w of outputs and z of inputs at the same places (Jung et al. 2022, Fig. 3).
 
@@ -294,7 +294,7 @@ def embedded_pairs(
         keys: maps of the inputs; constant.
         places: per tap, of any kind: [K] shared by the images, or as chosen for each.
         query_head: embeds the outputs; receives the gradient.
-        key_head: embeds the inputs, without graph; often the same.
+        key_head: embeds the inputs, without graph; the same unless given.
 
     Returns:
         (queries, keys) [B, K, width] per tap.
@@ -302,13 +302,13 @@ def embedded_pairs(
     >>> from patchkin.networks import ProjectionHead
     >>> head, x_BCHW = ProjectionHead([3], width=8), torch.rand(2, 3, 4, 4, requires_grad=True)
     >>> ((query_BKC, key_BKC),) = embedded_pairs(
-    ...     [x_BCHW], [x_BCHW], [torch.tensor([5, 0])], query_head=head, key_head=head
+    ...     [x_BCHW], [x_BCHW], [torch.tensor([5, 0])], query_head=head
     ... )
     >>> torch.equal(query_BKC, key_BKC), query_BKC.requires_grad, key_BKC.requires_grad
     (True, True, False)
     """
     with torch.no_grad():
-        key_rows = key_head(keys, places)
+        key_rows = (query_head if key_head is None else key_head)(keys, places)
     return list(zip(query_head(queries, places), key_rows, strict=True))
 
 

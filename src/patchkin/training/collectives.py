@@ -90,5 +90,5 @@ def _learning(tensor: Tensor, times: int) -> Tensor:
     """The same numbers, with a gradient that many times as large."""
     same = tensor.view_as(tensor)
     if same.requires_grad:
-        same.register_hook(lambda gradient: gradient * times)
+        same.register_hook(lambda gradient: gradient * times)  # type: ignore[no-untyped-call]
     return same
