@@ -7,6 +7,7 @@ processes, and wherever the run was resumed: nothing here has a state.
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,17 +15,23 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from patchkin.data.datasets import Place
 from patchkin.data.layouts import MIN_UNPAIRED_IMAGES
+from patchkin.data.shared_memory import Piped, shared_or_piped
 from patchkin.errors import ConfigError, DataError
 from patchkin.randomness import derive_seed
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Batch = TypeVar("Batch")
 _WORKER_SECONDS = 5.0
 """For all workers to end by themselves: one may hang on a file system that does not answer."""
+
+_PREFETCH = 4
+"""Batches that each worker has ready."""
 
 
 def steps_per_epoch(num_items: int, batch_size: int, world_size: int = 1) -> int:
@@ -124,16 +131,17 @@ class _Collated(Generic[Item, Batch]):
     def __init__(self, collate: Callable[[Sequence[Item]], Batch]) -> None:
         self.collate = collate
 
-    def __call__(self, items: Sequence[Item | DataError]) -> Batch | DataError:
+    def __call__(self, items: Sequence[Item | DataError]) -> Batch | Piped[Batch] | DataError:
         good: list[Item] = []
         for item in items:
             if isinstance(item, DataError):
                 return item
             good.append(item)
         try:
-            return self.collate(good)
+            batch = self.collate(good)
         except DataError as error:
             return error
+        return batch if get_worker_info() is None else shared_or_piped(batch)
 
 
 def start_worker(_: int) -> None:
@@ -175,17 +183,23 @@ class StepLoader(DataLoader[Any]):
             collate_fn=_Collated(collate),
             worker_init_fn=start_worker if workers else None,
             pin_memory=pin_memory,
-            prefetch_factor=4 if workers else None,
+            prefetch_factor=_PREFETCH if workers else None,
             generator=torch.Generator().manual_seed(seed),  # leaves the global one untouched
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        batches = super().__iter__()
+        batches, told = super().__iter__(), False
         try:
             for batch in batches:
                 if isinstance(batch, DataError):
                     raise batch
-                yield batch
+                if isinstance(batch, Piped):
+                    if not told:
+                        logger.warning("%s", batch.reason(self.num_workers, _PREFETCH))
+                        told = True
+                    yield batch.unpacked()
+                else:
+                    yield batch
         finally:
             _end_workers(batches)
 
