@@ -209,6 +209,27 @@ def test_names_of_networks_wrapped_for_several_devices(tmp_path):
         read_network(path)
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "params_ema"])
+def test_a_state_dict_inside_a_checkpoint(key, tmp_path):
+    weights = released_weights(ProjectionHead([3], width=2))
+    path = tmp_path / "epoch=3.ckpt"
+    optimizer = {"state": {}, "param_groups": [{"lr": 0.1}]}
+    torch.save({"epoch": 3, key: weights, "optimizer_states": [optimizer], "opt": optimizer}, path)
+    file = read_weight_file(path)
+    assert file.notes == [f"taken from `{key}` of a checkpoint"]
+    assert file.parts[""].keys() == weights.keys()
+    assert all(torch.equal(file.parts[""][name], weights[name]) for name in weights)
+
+
+def test_a_compiled_network_in_a_wrapped_one(tmp_path):
+    weights = released_weights(ProjectionHead([3], width=2))
+    path = tmp_path / "net_F.pth"
+    torch.save({f"module._orig_mod.{name}": tensor for name, tensor in weights.items()}, path)
+    file = read_weight_file(path)
+    assert file.notes == ["`_orig_mod.` cut off the names", "`module.` cut off the names"]
+    assert file.parts[""].keys() == weights.keys()
+
+
 def test_no_warning_reaches_the_user(tmp_path):
     path = tmp_path / "net_F.pth"
     weights = released_weights(ProjectionHead([3], width=2))

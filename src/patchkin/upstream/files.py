@@ -21,7 +21,11 @@ from patchkin.storage.pickled import EXPECTED, is_whole, read_pickled
 from patchkin.storage.tensor_files import open_tensors, printable
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
-_PARALLEL = "module."
+_PARALLEL, _COMPILED = "module.", "_orig_mod."
+"""In the names of a network that was wrapped for several devices, or compiled."""
+_STATE_DICTS = ("state_dict", "model_state_dict", "params_ema", "params")
+"""What checkpoints of training frameworks call the state dict among the rest (Lightning, plain
+torch, BasicSR); the first that is there is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +61,14 @@ def read_weight_file(path: Path) -> WeightFile:
         header, content = _read_safetensors(path)
     else:
         content = read_pickled(path)
-    parts = _parts(content, path)
     notes: list[str] = []
+    parts = _parts(_out_of_checkpoint(content, notes), path)
+    if any(_COMPILED in name for part in parts.values() for name in part):
+        parts = {
+            part: {name.replace(_COMPILED, ""): tensor for name, tensor in tensors.items()}
+            for part, tensors in parts.items()
+        }
+        notes.append("`_orig_mod.` cut off the names")
     unwrapped = all(name.startswith(_PARALLEL) for part in parts.values() for name in part)
     if unwrapped:
         parts = {
@@ -77,6 +87,17 @@ def _read_safetensors(path: Path) -> tuple[ModelHeader | None, dict[str, Tensor]
             return None, tensors
         header = ModelHeader.from_metadata(file.metadata, path)
         return header.current(), header.renamed(tensors)
+
+
+def _out_of_checkpoint(content: Any, notes: list[str]) -> Any:
+    """The state dict of a training framework's checkpoint, or the content as it is."""
+    if isinstance(content, Mapping):
+        for name in _STATE_DICTS:
+            inner = content.get(name)
+            if isinstance(inner, Mapping) and inner and _is_tensors(inner):
+                notes.append(f"taken from `{name}` of a checkpoint")
+                return inner
+    return content
 
 
 def _parts(content: Any, path: Path) -> dict[str, dict[str, Tensor]]:
