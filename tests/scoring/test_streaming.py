@@ -237,7 +237,7 @@ print(json.dumps({"code": code, "peak": resource.getrusage(resource.RUSAGE_SELF)
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="reads the peak of a child's memory")
 def test_many_images_of_2048_x_1024_need_what_few_do_and_less_than_2_gb(tmp_path):
-    """At their own size: two protocols' worth of features, content, masks and truths. What 30 images
+    """At their own size: features, content, masks and truths. What 30 images
     need no more of than 6, 500 do not either.
     """
     from patchkin.config import to_plain
