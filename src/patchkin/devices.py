@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -77,7 +77,9 @@ def set_float32(precision: Precision) -> None:
     ('ieee', 'ieee')
     """
     way = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = way  # type: ignore[attr-defined]
+    cudnn: Any = torch.backends.cudnn  # whose parts no type knows
+    for layers in (cudnn.conv, cudnn.rnn):  # torch reads both together, and refuses two ways
+        layers.fp32_precision = way
     torch.backends.cuda.matmul.fp32_precision = way
 
 

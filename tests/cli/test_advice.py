@@ -39,6 +39,7 @@ REACHED = {
     "data/check.py": ("data check",),
     "data/download.py": ("data download",),
     "devices.py": ("train cut", "translate", "evaluate"),
+    "images": ("translate",),
     "methods": ("train cut",),
     "methods/munit.py": ("train munit",),
     "metrics/cityscapes.py": (*EVALUATE, *SEARCH),
@@ -70,6 +71,7 @@ ONE_HAS_IT = {"runs/compression.py", "runs/fitness.py", "cli/compress.py", "cli/
 """Files of several verbs, in which a text is of one of them."""
 NOT_OURS = {
     ("networks/starganv2/released.py", "--w_hpf"),  # of the released code
+    ("data/shared_memory.py", "--shm-size"),  # of Docker
     ("runs/views.py", "--method.pool.side"),  # of `travelgan`
     ("runs/views.py", "--method.pool.capacity"),  # of those with a pool
 }

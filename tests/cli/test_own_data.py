@@ -58,6 +58,9 @@ def test_data_that_moved_is_looked_for_and_never_replaced_by_the_toy_set(
     manifest = json.loads((run / "data.json").read_text())
     assert manifest["trained_in"] == str(trained_elsewhere)
     (run / "data.json").write_text(json.dumps({**manifest, "trained_in": "/gone"}))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["root"] = "sets/small"  # as runs of before have it
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
     code, out, err = command("evaluate", run, "--protocol")
     assert (code, out) == (2, "")
     assert "was trained on `sets/small` (in `/gone`), which is not there any more" in err

@@ -347,7 +347,7 @@ def test_negatives_and_places_of_a_contrast_are_options(command, toy_root):
         "--method.no-hard-negatives",
     )
     assert (code, error.count("\n")) == (2, 1)
-    assert "`negatives` replaces `hard_negatives` and `weights`" in error
+    assert "`--method.negatives` replaces `--method.hard-negatives` and `--method.weights`" in error
     code, _, error = command("train", "cut", *options, "--method.places", "atention")
     assert (code, error.count("\n")) == (2, 1)
     assert "attention" in error

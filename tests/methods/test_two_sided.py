@@ -163,6 +163,7 @@ def test_keys_teach_nothing():
         fake_a,
         features_b,
         Progress.of_step(0, total_steps=1, draws=SeededDraws(0, 0)),
+        update=Updater(method, cpu_fabric()),
     )
     heads = [method.F_A.mlps[0][0].weight, method.F_B.mlps[0][0].weight]
     for name, taught in (("contrast_AB", [False, True]), ("contrast_BA", [True, False])):

@@ -39,8 +39,8 @@ def peak_signal_to_noise(output: Tensor, truth: Tensor) -> float:
 
 
 def psnr_of_error(error: Tensor) -> float:
-    """PSNR of a difference of images in [-1, 1]."""
-    mean_square = float(error.square().mean())
+    """PSNR of a difference of images in [-1, 1], summed in the order of rows in any layout."""
+    mean_square = float(error.contiguous().square().mean())
     return math.inf if mean_square == 0 else 10 * math.log10(PEAK**2 / mean_square)
 
 
