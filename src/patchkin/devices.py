@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -73,14 +73,12 @@ def set_float32(precision: Precision) -> None:
     torch's own default computes convolutions in TF32 and products of matrices in IEEE float32.
 
     >>> set_float32("32-true")
-    >>> torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
-    ('ieee', 'ieee')
+    >>> torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    (False, False)
     """
-    way = "tf32" if precision == "tf32" else "ieee"
-    cudnn: Any = torch.backends.cudnn  # whose parts no type knows
-    for layers in (cudnn.conv, cudnn.rnn):  # torch reads both together, and refuses two ways
-        layers.fp32_precision = way
-    torch.backends.cuda.matmul.fp32_precision = way
+    # The newer `fp32_precision` leaves torch's own exporter and compiler behind: they read these.
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
 
 
 def set_deterministic(wanted: bool) -> None:
