@@ -199,29 +199,25 @@ def steps_of(
     Terms rather than weights: a bias before a norm has no gradient but rounding, which Adam
     magnifies, and nothing follows from it.
     """
-    torch.set_default_dtype(dtype)
-    try:
-        method = copy.deepcopy(method).to(device=device, dtype=dtype).train()
-        training = TrainingConfig(device=device.type, compile=compile_networks)
-        fabric, said = launch(training), list[str]()
-        batch = _as(synthetic_batch(method, max(2, method.min_batch_size), side_of(method)), dtype)
-        batch = batch.to(device)
-        method.prepare((batch for _ in range(100)), SeededDraws(0, -1))
-        update = Updater(method, fabric)
-        run = CompiledSteps(method, update, training, device, say=said.append)
-        terms = []
-        for step in range(STEPS_COMPARED):
-            progress = Progress.of_step(step, total_steps=10, draws=SeededDraws(0, step))
+    method = copy.deepcopy(method).to(device=device, dtype=dtype).train()
+    training = TrainingConfig(device=device.type, compile=compile_networks)
+    fabric, said = launch(training), list[str]()
+    batch = _as(synthetic_batch(method, max(2, method.min_batch_size), side_of(method)), dtype)
+    batch = batch.to(device)
+    method.prepare((batch for _ in range(100)), SeededDraws(0, -1))
+    update = Updater(method, fabric)
+    run = CompiledSteps(method, update, training, device, say=said.append)
+    terms = []
+    for step in range(STEPS_COMPARED):
+        progress = Progress.of_step(step, total_steps=10, draws=SeededDraws(0, step))
 
-            def work(progress: Progress = progress) -> None:
-                update.begin_step(1.0)
-                method.train_step(batch, update, progress)
+        def work(progress: Progress = progress) -> None:
+            update.begin_step(1.0)
+            method.train_step(batch, update, progress)
 
-            run(work)
-            terms.append({name: float(term) for name, term in update.terms.items()})
-        return terms, said
-    finally:
-        torch.set_default_dtype(torch.float32)
+        run(work)
+        terms.append({name: float(term) for name, term in update.terms.items()})
+    return terms, said
 
 
 def _as(batch: Any, dtype: torch.dtype) -> Any:
@@ -251,19 +247,22 @@ def same_steps(record: Record, name: str, device: Device) -> None:
         exact, _ = steps_of(method, torch.device("cpu"), torch.float64)
         for dtype in (torch.float64, torch.float32):
             there, _ = steps_of(method, place, dtype)
-            row[str(dtype).removeprefix("torch.")] = largest_difference(there, exact)
+            # Adam magnifies rounding where gradients are small: in float32 only the first step.
+            steps = STEPS_COMPARED if dtype is torch.float64 else 1
+            difference = largest_difference(there[:steps], exact[:steps])
+            row[str(dtype).removeprefix("torch.")] = difference
     except Exception as error:  # noqa: BLE001 - a row says why
         row["result"] = _reason(error)
     record.goldens.append(row)
 
 
 def compiled(record: Record, name: str, device: Device) -> None:
-    """Three compiled steps in float32 against the same plain ones."""
+    """Three compiled steps in float64 against the same plain ones."""
     row: dict[str, Any] = {"method": name}
     try:
         method, place = small(name), choose_device(device)
-        plain, _ = steps_of(method, place, torch.float32)
-        fast, said = steps_of(method, place, torch.float32, compile_networks=True)
+        plain, _ = steps_of(method, place, torch.float64)
+        fast, said = steps_of(method, place, torch.float64, compile_networks=True)
         row["difference"] = largest_difference(fast, plain)
         row["reason"] = said[0] if said else None
     except Exception as error:  # noqa: BLE001 - a row says why
@@ -355,7 +354,10 @@ def page(record: Record) -> str:
     about = ", ".join(f"{name} {value}" for name, value in record.machine.items() if value)
     lines = ["# A card's first minutes", "", about, ""]
     lines += ["## Against the CPU in float64", ""]
-    lines += ["Largest difference of a term over three steps, by its size (or 1).", ""]
+    lines += [
+        "Largest difference of a term by its size (or 1): three steps in float64, one in float32.",
+        "",
+    ]
     lines += _table(
         ("", "float64", "float32", "result"),
         [(r["what"], r.get("float64"), r.get("float32"), r.get("result")) for r in record.goldens],

@@ -78,4 +78,4 @@ def test_the_whole_script_at_tiny_size(script, tmp_path, monkeypatch):
     assert all(row["reason"] is None and row["images_per_second"] > 0 for row in found["steps"])
     assert {row["method"] for row in found["compiled"]} == {"cut", "semantic-relation"}
     for row in found["compiled"]:
-        assert row["reason"] or row["difference"] < 1e-3
+        assert row["reason"] or row["difference"] < 1e-9
