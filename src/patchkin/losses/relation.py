@@ -95,16 +95,20 @@ def relation_divergence(
     with without_autocast(output_BKC):
         rows = unit_rows if renormalize else widened
         output_BKC, input_BKC = rows(output_BKC), rows(input_BKC.detach())
-        step = rows_at_once or max(1, output_BKC.shape[1])
+        if rows_at_once is None:  # apart: views would add up the gradients in another order
+            whole_BK: Tensor = _JensenShannon.apply(
+                output_BKC @ output_BKC.mT, input_BKC @ input_BKC.mT
+            )
+            return whole_BK
         parts = [
             _JensenShannon.apply(some_BKC @ output_BKC.mT, same_BKC @ input_BKC.mT)
             for some_BKC, same_BKC in zip(
-                torch.split(output_BKC, step, dim=1),
-                torch.split(input_BKC, step, dim=1),
+                torch.split(output_BKC, rows_at_once, dim=1),
+                torch.split(input_BKC, rows_at_once, dim=1),
                 strict=True,
             )
         ]
-        divergence_BK: Tensor = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        divergence_BK: Tensor = torch.cat(parts, dim=1)
         return divergence_BK
 
 
