@@ -6,11 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from patchkin.images.pages import each_page
-
-tifffile = pytest.importorskip("tifffile")
-pytest.importorskip("imagecodecs")
 
 TINY = (
     *("--size", "32", "--data.load-size", "36", "--workers", "0", "--device", "cpu"),

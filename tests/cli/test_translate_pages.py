@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
+import tifffile
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -15,8 +15,6 @@ from bombs import BOMBS
 from patchkin.images import read_image
 from patchkin.images.pages import num_pages
 from patchkin.storage.checkpoint import find_model
-
-tifffile = pytest.importorskip("tifffile")
 
 
 def _done(result) -> dict:

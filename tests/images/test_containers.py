@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
+import pillow_heif
 import pytest
+import tifffile
 from PIL import Image, ImageCms
 
 from patchkin.errors import ConfigError
@@ -13,8 +16,6 @@ from patchkin.images import read_image
 from patchkin.images.container import container_of
 from patchkin.images.pages import each_page
 from patchkin.images.saving import Page, write_pages
-
-tifffile = pytest.importorskip("tifffile")
 
 RGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -171,7 +172,7 @@ def test_a_georeference_and_words_are_kept(tmp_path):
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".avif", ".tif", ".heic"])
 def test_profile_resolution_and_exif(tmp_path, suffix):
     if suffix == ".heic":
-        pytest.importorskip("pillow_heif").register_heif_opener()
+        pillow_heif.register_heif_opener()
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a camera"
     image = Image.fromarray(np.tile(np.arange(32, dtype=np.uint8) * 8, (16, 1))).convert("RGB")
@@ -212,7 +213,6 @@ def test_alpha_is_put_back_unchanged(tmp_path, mode, suffix):
 
 @pytest.mark.parametrize("channels", [2, 4])
 def test_alpha_of_16_bit_png(tmp_path, channels):
-    imagecodecs = pytest.importorskip("imagecodecs")
     array = _stack(9, 13, channels)
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(array))
     assert _copied(tmp_path / "a.png", tmp_path / "b.png") == []

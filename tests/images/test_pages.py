@@ -6,8 +6,10 @@ import time
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from patchkin.data.check import check_data
@@ -16,8 +18,6 @@ from patchkin.data.layouts import find_domains
 from patchkin.errors import DataError
 from patchkin.images import Encoding, read_image
 from patchkin.images.pages import each_page, file_of, num_pages, page_path, split_page
-
-tifffile = pytest.importorskip("tifffile")
 
 
 def _stack(*shape: int, dtype: type = np.uint16) -> np.ndarray:
@@ -171,7 +171,6 @@ def test_a_truncated_tiff_is_never_filled_with_zeros(tmp_path):
 
 
 def test_interlaced_16_bit_png_with_and_without_imagecodecs(tmp_path, monkeypatch):
-    imagecodecs = pytest.importorskip("imagecodecs")
     for height, width in ((1, 1), (3, 2), (13, 21)):
         array = _stack(height, width, 3)
         (tmp_path / "a.png").write_bytes(_interlaced(array))

@@ -13,16 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageOps
 
 from patchkin.errors import DataError
 from patchkin.images import read_image
 from patchkin.images.pages import each_page
-
-tifffile = pytest.importorskip("tifffile")
-imagecodecs = pytest.importorskip("imagecodecs")
 
 HEIGHT, WIDTH = 18, 21
 RNG = np.random.default_rng(0)
