@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
-
-from tyro.constructors import PrimitiveConstructorSpec
+from typing import Annotated, Any, Literal, TypeAlias
 
 from patchkin.config import flag
 from patchkin.errors import ConfigError
@@ -42,13 +40,16 @@ def _folder_of_flag(words: list[str]) -> str | None:
     return None if word == "None" else word
 
 
-_OPTIONAL_FOLDER = PrimitiveConstructorSpec(
-    nargs="*",
-    metavar="[DIR]",
-    instance_from_str=_folder_of_flag,
-    is_instance=lambda value: value is None or isinstance(value, str),
-    str_from_instance=lambda value: [str(value)],
-)
+def _optional_folder() -> Any:
+    from tyro.constructors import PrimitiveConstructorSpec  # as in `config.flag`
+
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[DIR]",
+        instance_from_str=_folder_of_flag,
+        is_instance=lambda value: value is None or isinstance(value, str),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +95,7 @@ class DataConfig:
     """Images per step and process (CUT: 1, its authors' advice)."""
     workers: Annotated[int, flag("--workers")] = 2
     """Processes that decode images; 0 decodes in the training process. No effect on the images."""
-    cache: Annotated[str | None, flag("--cache"), _OPTIONAL_FOLDER] = None
+    cache: Annotated[str | None, flag("--cache"), _optional_folder()] = None
     """Decode every image once into a file that all processes and later runs map into memory.
     `--cache` alone (`auto`) puts it below the user's cache folder, `--cache DIR` into DIR. No
     effect on the images. One image per domain is in memory anyway."""
