@@ -9,7 +9,7 @@ DEMO := runs/demo
 TORCH_INDEX ?=
 OTHER_TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: install demo test test-oldest slow check format clean
+.PHONY: install demo test test-oldest slow check docs pictures format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,7 +18,9 @@ help:
 	@echo "make test      the tests"
 	@echo "make test-oldest  the tests with the oldest versions that pyproject.toml allows, in .venv-oldest"
 	@echo "make slow      the tests that take minutes"
-	@echo "make check     format, lint, types, import contract"
+	@echo "make check     format, lint, types, import contract, the site"
+	@echo "make docs      the site, in build/site"
+	@echo "make pictures  the pictures of the site, anew, from the run of \`make demo\`"
 	@echo "make format    let the formatter write"
 	@echo "make clean     remove .venv, runs and caches"
 
@@ -58,6 +60,13 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --strict --quiet
+
+docs: install
+	$(BIN)/mkdocs build --strict
+
+pictures: demo
+	$(BIN)/python docs/making/pictures.py $(DEMO) build/toy docs/pictures
 
 format: install
 	$(BIN)/ruff format .

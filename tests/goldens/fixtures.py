@@ -105,7 +105,6 @@ SCHEMAS = (
 """A file belongs to the longest of these that its name begins with."""
 
 NOT_YET_READ = (
-    "omgd_counts",
     "omgd_dcd",
     "omgd_losses",
     "omgd_step_paired",

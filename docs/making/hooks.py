@@ -1,0 +1,138 @@
+"""Makes a site of `docs/` and of the pages that stand elsewhere in the repository.
+
+- Links are those of the repository, so that they work where the files are read as files. Pages
+  outside `docs/` become pages of the site, and links to them follow.
+- `<!-- method: cut -->` becomes what the code itself says about a method.
+- Formulas become MathML, which browsers show without a script.
+"""
+
+from __future__ import annotations
+
+import html
+import posixpath
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import latex2mathml.converter
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[2]
+OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/**/*.md", "examples/*.py")
+CARDS = "src/patchkin/storage/shipped/*/MODEL_CARD.md"
+WITH_THEM = ("benchmarks/**/*.png", "benchmarks/**/*.py")
+IN_TEXT = re.compile(r"(!?\[[^\]]*\]\()([^)\s]+)(\))")
+IN_REFERENCE = re.compile(r"^(\[[^\]]+\]: )(\S+)()$", re.MULTILINE)
+METHOD = re.compile(r"<!-- method: ([\w-]+) -->")
+FORMULA = re.compile(
+    r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', re.DOTALL
+)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages from outside of `docs/`, and the pictures and scripts that they show."""
+    for path in outside():
+        source = path.relative_to(ROOT).as_posix()
+        if path.suffix == ".py":
+            text = path.read_text(encoding="utf-8")
+            page = f"# {path.name}\n\n`{source}`\n\n``````python\n{text}``````\n"
+            files.append(File.generated(config, f"{source}.md", content=page))
+        else:
+            files.append(File.generated(config, source, abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Let links follow the pages, and put in what the code says."""
+    here = page.file.src_uri.removesuffix(".py.md")
+    home = here if is_outside(here) or is_outside(f"{here}.py") else f"docs/{here}"
+
+    def followed(match: re.Match[str]) -> str:
+        return match[1] + site_link(match[2], home, page.file.src_uri) + match[3]
+
+    parts = re.split(r"(^```.*?^```+$)", markdown, flags=re.MULTILINE | re.DOTALL)
+    for place in range(0, len(parts), 2):  # the odd ones are blocks of code
+        parts[place] = IN_REFERENCE.sub(followed, IN_TEXT.sub(followed, parts[place]))
+        parts[place] = METHOD.sub(lambda match: about(match[1]), parts[place])
+    return "".join(parts)
+
+
+def on_page_content(text: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Formulas as MathML."""
+
+    def formula(match: re.Match[str]) -> str:
+        shown = "block" if match[2] == "[" else "inline"
+        tex = html.unescape(match[3]).strip()
+        made: str = latex2mathml.converter.convert(tex, display=shown)
+        return made
+
+    return FORMULA.sub(formula, text)
+
+
+@cache
+def outside() -> tuple[Path, ...]:
+    """Files of the repository that are pages or pictures of the site."""
+    patterns = (*OUTSIDE, CARDS, *WITH_THEM)
+    return tuple(sorted({path for pattern in patterns for path in ROOT.glob(pattern)}))
+
+
+def is_outside(source: str) -> bool:
+    """Whether a file of the repository is a page of the site though not in `docs/`."""
+    return ROOT / source in outside()
+
+
+def site_link(link: str, home: str, source: str) -> str:
+    """A link of the repository, as one of the site.
+
+    Args:
+        link: as it stands in the page.
+        home: the page's file, from the root of the repository.
+        source: the page, from the root of the site's sources.
+    """
+    target, hash_, anchor = link.partition("#")
+    if not target or re.match(r"[a-z]+:", target):
+        return link
+    file = posixpath.normpath(posixpath.join(posixpath.dirname(home), target))
+    if file.startswith("docs/"):
+        found = file.removeprefix("docs/")
+    elif file == "README.md":
+        found = "index.md"
+    elif is_outside(file):
+        found = f"{file}.md" if file.endswith(".py") else file
+    elif (ROOT / file).is_dir() and is_outside(f"{file}/README.md"):
+        found = f"{file}/README.md"
+    elif (ROOT / file).is_dir() and file.startswith("benchmarks"):
+        found = "benchmarks/README.md"
+    elif file == "LICENSE":
+        return "https://www.apache.org/licenses/LICENSE-2.0"
+    else:
+        raise PluginError(f"{home}: `{link}` leads nowhere on the site.")
+    return posixpath.relpath(found, posixpath.dirname(source) or ".") + hash_ + anchor
+
+
+@cache
+def about(name: str) -> str:
+    """What the code says about a method: paper, directions, size, presets."""
+    from patchkin.cli.methods import describe
+    from patchkin.methods import METHODS
+
+    if name not in METHODS:
+        raise PluginError(f"There is no method `{name}`.")
+    return "\n".join(_about(describe(METHODS[name])))
+
+
+def _about(row: dict[str, object]) -> Iterator[str]:
+    yield "| | |\n|---|---|"
+    yield f"| paper | {row['paper']} |"
+    yield f"| translates | {row['sides']}, {row['data']} images |"
+    yield f"| networks that learn | {row['networks']}, with {row['parameters']:,} weights |"
+    yield f"| released code | {row['released code']} |"
+    yield ""
+    yield "| preset | |\n|---|---|"
+    presets = row["presets"]
+    assert isinstance(presets, dict)
+    yield from (f"| `{preset}` | {summary} |" for preset, summary in presets.items())
