@@ -249,7 +249,9 @@ def _evaluated(
         _check_one_each(subject, samples)
         return evaluate(subject, data, config, model=name, keep=keep, progress=progress)
     if isinstance(subject, Translator) and isinstance(subject.method, StyledMethod):
-        return evaluate_styles(subject, data, config, model=name, samples=samples)
+        return evaluate_styles(
+            subject, data, config, model=name, samples=samples, progress=progress
+        )
     if samples is not None:
         what = subject if isinstance(subject, Path) else f"the method {subject.method.name}"
         raise ConfigError(
