@@ -51,9 +51,9 @@ class BatchNorm1d(nn.BatchNorm1d):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise over rows: [B, C]."""
         if self.training and self.processes is not None:
-            return _normalized(self, input, self.processes)
-        y: Tensor = super().forward(input)
-        return y
+            y: Tensor = _normalized(self, input, self.processes)
+            return y
+        return super().forward(input)
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -64,9 +64,9 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise over images and pixels: [B, C, H, W]."""
         if self.training and self.processes is not None:
-            return _normalized(self, input, self.processes)
-        y: Tensor = super().forward(input)
-        return y
+            y: Tensor = _normalized(self, input, self.processes)
+            return y
+        return super().forward(input)
 
 
 class Dropout(nn.Dropout):
@@ -77,9 +77,9 @@ class Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         """Drop a share `p` of the values while training: [B, ...]."""
         if self.training and self.p > 0 and self.processes is not None:
-            return input * _kept(input, self.p, self.processes)
-        y: Tensor = super().forward(input)
-        return y
+            y: Tensor = input * _kept(input, self.p, self.processes)
+            return y
+        return super().forward(input)
 
 
 def join(network: nn.Module, processes: Processes) -> None:
