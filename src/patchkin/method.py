@@ -21,6 +21,7 @@ from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError
 from patchkin.networks import PatchMap
+from patchkin.networks.whole_batch import alone
 from patchkin.randomness import Draws, SeededDraws
 from patchkin.schedules import AdamConfig, ScheduleConfig
 
@@ -248,14 +249,7 @@ class Method(nn.Module, ABC):
 
         Empty where both are the same but for rounding. A method adds what it knows of its terms.
         """
-        learning = self.networks(self.adam())
-        layers = [layer for network in learning for layer in network.modules()]
-        differences = []
-        if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers):
-            differences.append("batch norm takes the statistics of a process's own images")
-        if any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in layers):
-            differences.append("dropout leaves out other values")
-        return differences
+        return alone(nn.ModuleList(self.networks(self.adam())))
 
     def networks(self, names: Iterable[str]) -> list[nn.Module]:
         """The networks of these names."""

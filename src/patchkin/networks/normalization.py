@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from patchkin.networks.cpu.kept_inputs import Operation, convolved
 from patchkin.networks.cpu.layout import layout_of
 from patchkin.networks.resampling import BlurDownsample, BlurUpsample, ReflectionPad2d
+from patchkin.networks.whole_batch import BatchNorm2d
 
 _REPEATABLE = (nn.ReLU, nn.LeakyReLU, ReflectionPad2d, BlurDownsample, BlurUpsample)
 """Layers behind a norm that are cheap beside a convolution and give the same again."""
@@ -246,7 +247,7 @@ def norm_layer(kind: NormKind, channels: int) -> nn.Module:
     if kind == "instance":
         return InstanceNorm2d()
     if kind == "batch":
-        return nn.BatchNorm2d(channels, eps=EPSILON)
+        return BatchNorm2d(channels, eps=EPSILON)
     return nn.Identity()
 
 

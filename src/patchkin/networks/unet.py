@@ -28,6 +28,7 @@ from patchkin.networks.normalization import (
     norm_layer,
     uses_bias,
 )
+from patchkin.networks.whole_batch import BatchNorm2d, Dropout
 
 _KERNEL = 4
 _SLOPE = 0.2
@@ -205,7 +206,7 @@ class _Level(nn.Module):
         return y_BCHW if self.outermost else torch.cat([x_BCHW, y_BCHW], dim=1)
 
 
-class _ImageStatisticsBatchNorm2d(nn.BatchNorm2d):
+class _ImageStatisticsBatchNorm2d(BatchNorm2d):
     """Batch norm that in evaluation takes each image for a batch of its own."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -217,15 +218,17 @@ class _ImageStatisticsBatchNorm2d(nn.BatchNorm2d):
         return y_BCHW
 
 
-class _Dropout(nn.Dropout):
+class _Dropout(Dropout):
     """Drops half of the values while training, and afterwards too if `at_test`."""
 
     def __init__(self, *, at_test: bool) -> None:
         super().__init__()
         self.at_test = at_test
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return nnf.dropout(x_BCHW, 0.5, training=self.training or self.at_test)
+    def forward(self, input: Tensor) -> Tensor:
+        if self.at_test and not self.training:
+            return nnf.dropout(input, self.p)
+        return super().forward(input)
 
 
 def _norm(config: UNetConfig, channels: int) -> nn.Module:

@@ -16,7 +16,7 @@ from patchkin.devices import peak_memory_bytes
 from patchkin.errors import CheckpointError, DivergenceError, PatchkinError
 from patchkin.images import image_grid, write_pillow
 from patchkin.method import Method, Progress, translating_mode
-from patchkin.randomness import SeededDraws, derive_seed
+from patchkin.randomness import SeededDraws
 from patchkin.schedules import ScheduleConfig
 from patchkin.storage.checkpoint import (
     EMA_PREFIX,
@@ -273,8 +273,7 @@ class _Run:
                 world_size=self.fabric.world_size,
             ),
         )
-        # Dropout and noise, unlike `Draws`, differ between processes.
-        torch.manual_seed(derive_seed(self.training.seed, self.step, self.fabric.global_rank))
+        self.updater.seed_layers(self.training.seed, self.step)
         factor = self.schedule.learning_rate_factor(progress.unit, progress.total_units)
         self.updater.begin_step(factor)
         try:

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from patchkin.errors import DivergenceError
 from patchkin.method import Method, Terms
 from patchkin.networks.cpu.layout import lay_out
+from patchkin.networks.whole_batch import join
+from patchkin.randomness import derive_seed
 from patchkin.schedules import AdamConfig
 from patchkin.training.collectives import (
+    SharingProcesses,
     mean_over_processes,
     whole_batch,
     whole_batch_with_graph,
@@ -35,6 +38,9 @@ class Updater:
         self.optimizers: dict[str, torch.optim.Adam] = {}
         self.terms: dict[str, Tensor] = {}
         """Terms of every update of the step so far, as `networks.term`, and reported values."""
+        self._processes = SharingProcesses(fabric)
+        if fabric.world_size > 1:
+            join(method, self._processes)
         lay_out(method, fabric.device)
         method.requires_grad_(False)
         for name, config in method.adam().items():
@@ -56,6 +62,15 @@ class Updater:
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = self._base_rates[name] * learning_rate_factor
+
+    def seed_layers(self, seed: int, step: int) -> None:
+        """Seed what layers draw in a step.
+
+        torch's generators go their own way in each process. Layers that draw for the whole batch
+        draw what one process would.
+        """
+        torch.manual_seed(derive_seed(seed, step, self._fabric.global_rank))
+        self._processes.seed(derive_seed(seed, step, 0))
 
     def __call__(
         self, *networks: str, loss: Callable[[], Terms] | Sequence[Callable[[], Terms]]
