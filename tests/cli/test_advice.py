@@ -57,6 +57,7 @@ REACHED = {
     "runs/fitness.py": (*SEARCH, "compress distill"),
     "schedules.py": TRAINING,
     "scoring": EVALUATE,
+    "scoring/comparison": ("compare",),
     "scoring/report.py": TRAINING,
     "storage": (),
     "terms": ("train drit",),

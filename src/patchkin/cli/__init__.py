@@ -23,7 +23,7 @@ VERBS = {
     "train": "learn to translate from two folders of images",
     "translate": "translate files, folders or globs with a trained model",
     "evaluate": "score a model, or a folder of translations, by a named protocol",
-    "compare": "one table and one page over runs",
+    "compare": "one table of runs, models and folders: text, CSV, LaTeX, JSON, page",
     "inspect": "what a patch relates to, in the input and in the output",
     "import-weights": "checkpoints of upstream projects into a patchkin model",
     "compress": "a small model from a trained one: distill, search, export",
