@@ -212,12 +212,15 @@ def default_options(kind: type[Method], arguments: Sequence[str]) -> TrainOption
     config = preset_config(preset)
     for where, plain in layered:
         config = config_from_plain(kind, config, plain, where=where)
+    training = config.training
+    if _option(arguments, "--from", "--training.start-from") and saved is None:
+        training = replace(training, start_sha256=None)  # that of a file's model
     channels = _option(arguments, "--channels")
     return TrainOptions(
         method=config.method if channels is None else with_channels(kind, config.method, channels),
         data=config.data,
         schedule=config.schedule,
-        training=config.training,
+        training=training,
     )
 
 

@@ -87,6 +87,9 @@ def from_anywhere(config: RunConfig[Any]) -> RunConfig[Any]:
     training = config.training
     if training.score_weights is not None:
         training = replace(training, score_weights=Path(_absolute(training.score_weights)))
+    start = training.start_from
+    if start is not None and (Path(start).exists() or Path(start).name != start):  # else a name
+        training = replace(training, start_from=_absolute(start))
     return replace(config, data=data, training=training)
 
 

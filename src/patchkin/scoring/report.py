@@ -64,6 +64,13 @@ def _facts(run_dir: Path, records: list[dict[str, Any]]) -> dict[str, str]:
         machines = [f"{s['device']}, {s['precision']}; {s['system']}" for s in sessions]
         facts["Machine"] = "; then ".join(dict.fromkeys(machines))
         facts["Parameters"] = f"{last['parameters']:,} that learn"
+    begun_from = next((r["begun_from"] for r in records if "begun_from" in r), None)
+    if begun_from is not None:
+        taken = ", ".join(begun_from["taken"])
+        facts["Begun from"] = (
+            f"{begun_from['model']} ({begun_from['method']}, step {begun_from['step']}): {taken}; "
+            f"SHA-256 {begun_from['sha256'][:12]}"
+        )
     images = _images(run_dir)
     if images:
         facts["Images"] = images
