@@ -9,6 +9,8 @@ Shape suffixes: B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
@@ -66,8 +68,8 @@ def image_similarities(output_BCHW: Tensor, target_BCHW: Tensor) -> Tensor:
 
 def _window(like: Tensor) -> Tensor:
     """Weights [1, 1, 11, 11] that sum to 1; in float32, as released, whatever the images have."""
-    offsets = torch.arange(_SIDE, dtype=torch.float32, device=like.device) - _SIDE // 2
-    weights = torch.exp(-0.5 * (offsets / _DEVIATION) ** 2)
+    bell = [math.exp(-((place - _SIDE // 2) ** 2) / (2 * _DEVIATION**2)) for place in range(_SIDE)]
+    weights = torch.tensor(bell, dtype=torch.float32, device=like.device)
     weights = weights / weights.sum()
     return torch.outer(weights, weights).to(like.dtype)[None, None]
 

@@ -290,13 +290,23 @@ class SeparableGenerator(nn.Module):
             ConfigError: a tap is no layer.
             ShapeError: as `forward`.
         """
+        *maps, y_BCHW = self.maps_at(x_BCHW, (*taps, len(self.model) - 1))
+        return y_BCHW, maps
+
+    def maps_at(self, x_BCHW: Tensor, taps: Sequence[int]) -> list[Tensor]:
+        """The maps that the layers at `taps` give; those behind the last are not computed.
+
+        Raises:
+            ConfigError: a tap is no layer.
+            ShapeError: as `forward`.
+        """
         check_taps(taps, len(self.model))
         x_BCHW = prepared_input(x_BCHW, self.in_channels, clamp=self.clamp)
-        maps: dict[int, Tensor] = {}
-        for index, layer in enumerate(self.model):
+        maps: list[Tensor] = []
+        for layer in self.model[: max(taps) + 1]:
             x_BCHW = layer(x_BCHW)
-            maps[index] = x_BCHW
-        return x_BCHW, [maps[tap] for tap in taps]
+            maps.append(x_BCHW)
+        return [maps[tap] for tap in taps]
 
 
 def check_taps(taps: Sequence[int], layers: int) -> None:
