@@ -28,9 +28,7 @@ WITH_THEM = ("benchmarks/**/*.png", "benchmarks/**/*.py")
 IN_TEXT = re.compile(r"(!?\[[^\]]*\]\()([^)\s]+)(\))")
 IN_REFERENCE = re.compile(r"^(\[[^\]]+\]: )(\S+)()$", re.MULTILINE)
 METHOD = re.compile(r"<!-- method: ([\w-]+) -->")
-FORMULA = re.compile(
-    r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', re.DOTALL
-)
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\([(\[])(.*?)\\[)\]]\s*</\1>', re.DOTALL)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -1,4 +1,4 @@
-"""Whether a command line is one of `patchkin`'s: its options are read by the verb, and nothing done."""
+"""Whether a command line is one of `patchkin`'s: the verb reads its options, and does nothing."""
 
 from __future__ import annotations
 
@@ -82,4 +82,3 @@ def output(arguments: list[str]) -> str:
     with contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
         main(arguments)
     return told.getvalue()
-

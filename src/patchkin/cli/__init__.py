@@ -97,6 +97,12 @@ def _run(
     if arguments[0] in ("-V", "--version"):
         print(f"patchkin {__version__}")
         return DONE
+    if arguments[0].partition("=")[0] == "--completion":
+        from patchkin.cli import completion
+        from patchkin.methods import METHODS
+
+        _, _, shell = arguments[0].partition("=")
+        return completion.run([shell] if shell else arguments[1:], methods or METHODS, VERBS)
     verb, *rest = arguments
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
@@ -121,7 +127,8 @@ def _help() -> str:
         "usage: patchkin VERB ...\n\n"
         "Contrastive unpaired image-to-image translation: two folders of images in, a translator\n"
         f"out.\n\nverbs:\n{verbs}\n\n"
-        "`patchkin VERB --help` tells the options of a verb; `patchkin --version` the version."
+        "`patchkin VERB --help` tells the options of a verb; `patchkin --version` the version;\n"
+        "`patchkin --completion bash` (or zsh, fish) prints a script that completes them."
     )
 
 
