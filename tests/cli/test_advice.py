@@ -29,6 +29,7 @@ TRAIN = ("train cut", "train pix2pix", "train starganv2", "train sincut", "train
 TRAINING = ("train cut", "compress distill")
 EVALUATE = ("evaluate",)
 SEARCH = ("compress search",)
+READING = ("train cut", "data check", *EVALUATE, "inspect", "compress distill", *SEARCH, "bench")
 
 REACHED = {
     "cli/train.py": TRAINING,
@@ -40,6 +41,8 @@ REACHED = {
     "data/download.py": ("data download",),
     "devices.py": ("train cut", "translate", "evaluate"),
     "images": ("translate",),
+    "images/faults.py": (*READING, "translate"),
+    "images/limits.py": (*READING, "translate"),
     "methods": ("train cut",),
     "methods/munit.py": ("train munit",),
     "metrics/cityscapes.py": (*EVALUATE, *SEARCH),

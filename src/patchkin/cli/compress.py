@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from patchkin.cli.parsing import parse, refuse_files_as_weights
+from patchkin.cli.parsing import MaxPixels, parse, refuse_files_as_weights
 from patchkin.cli.printing import print_json
 from patchkin.cli.train import TrainOptions, default_options, tell_run, with_resume_folder
 from patchkin.compression import Distillation, DistillationConfig
@@ -89,6 +89,7 @@ class SearchOptions:
     """The checkpoint of the run."""
     workers: int = 1
     """Processes that score."""
+    max_pixels: MaxPixels = None
     device: Device = "auto"
     """Where to translate."""
     overwrite: bool = False
@@ -248,6 +249,7 @@ def _search(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> in
         judge_weights=options.judge_weights,
         score=options.score,
         device=options.device,
+        max_pixels=options.max_pixels,
     )
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
-from patchkin.cli.parsing import parse, refuse_files_as_weights
+from patchkin.cli.parsing import MaxPixels, parse, refuse_files_as_weights
 from patchkin.cli.printing import print_json
 from patchkin.config import flag, shown
 from patchkin.data.config import DataConfig
@@ -24,6 +24,7 @@ from patchkin.devices import Device, Precision, return_freed_memory, take_accele
 from patchkin.errors import ConfigError
 from patchkin.images import write_pillow
 from patchkin.images.folders import find_images
+from patchkin.images.limits import allow_pixels
 from patchkin.method import Direction, Method, StyledMethod
 from patchkin.metrics.perceptual import PerceptualNet
 from patchkin.networks.drn import DRNName
@@ -122,6 +123,7 @@ class EvaluateOptions:
     """Where to translate, and where extractors, LPIPS and the judge compute."""
     precision: Precision = "32-true"
     """Of the network that translates."""
+    max_pixels: MaxPixels = None
     batch_size: int = 1
     """Images of one size translated at once."""
     json: bool = False
@@ -390,6 +392,8 @@ def _data(options: EvaluateOptions, subject: Translator | Path) -> DataConfig:
             f"`{run}` was trained on two folders, `{own.source}` and `{own.target}`, of which no "
             "image is held out; name others: --data.source DIR --data.target DIR, or --data ROOT."
         )
+    if options.max_pixels is None:
+        allow_pixels(own.max_pixels)
     return replace(own, max_images=None, **settings)
 
 

@@ -113,6 +113,8 @@ class DataConfig:
     with and one without such scores therefore train on different images."""
     max_images: int | None = None
     """Use only the first so many training images of a domain, in the order of their names."""
+    max_pixels: Annotated[int | None, flag("--max-pixels")] = None
+    """Pixels that an image may have; unless given, Pillow's limit, 178,956,970."""
     max_broken: Annotated[float, flag("--max-broken")] = 0.01
     """Share of a domain's training images that may be unusable and are left out; above it training
     does not start, since then something is wrong with the folder."""
@@ -143,7 +145,11 @@ class DataConfig:
         ):
             if getattr(self, name) < least:
                 raise ConfigError(f"`{name}` must be at least {least}; got {getattr(self, name)}.")
-        for name, value in (("load_size", min(loaded)), ("max_images", self.max_images)):
+        for name, value in (
+            ("load_size", min(loaded)),
+            ("max_images", self.max_images),
+            ("max_pixels", self.max_pixels),
+        ):
             if value is not None and value < 1:
                 raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
         if self.cache == "":

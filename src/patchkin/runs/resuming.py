@@ -36,7 +36,7 @@ from patchkin.training import TrainingConfig
 CONFIG_FILE, DATA_FILE = "config.yaml", MANIFEST_FILE
 HARMLESS = frozenset(
     {
-        *("data.workers", "data.cache", "data.max_broken"),
+        *("data.workers", "data.cache", "data.max_broken", "data.max_pixels"),
         *("training.device", "training.devices", "training.nodes"),
         *("training.compile", "training.cuda_graphs", "training.deterministic"),
         *("training.log_every", "training.save_every", "training.keep", "training.preview_every"),

@@ -17,6 +17,7 @@ from patchkin.config import to_plain
 from patchkin.data.domains import DomainBatch, find_domain_files
 from patchkin.data.record import record_files
 from patchkin.errors import CheckpointError, ConfigError
+from patchkin.images.limits import allow_pixels
 from patchkin.method import Method
 from patchkin.randomness import derive_seed
 from patchkin.runs.announcement import header, session
@@ -80,6 +81,7 @@ def train(
             for a reason that the user can mend.
     """
     config = from_anywhere(config)
+    allow_pixels(config.data.max_pixels)
     fabric = launch(config.training)
     lock = FolderLock(run_dir, remedy="choose another --run-dir")
     with ending_together(), interrupted_by_sigterm():
