@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -19,6 +19,7 @@ from patchkin.errors import ConfigError, nearest
 from patchkin.method import Method
 from patchkin.runs.config import (
     METHOD_FILE,
+    TAKEN_FROM_DATA,
     RunConfig,
     choose_preset,
     config_from_plain,
@@ -48,7 +49,7 @@ class TrainOptions(Generic[C]):
     preset: str | None = None
     """Where the settings start from; see `patchkin methods NAME`. By default the first one, of what
     was published, or `toy` for toy data. This help tells the defaults of the first one; add
-    `--preset NAME` or `--data toy` for others."""
+    `--preset NAME` or `--data toy` for others. With --resume it must be what the run has."""
     config: Path | None = None
     """YAML file with settings, complete or partial, laid over the preset."""
     resume: bool = False
@@ -199,8 +200,11 @@ def default_options(kind: type[Method], arguments: Sequence[str]) -> TrainOption
     file = _option(arguments, "--config")
     layered = []
     saved = _saved_config(arguments)
+    named = _option(arguments, "--preset")
     if saved is not None:
         layered.append(("the run to resume", saved))
+        if named is not None:  # its settings are asked for: compared with the run, not passed over
+            layered.append((f"the preset `{named}`", _plain_preset(kind, named)))
     if file is not None:  # after the run, whose settings it may not change in silence
         layered.append((f"`{file}`", read_yaml(Path(file))))
     root = _option(arguments, "--data", "--data.root")
@@ -208,7 +212,7 @@ def default_options(kind: type[Method], arguments: Sequence[str]) -> TrainOption
         root = root or (plain.get("data") or {}).get("root")
     elsewhere = _option(arguments, "--data.source") is not None
     toys = (TOY,) if {"-h", "--help"} & set(arguments) else (None, TOY)  # help: what is published
-    preset = choose_preset(kind, _option(arguments, "--preset"), toy=not elsewhere and root in toys)
+    preset = choose_preset(kind, named, toy=not elsewhere and root in toys)
     config = preset_config(preset)
     for where, plain in layered:
         config = config_from_plain(kind, config, plain, where=where)
@@ -222,6 +226,30 @@ def default_options(kind: type[Method], arguments: Sequence[str]) -> TrainOption
         schedule=config.schedule,
         training=training,
     )
+
+
+def _plain_preset(kind: type[Method], name: str) -> dict[str, Any]:
+    """The settings of a preset, but for where the images are and what a run takes from them.
+
+    Raises:
+        ConfigError: the method has no preset of this name.
+    """
+    plain = config_to_plain(kind, preset_config(choose_preset(kind, name, toy=False)))
+    return {
+        "name": kind.name,
+        "method": _without(plain["method"], TAKEN_FROM_DATA),
+        "data": _without(plain["data"], {"root", "source", "target"}),
+        "schedule": plain["schedule"],
+    }
+
+
+def _without(plain: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
+    """Settings without those of some names, in whichever of their parts they stand."""
+    return {
+        key: _without(value, names) if isinstance(value, dict) else value
+        for key, value in plain.items()
+        if key not in names
+    }
 
 
 def with_channels(kind: type[Method], config: Any, channels: str) -> Any:

@@ -23,6 +23,8 @@ HISTORY = "history"
 """Key of `config.yaml`: how the settings were changed on the way (`runs.resuming`)."""
 METHOD_FILE = "file"
 """Key of `config.yaml`: the file of a method that is not one of patchkin's."""
+TAKEN_FROM_DATA = frozenset({"num_domains", "image_size"})
+"""Settings of a method that a run takes from its data (`with_domains`), not from its preset."""
 logger = logging.getLogger(__name__)
 
 

@@ -111,8 +111,8 @@ class Resumption:
         if computed:
             raise ConfigError(
                 f"The run in `{self._run_dir}` has other settings: {'; '.join(computed)}. Leave "
-                "them out, start another run, or add --change: they hold from here on, and the "
-                "report says so."
+                "out what says so (--preset and --config do too), start another run, or add "
+                "--change: they hold from here on, and the report says so."
             )
 
     def known_data(self) -> KnownData:
