@@ -127,8 +127,9 @@ class VGGFeatures(nn.Module):
                 f"features; got {x_BCHW.shape[2]} x {x_BCHW.shape[3]}."
             )
         x_BCHW = widened(x_BCHW)
+        # Filled where the images are: a tensor of a list would be sent, and waited for.
         mean, deviation = (
-            torch.tensor(row, dtype=x_BCHW.dtype, device=x_BCHW.device).view(1, 3, 1, 1)
+            torch.cat([x_BCHW.new_full((1, 1, 1, 1), value) for value in row], dim=1)
             for row in (_MEAN, _DEVIATION)
         )
         x_BCHW = (match_channels(x_BCHW, 3) * 0.5 + 0.5 - mean) / deviation
