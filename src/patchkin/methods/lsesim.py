@@ -62,7 +62,7 @@ from patchkin.networks import (
 from patchkin.networks.recolouring import ColourChange
 from patchkin.networks.vgg import VGG16_WIDTH
 from patchkin.numerics import without_autocast
-from patchkin.randomness import Draws
+from patchkin.randomness import Draws, sent
 from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.terms.adversary import adversarial_terms, discriminator_terms
 from patchkin.terms.identity import identity_terms
@@ -282,7 +282,7 @@ class LSeSim(Method):
         if isinstance(self.G, ResNetGenerator):
             return self.translate(x_BCHW)
         sizes = self.G.noise_sizes(x_BCHW.shape[2], x_BCHW.shape[3])
-        noise = [draws.normal_rows(len(x_BCHW), 1, h, w).to(x_BCHW.device) for h, w in sizes]
+        noise = [sent(draws.normal_rows(len(x_BCHW), 1, h, w), x_BCHW.device) for h, w in sizes]
         y_BCHW: Tensor = self.G(x_BCHW, noise)
         return y_BCHW
 

@@ -133,8 +133,9 @@ class VGGFeatures(nn.Module):
         x_BCHW = widened(x_BCHW)
         x_BCHW = match_channels(x_BCHW, 3) * 0.5 + 0.5
         if self.normalized:
+            # Filled where the images are: a tensor of a list would be sent, and waited for.
             mean, deviation = (
-                torch.tensor(row, dtype=x_BCHW.dtype, device=x_BCHW.device).view(1, 3, 1, 1)
+                torch.cat([x_BCHW.new_full((1, 1, 1, 1), value) for value in row], dim=1)
                 for row in (_MEAN, _DEVIATION)
             )
             x_BCHW = (x_BCHW - mean) / deviation

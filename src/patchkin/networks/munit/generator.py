@@ -21,6 +21,7 @@ from patchkin.networks.munit.blocks import (
 )
 from patchkin.networks.munit.config import MunitGeneratorConfig
 from patchkin.networks.normalization import InstanceNorm2d
+from patchkin.randomness import sent
 
 _STYLE_HALVINGS = 4
 _LEAST_STYLED = 2**_STYLE_HALVINGS
@@ -229,4 +230,4 @@ def style_rows(styles_BS: Tensor | None, default_1S: Tensor, x_BCHW: Tensor) -> 
             f"`styles_BS` must hold {width} numbers for each of the {num_images} images; got "
             f"{tuple(styles_BS.shape)}."
         )
-    return styles_BS.to(x_BCHW).expand(num_images, width)
+    return sent(styles_BS, x_BCHW).expand(num_images, width)
