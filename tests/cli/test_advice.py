@@ -39,6 +39,7 @@ REACHED = {
     "data/check.py": ("data check",),
     "data/download.py": ("data download",),
     "devices.py": ("train cut", "translate", "evaluate"),
+    "export": ("export",),
     "images": ("translate",),
     "methods": ("train cut",),
     "methods/munit.py": ("train munit",),

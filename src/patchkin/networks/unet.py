@@ -13,7 +13,7 @@ Shape suffixes: B images, C channels, H and W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as nnf
@@ -153,6 +153,8 @@ class _Level(nn.Module):
 
 class _ImageStatisticsBatchNorm2d(nn.BatchNorm2d):
     """Batch norm that in evaluation takes each image for a batch of its own."""
+
+    whole_image: ClassVar[bool] = True
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training:
