@@ -40,6 +40,7 @@ REACHED = {
     "data/check.py": ("data check",),
     "data/download.py": ("data download",),
     "devices.py": ("train cut", "translate", "evaluate"),
+    "export": ("export",),
     "images": ("translate",),
     "images/faults.py": (*READING, "translate"),
     "images/limits.py": (*READING, "translate"),

@@ -27,6 +27,7 @@ VERBS = {
     "inspect": "what a patch relates to, in the input and in the output",
     "import-weights": "checkpoints of upstream projects into a patchkin model",
     "compress": "a small model from a trained one: distill, search, export",
+    "export": "a model as ONNX, for other programs and for machines without torch",
     "data": "download a public set, check a folder, write the toy set",
     "bench": "speed of training and translation against this machine's peak",
     "methods": "list the methods and their presets",

@@ -115,6 +115,8 @@ class ScaledLayerNorm2d(nn.Module):
     tensor([-1.,  1.], grad_fn=<RoundBackward1>)
     """
 
+    whole_image: ClassVar[bool] = True
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))

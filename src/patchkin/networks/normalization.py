@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as nnf
@@ -73,6 +73,9 @@ class InstanceNorm2d(nn.Module):
     >>> y_BCHW[0, 0].flatten()
     tensor([-1.3416, -0.4472,  0.4472,  1.3416])
     """
+
+    whole_image: ClassVar[bool] = True
+    """It takes statistics over all pixels of an image; see `Method.tiling`."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Normalise `x_BCHW` over its pixels."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as nnf
@@ -208,6 +208,8 @@ class _Level(nn.Module):
 
 class _ImageStatisticsBatchNorm2d(BatchNorm2d):
     """Batch norm that in evaluation takes each image for a batch of its own."""
+
+    whole_image: ClassVar[bool] = True
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training:
