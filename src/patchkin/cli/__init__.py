@@ -49,7 +49,7 @@ def main(
 
     Args:
         arguments: those of the process unless given.
-        methods: the methods to offer; those of patchkin unless given.
+        methods: the methods to offer; those of patchkin and of plug-ins unless given.
         default_method: the one that `train` takes where none is named.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -113,9 +113,9 @@ def _run(
     if verb == "data":  # needs no method, and none of their imports
         methods = {}
     elif methods is None:
-        from patchkin.methods import METHODS
+        from patchkin.methods import known_methods
 
-        methods = METHODS
+        methods = known_methods()
     if verb == "train":
         return int(module.run(rest, methods, default_method))
     return int(module.run(rest, methods))

@@ -108,6 +108,8 @@ class EvaluateOptions:
     """Segmentation network that reads translations of Cityscapes label maps."""
     judge_weights: Path | None = None
     """File of its weights, instead of a download."""
+    metric: tuple[str, ...] = ()
+    """Metrics of installed packages, by name; see `patchkin doctor`."""
     which: Literal["last", "best", "all"] = "last"
     """Checkpoints of a run folder: the last, the best on validation, or each that is kept."""
     keep: Path | None = None
@@ -150,6 +152,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         lpips_weights=options.lpips_weights,
         judge=options.judge,
         judge_weights=options.judge_weights,
+        metrics=options.metric,
         batch_size=options.batch_size,
         device=options.device,
     )
@@ -251,6 +254,11 @@ def _evaluated(
         _check_one_each(subject, samples)
         return evaluate(subject, data, config, model=name, keep=keep, progress=progress)
     if isinstance(subject, Translator) and isinstance(subject.method, StyledMethod):
+        if options.metric:
+            raise ConfigError(
+                "--metric scores one translation of each image, and this method has styles: "
+                "translate with it, and evaluate the folder."
+            )
         return evaluate_styles(
             subject, data, config, model=name, samples=samples, progress=progress
         )

@@ -17,7 +17,7 @@ from patchkin.devices import Device, Precision, autocast_dtype, choose_device
 from patchkin.errors import ConfigError, ShapeError
 from patchkin.images import Encoding, Picture, Ranges, declared_ranges, read_image, to_tensor
 from patchkin.method import Direction, Method, StyledMethod, translating_mode
-from patchkin.methods import METHODS
+from patchkin.methods import known_methods
 from patchkin.networks.cpu.layout import lay_out
 from patchkin.randomness import Draws
 from patchkin.storage.checkpoint import ModelHeader, find_model, open_model
@@ -122,7 +122,7 @@ class Translator:
 
         Args:
             model: where it is, or the name of a shipped one.
-            methods: known methods by name; those of patchkin unless given.
+            methods: known methods by name; those of patchkin and of plug-ins unless given.
             which: the checkpoint of a run folder to take.
             weights: averaged weights where there are any, or the live ones.
             complete: also load what `translate` does not use, such as a projection head. A network
@@ -139,7 +139,7 @@ class Translator:
             ConfigError: the method does not translate in this direction.
         """
         path = find_model(Path(model), which=which)
-        known = {**COMPRESSED_METHODS, **(methods or METHODS)}
+        known = {**COMPRESSED_METHODS, **(methods or known_methods())}
         with open_model(path) as file:
             method, used = load_method(file, known, weights=weights, complete=complete)
             header = file.header
