@@ -1,5 +1,6 @@
-"""The command line, on a disk that is full when the first process keeps `FULL_AT`: a file or a folder
-that gets this name, or a file of this name that is synced.
+"""The command line, on a disk that is full when the first process keeps what is called `FULL_AT`.
+
+That is a file or a folder that gets this name, or a file of this name that is synced.
 
 A file, because processes of a run start it again.
 """
@@ -17,7 +18,7 @@ from patchkin.cli import main
 _replace, _rename, _sync = os.replace, os.rename, os.fsync
 
 
-def _check(path: object) -> None:
+def _check(path: Any) -> None:
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     if first and Path(os.fsdecode(path)).name == os.environ["FULL_AT"]:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -37,7 +38,7 @@ def rename(source: Any, target: Any, **others: Any) -> None:
 
 def fsync(descriptor: int) -> None:
     """Fail for the name."""
-    _check(os.readlink(f"/proc/self/fd/{descriptor}"))
+    _check(Path(f"/proc/self/fd/{descriptor}").readlink())
     _sync(descriptor)
 
 

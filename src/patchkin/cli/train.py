@@ -129,7 +129,7 @@ def with_resume_folder(arguments: list[str]) -> list[str]:
     return expanded
 
 
-def _option(arguments: Sequence[str], *names: str) -> str | None:
+def option_value(arguments: Sequence[str], *names: str) -> str | None:
     """The value of an option that decides what the others default to."""
     for place, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
@@ -140,10 +140,15 @@ def _option(arguments: Sequence[str], *names: str) -> str | None:
     return None
 
 
-def _saved_config(arguments: Sequence[str]) -> dict[str, Any] | None:
+def saved_config(arguments: Sequence[str]) -> dict[str, Any] | None:
+    """The settings of the run to resume, where one is resumed.
+
+    Raises:
+        ConfigError: it is not named, or is none.
+    """
     if "--resume" not in arguments:
         return None
-    run_dir = _option(arguments, "--run-dir")
+    run_dir = option_value(arguments, "--run-dir")
     if run_dir is None:
         raise ConfigError("--resume needs the run: --resume DIR.")
     path = Path(run_dir, "config.yaml")
@@ -166,8 +171,8 @@ def _method(
     if arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments
     if name is None:
-        saved = _saved_config(arguments)
-        file = _option(arguments, "--config")
+        saved = saved_config(arguments)
+        file = option_value(arguments, "--config")
         named_in = saved or (read_yaml(Path(file)) if file else {})
         name = named_in.get("name", default_method)
     if name in methods:
@@ -185,9 +190,9 @@ def _method(
 
 def _unknown(name: str, arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> str:
     """What is said of a method that is not known here: it may have a file of its own."""
-    saved = _saved_config(arguments) or {}
+    saved = saved_config(arguments) or {}
     if saved.get("name") == name and saved.get(METHOD_FILE):
-        run_dir = _option(arguments, "--run-dir")
+        run_dir = option_value(arguments, "--run-dir")
         return (
             f"`{name}` is the method of the file `{saved[METHOD_FILE]}`: "
             f"python {saved[METHOD_FILE]} train --resume {run_dir}"
@@ -197,29 +202,29 @@ def _unknown(name: str, arguments: Sequence[str], methods: Mapping[str, type[Met
 
 def default_options(kind: type[Method], arguments: Sequence[str]) -> TrainOptions[Any]:
     """What the options start from: the preset, then the file or the run to resume."""
-    file = _option(arguments, "--config")
+    file = option_value(arguments, "--config")
     layered = []
-    saved = _saved_config(arguments)
-    named = _option(arguments, "--preset")
+    saved = saved_config(arguments)
+    named = option_value(arguments, "--preset")
     if saved is not None:
         layered.append(("the run to resume", saved))
         if named is not None:  # its settings are asked for: compared with the run, not passed over
             layered.append((f"the preset `{named}`", _plain_preset(kind, named)))
     if file is not None:  # after the run, whose settings it may not change in silence
         layered.append((f"`{file}`", read_yaml(Path(file))))
-    root = _option(arguments, "--data", "--data.root")
+    root = option_value(arguments, "--data", "--data.root")
     for _, plain in reversed(layered):
         root = root or (plain.get("data") or {}).get("root")
-    elsewhere = _option(arguments, "--data.source") is not None
+    elsewhere = option_value(arguments, "--data.source") is not None
     toys = (TOY,) if {"-h", "--help"} & set(arguments) else (None, TOY)  # help: what is published
     preset = choose_preset(kind, named, toy=not elsewhere and root in toys)
     config = preset_config(preset)
     for where, plain in layered:
         config = config_from_plain(kind, config, plain, where=where)
     training = config.training
-    if _option(arguments, "--from", "--training.start-from") and saved is None:
+    if option_value(arguments, "--from", "--training.start-from") and saved is None:
         training = replace(training, start_sha256=None)  # that of a file's model
-    channels = _option(arguments, "--channels")
+    channels = option_value(arguments, "--channels")
     return TrainOptions(
         method=config.method if channels is None else with_channels(kind, config.method, channels),
         data=config.data,

@@ -119,7 +119,8 @@ def _command(config: dict[str, Any], run_dir: Path) -> str:
     """What makes the run again, from any folder."""
     name, file = config["name"], config.get("file")
     program = f"python {shlex.quote(file)}" if file else "patchkin"
-    verb = "compress distill" if name == "distillation" else f"train {name}"
+    distilled = name in ("distillation", "online-distillation")
+    verb = "compress distill" if distilled else f"train {name}"
     again = run_dir.with_name(f"{run_dir.name}-again")
     settings = shlex.quote(str(run_dir / "config.yaml"))
     return f"{program} {verb} --config {settings} --run-dir {shlex.quote(str(again))}"
