@@ -22,9 +22,11 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
-OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/**/*.md", "examples/*.py")
+OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/**/*.md", "examples/*.py", "Dockerfile")
 CARDS = "src/patchkin/storage/shipped/*/MODEL_CARD.md"
 WITH_THEM = ("benchmarks/**/*.png", "benchmarks/**/*.py")
+SHOWN = {"Dockerfile": "dockerfile"}
+"""Files that are shown as blocks of code, beside those of Python, and their language."""
 IN_TEXT = re.compile(r"(!?\[[^\]]*\]\()([^)\s]+)(\))")
 IN_REFERENCE = re.compile(r"^(\[[^\]]+\]: )(\S+)()$", re.MULTILINE)
 METHOD = re.compile(r"<!-- method: ([\w-]+) -->")
@@ -35,9 +37,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages from outside of `docs/`, and the pictures and scripts that they show."""
     for path in outside():
         source = path.relative_to(ROOT).as_posix()
-        if path.suffix == ".py":
+        if source in SHOWN or path.suffix == ".py":
             text = path.read_text(encoding="utf-8")
-            page = f"# {path.name}\n\n`{source}`\n\n``````python\n{text}``````\n"
+            language = SHOWN.get(source, "python")
+            page = f"# {path.name}\n\n`{source}`\n\n``````{language}\n{text}``````\n"
             files.append(File.generated(config, f"{source}.md", content=page))
         else:
             files.append(File.generated(config, source, abs_src_path=str(path)))
@@ -46,8 +49,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let links follow the pages, and put in what the code says."""
-    here = page.file.src_uri.removesuffix(".py.md")
-    home = here if is_outside(here) or is_outside(f"{here}.py") else f"docs/{here}"
+    here = page.file.src_uri
+    shown = here.removesuffix(".md")
+    home = next((file for file in (here, shown) if is_outside(file)), f"docs/{here}")
 
     def followed(match: re.Match[str]) -> str:
         return match[1] + site_link(match[2], home, page.file.src_uri) + match[3]
@@ -100,7 +104,7 @@ def site_link(link: str, home: str, source: str) -> str:
     elif file == "README.md":
         found = "index.md"
     elif is_outside(file):
-        found = f"{file}.md" if file.endswith(".py") else file
+        found = f"{file}.md" if file in SHOWN or file.endswith(".py") else file
     elif (ROOT / file).is_dir() and is_outside(f"{file}/README.md"):
         found = f"{file}/README.md"
     elif (ROOT / file).is_dir() and file.startswith("benchmarks"):
