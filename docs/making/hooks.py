@@ -22,7 +22,14 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
-OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/**/*.md", "examples/*.py", "Dockerfile")
+OUTSIDE = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "benchmarks/**/*.md",
+    "examples/*.py",
+    "Dockerfile",
+)
 CARDS = "src/patchkin/storage/shipped/*/MODEL_CARD.md"
 WITH_THEM = ("benchmarks/**/*.png", "benchmarks/**/*.py")
 SHOWN = {"Dockerfile": "dockerfile"}
