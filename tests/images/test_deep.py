@@ -52,6 +52,17 @@ def test_an_avif_has_all_its_levels(ramps, tmp_path, channels, bits):
     assert container_of(tmp_path / "a.avif").notes == ()
 
 
+@pytest.mark.parametrize("bits", [8, 10])
+def test_an_avif_may_have_the_brand_that_heic_has_too(ramps, tmp_path, bits):
+    levels = ramps if bits == 10 else (ramps >> 2).astype(np.uint8)
+    content = imagecodecs.avif_encode(levels, bitspersample=bits, level=100)
+    (tmp_path / "a.avif").write_bytes(content)
+    (tmp_path / "b.avif").write_bytes(content.replace(b"ftypavif", b"ftypmif1", 1))
+    a, b = (np.asarray(read_image(tmp_path / name).pixels) for name in ("a.avif", "b.avif"))
+    assert np.array_equal(a, b)
+    assert a.dtype == (np.uint8 if bits == 8 else np.uint16)
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_a_heic_has_all_its_levels(ramps, tmp_path, channels):
     alpha = np.full((16, 64, 1), 1023, np.uint16)

@@ -25,7 +25,7 @@ JP2_SUFFIX = ".jp2"
 DEEP_SUFFIXES = (*HEIC_SUFFIXES, ".avif", JP2_SUFFIX)
 WRITTEN_BITS = 10
 _HIGHEST = 65535
-_AVIF_BRANDS = (b"avif", b"avis")
+_AVIF_BRANDS = (b"ftypavif", b"ftypavis")
 _HEAD_BYTES = 1 << 16
 _JP2_SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
 _LUMA_CHROMA = 18
@@ -42,7 +42,7 @@ def bits_of(path: Path, head: bytes) -> int | None:
     Raises:
         DataError: pillow-heif is needed and not installed.
     """
-    if is_heic(head):
+    if is_heic(head) and not _holds_av1(path):
         register_heif()
         import pillow_heif
 
@@ -50,12 +50,14 @@ def bits_of(path: Path, head: bytes) -> int | None:
             return int(pillow_heif.open_heif(file).info["bit_depth"])
     if head.startswith(_JP2_SIGNATURE):
         return _bits_of_jp2(path)
-    return _bits_of_avif(path) if is_avif(head) else None
+    return _bits_of_avif(path) if is_heic(head) or head[4:12] in _AVIF_BRANDS else None
 
 
-def is_avif(head: bytes) -> bool:
-    """Whether a file that begins with these 12 bytes is AVIF."""
-    return head[4:8] == b"ftyp" and head[8:12] in _AVIF_BRANDS
+def _holds_av1(path: Path) -> bool:
+    """A brand that HEIC and AVIF share says nothing."""
+    with path.open("rb") as file:
+        start = file.read(_HEAD_BYTES)
+    return b"av1C" in start and b"hvcC" not in start
 
 
 def _bits_of_avif(path: Path) -> int | None:
@@ -85,12 +87,12 @@ def decode_deep(path: Path, head: bytes, page: int) -> Decoded | None:
     bits = bits_of(path, head)
     if bits is None or bits <= 8:
         return None
-    if is_heic(head):
-        stored, turned = _heic(path, page)
-    elif is_avif(head):
-        stored, turned = _avif(path, page, bits)
-    else:
+    if head.startswith(_JP2_SIGNATURE):
         stored, turned = _jp2(path, bits), 1
+    elif is_heic(head) and not _holds_av1(path):
+        stored, turned = _heic(path, page)
+    else:
+        stored, turned = _avif(path, page, bits)
     array_HWC = stored if stored.ndim == 3 else stored[:, :, None]
     scaled = np.rint(array_HWC * (_HIGHEST / (2**bits - 1))).clip(0, _HIGHEST).astype(np.uint16)
     scaled = upright_array(scaled, turned)
