@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import tifffile
 from PIL import Image
@@ -116,6 +118,26 @@ def test_a_nan_is_an_error_of_the_file_and_no_black_picture(command, finished_ru
     assert code == 2
     assert f"`{tmp_path / 'a.png'}` has a translation that holds NaN or infinity" in err
     assert not (tmp_path / "out" / "a.png").exists()
+
+
+def test_10_bits_in_10_bits_out(command, finished_run, tmp_path):
+    levels = np.mgrid[:24, :32][1].astype(np.uint16) * 33
+    avif = imagecodecs.avif_encode(np.stack([levels] * 3, axis=2), bitspersample=10, level=100)
+    (tmp_path / "set" / "trainA").mkdir(parents=True)
+    (tmp_path / "set" / "trainA" / "a.avif").write_bytes(avif)
+    shutil.copytree(tmp_path / "set" / "trainA", tmp_path / "set" / "trainB")
+    _, text, _ = command("data", "check", tmp_path / "set")
+    assert "1 x 16 bits" in text
+    out = tmp_path / "out"
+    source = tmp_path / "set" / "trainA" / "a.avif"
+    result = _done(command("translate", finished_run, source, "-o", out, "--json"))
+    assert (len(result["written"]), result["notes"]) == (1, {})
+    assert imagecodecs.avif_decode((out / "a.avif").read_bytes()).max() > 255
+    result = _done(
+        command("translate", finished_run, source, "-o", out, "--format", "heic", "--json")
+    )
+    assert result["notes"] == {}
+    assert read_image(out / "a.heic").encoding.bits == 16
 
 
 def test_max_pixels(command, finished_run, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""HEIC and AVIF of 10 and 12 bits are read as 16 bits, and written with 10."""
+"""HEIC, AVIF, JPEG 2000 and PPM of more than 8 bits are read as 16 bits, and keep them."""
 
 from __future__ import annotations
 
@@ -50,6 +50,17 @@ def test_an_avif_has_all_its_levels(ramps, tmp_path, channels, bits):
     assert len(np.unique(picture.pixels)) > 512
     assert container_of(tmp_path / "a.avif").bits == bits
     assert container_of(tmp_path / "a.avif").notes == ()
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+def test_an_avif_may_have_the_brand_that_heic_has_too(ramps, tmp_path, bits):
+    levels = ramps if bits == 10 else (ramps >> 2).astype(np.uint8)
+    content = imagecodecs.avif_encode(levels, bitspersample=bits, level=100)
+    (tmp_path / "a.avif").write_bytes(content)
+    (tmp_path / "b.avif").write_bytes(content.replace(b"ftypavif", b"ftypmif1", 1))
+    a, b = (np.asarray(read_image(tmp_path / name).pixels) for name in ("a.avif", "b.avif"))
+    assert np.array_equal(a, b)
+    assert a.dtype == (np.uint8 if bits == 8 else np.uint16)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -131,3 +142,45 @@ def test_limits_and_damage_are_told(ramps, tmp_path, monkeypatch, suffix):
         path.write_bytes(content[:length])
         with pytest.raises(DataError, match=r"^[^\n]*cannot be decoded[^\n]*$"):
             read_image(path)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_jpeg_2000_has_all_its_levels_both_ways(tmp_path, bits, channels):
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 2**bits, (16, 64, channels), dtype=np.uint16)
+    stored = levels[:, :, 0] if channels == 1 else levels
+    content = imagecodecs.jpeg2k_encode(stored, level=0, codecformat="jp2", bitspersample=bits)
+    (tmp_path / "a.jp2").write_bytes(content)
+    picture = read_image(tmp_path / "a.jp2")
+    expected = as_16_bits(levels, bits).transpose(2, 0, 1)
+    assert np.array_equal(picture.pixels, expected[: min(channels, 3)])
+    assert (picture.alpha is not None) == (channels == 4)
+    page = Page(np.asarray(picture.pixels), picture.alpha)
+    assert write_pages(tmp_path / "b.jp2", [page], container_of(tmp_path / "a.jp2")) == []
+    again = read_image(tmp_path / "b.jp2")
+    assert np.array_equal(again.pixels, picture.pixels)
+    if channels == 4:
+        assert np.array_equal(again.alpha, expected[3])
+
+
+@pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
+@pytest.mark.parametrize("white", [256, 1023, 4095, 65535])
+def test_ppm_and_pgm_have_all_their_levels_both_ways(tmp_path, kind, white):
+    channels = 3 if kind in ("P3", "P6") else 1
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, white + 1, (6, 7, channels), dtype=np.uint16)
+    header = f"{kind}\n# by hand\n7 6\n{white}\n".encode()
+    body = levels.astype(">u2").tobytes()
+    if kind in ("P2", "P3"):
+        body = " ".join(map(str, levels.ravel())).encode()
+    path = tmp_path / ("a.ppm" if channels == 3 else "a.pgm")
+    path.write_bytes(header + body)
+    picture = read_image(path)
+    expected = np.rint(levels * (65535 / white)).transpose(2, 0, 1)
+    assert np.array_equal(picture.pixels, expected)
+    assert write_pages(tmp_path / "b.pnm", [Page(picture.pixels)], container_of(path)) == []
+    assert np.array_equal(read_image(tmp_path / "b.pnm").pixels, picture.pixels)
+    path.write_bytes((header + body)[:-7])
+    with pytest.raises(DataError, match="truncated"):
+        read_image(path)

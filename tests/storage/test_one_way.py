@@ -20,8 +20,9 @@ KNOWN = {
     "data/cache/store.py": ["part.open"],  # within new_file
     "data/download.py": ["part.open"],  # a download goes on
     "export/graph.py": ["torch.export.save"],  # into memory
-    "images/deep.py": ["path.write_bytes", "file.save"],  # within new_file, as all of images
+    "images/deep.py": ["path.write_bytes", "path.write_bytes", "file.save"],  # within new_file, as all of images
     "images/png16.py": ["path.write_bytes"],
+    "images/pnm.py": ["path.write_bytes"],
     "images/saving.py": ["images.save"],
     "images/tiff.py": ["tifffile.imwrite", "tifffile.imwrite"],
     "images/tiff_writing.py": ["tifffile.imwrite"],

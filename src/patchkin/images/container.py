@@ -35,7 +35,7 @@ class Container:
     loop: int | None = None
     """How often an animation is played; 0 for ever, None once."""
     bits: int | None = None
-    """Of HEIC and AVIF."""
+    """Of HEIC, AVIF and JPEG 2000."""
     tiff: TiffLayout | None = None
     notes: tuple[str, ...] = ()
     """What of the file cannot be carried over."""

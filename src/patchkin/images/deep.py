@@ -1,6 +1,7 @@
-"""HEIC and AVIF of 10 and 12 bits, of which Pillow keeps 8: all their levels, as 16 bits.
+"""HEIC, AVIF and JPEG 2000 of more than 8 bits, of which Pillow keeps 8: all of them, as 16 bits.
 
-Black is 0 and white 65535, as in other files of 16 bits. Such a picture is written with 10 bits.
+Black is 0 and white 65535, as in other files of 16 bits. Such pictures are written with 10 bits to
+HEIC and AVIF, and with 16, without loss, to JPEG 2000.
 
 Shape suffixes: C channels, H and W pixels.
 """
@@ -20,35 +21,43 @@ from patchkin.images.limits import check_pixels
 from patchkin.images.orientation import ORIENTATION_TAG, upright_array
 from patchkin.images.picture import Array, Decoded, decoded_array
 
-DEEP_SUFFIXES = (*HEIC_SUFFIXES, ".avif")
+JP2_SUFFIX = ".jp2"
+DEEP_SUFFIXES = (*HEIC_SUFFIXES, ".avif", JP2_SUFFIX)
 WRITTEN_BITS = 10
 _HIGHEST = 65535
-_AVIF_BRANDS = (b"avif", b"avis")
+_AVIF_BRANDS = (b"ftypavif", b"ftypavis")
 _HEAD_BYTES = 1 << 16
+_JP2_SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
+_LUMA_CHROMA = 18
+"""Of the colours that JPEG 2000 numbers."""
 _NEEDS_IMAGECODECS = (
-    "an AVIF of {bits} bits needs imagecodecs; run `pip install patchkin[tiff]`, or save it with 8 "
+    "{what} of {bits} bits needs imagecodecs; run `pip install patchkin[tiff]`, or save it with 8 "
     "bits."
 )
 
 
 def bits_of(path: Path, head: bytes) -> int | None:
-    """Of a HEIC or AVIF file that begins with these 12 bytes; None of another or damaged one.
+    """Of a HEIC, AVIF or JPEG 2000 file that begins so; None of another or a damaged one.
 
     Raises:
         DataError: pillow-heif is needed and not installed.
     """
-    if is_heic(head):
+    if is_heic(head) and not _holds_av1(path):
         register_heif()
         import pillow_heif
 
         with path.open("rb") as file:
             return int(pillow_heif.open_heif(file).info["bit_depth"])
-    return _bits_of_avif(path) if is_avif(head) else None
+    if head.startswith(_JP2_SIGNATURE):
+        return _bits_of_jp2(path)
+    return _bits_of_avif(path) if is_heic(head) or head[4:12] in _AVIF_BRANDS else None
 
 
-def is_avif(head: bytes) -> bool:
-    """Whether a file that begins with these 12 bytes is AVIF."""
-    return head[4:8] == b"ftyp" and head[8:12] in _AVIF_BRANDS
+def _holds_av1(path: Path) -> bool:
+    """A brand that HEIC and AVIF share says nothing."""
+    with path.open("rb") as file:
+        start = file.read(_HEAD_BYTES)
+    return b"av1C" in start and b"hvcC" not in start
 
 
 def _bits_of_avif(path: Path) -> int | None:
@@ -60,6 +69,15 @@ def _bits_of_avif(path: Path) -> int | None:
     return max((8 if not f & 64 else 12 if f & 32 else 10 for f in found), default=None)
 
 
+def _bits_of_jp2(path: Path) -> int | None:
+    """By its header box (ISO 15444-1, I.5.3.1); unequal channels (255) are left to Pillow."""
+    with path.open("rb") as file:
+        _, found, box = file.read(_HEAD_BYTES).partition(b"ihdr")
+    if not found or len(box) < 11 or box[10] & 0x80:
+        return None
+    return box[10] + 1
+
+
 def decode_deep(path: Path, head: bytes, page: int) -> Decoded | None:
     """A page of more than 8 bits, as uint16; None if it has no more.
 
@@ -69,7 +87,12 @@ def decode_deep(path: Path, head: bytes, page: int) -> Decoded | None:
     bits = bits_of(path, head)
     if bits is None or bits <= 8:
         return None
-    stored, turned = _heic(path, page) if is_heic(head) else _avif(path, page, bits)
+    if head.startswith(_JP2_SIGNATURE):
+        stored, turned = _jp2(path, bits), 1
+    elif is_heic(head) and not _holds_av1(path):
+        stored, turned = _heic(path, page)
+    else:
+        stored, turned = _avif(path, page, bits)
     array_HWC = stored if stored.ndim == 3 else stored[:, :, None]
     scaled = np.rint(array_HWC * (_HIGHEST / (2**bits - 1))).clip(0, _HIGHEST).astype(np.uint16)
     scaled = upright_array(scaled, turned)
@@ -92,12 +115,28 @@ def _avif(path: Path, page: int, bits: int) -> tuple[Array, int]:
     try:
         from imagecodecs import avif_decode
     except ImportError as error:
-        raise DataError(_NEEDS_IMAGECODECS.format(bits=bits)) from error
+        raise DataError(_NEEDS_IMAGECODECS.format(what="an AVIF", bits=bits)) from error
     with Image.open(path) as image:
         check_pixels(*image.size)
         turned = image.getexif().get(ORIENTATION_TAG, 1)
     decoded: Array = avif_decode(path.read_bytes(), index=page)
     return decoded, int(turned) if turned in range(1, 9) else 1
+
+
+def _jp2(path: Path, bits: int) -> Array:
+    try:
+        from imagecodecs import jpeg2k_decode
+    except ImportError as error:
+        needs = _NEEDS_IMAGECODECS.format(what="a JPEG 2000 file", bits=bits)
+        raise DataError(needs) from error
+    with Image.open(path) as image:
+        check_pixels(*image.size)
+    data = path.read_bytes()
+    _, _, colour = data[:_HEAD_BYTES].partition(b"colr")
+    if colour[:1] == b"\1" and int.from_bytes(colour[3:7], "big") == _LUMA_CHROMA:
+        raise DataError(f"YCbCr of {bits} bits; save it as RGB.")
+    decoded: Array = jpeg2k_decode(data)
+    return decoded
 
 
 def save_deep(
@@ -107,20 +146,25 @@ def save_deep(
     quality: int,
     icc_profile: bytes | None = None,
     exif: bytes | None = None,
-    is_heic: bool,
+    suffix: str,
 ) -> None:
-    """Write uint16 pages, [C, H, W] of 1 or 3 channels with an alpha [H, W], with 10 bits.
+    """Write uint16 pages, [C, H, W] of 1 or 3 channels with an alpha [H, W].
 
     Args:
         path: of the file.
-        pages: one, of an AVIF.
+        pages: one, unless it is HEIC.
         quality: from 1 to 100.
         icc_profile: of HEIC only.
         exif: of HEIC only.
-        is_heic: or AVIF.
+        suffix: of `DEEP_SUFFIXES`.
     """
     arrays = [_with_alpha(*page) for page in pages]
-    if not is_heic:
+    if suffix == JP2_SUFFIX:
+        from imagecodecs import jpeg2k_encode
+
+        path.write_bytes(jpeg2k_encode(arrays[0], level=0, codecformat="jp2"))
+        return
+    if suffix not in HEIC_SUFFIXES:
         from imagecodecs import avif_encode
 
         levels = np.rint(arrays[0] * ((2**WRITTEN_BITS - 1) / _HIGHEST)).astype(np.uint16)

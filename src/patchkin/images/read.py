@@ -29,6 +29,7 @@ from patchkin.images.picture import (
     with_channels,
 )
 from patchkin.images.png16 import decode_16bit_png, is_16bit_png
+from patchkin.images.pnm import decode_deep_pnm
 from patchkin.images.tiff import decode_tiff, is_tiff
 
 _HEAD_BYTES = 26
@@ -73,7 +74,7 @@ def _decode(path: Path, page: int | None) -> Decoded:
     if is_tiff(head):
         return decode_tiff(path, page or 0)
     register_heic(head)
-    deep = decode_deep(path, head, page or 0)
+    deep = decode_deep(path, head, page or 0) or decode_deep_pnm(path, head)
     if deep is not None:
         return deep
     with Image.open(path) as image:

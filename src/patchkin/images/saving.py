@@ -17,10 +17,11 @@ from PIL import Image
 
 from patchkin.errors import ConfigError
 from patchkin.images.container import Container, holds_profile, is_tiff_name
-from patchkin.images.deep import DEEP_SUFFIXES, WRITTEN_BITS, save_deep
+from patchkin.images.deep import DEEP_SUFFIXES, JP2_SUFFIX, WRITTEN_BITS, save_deep
 from patchkin.images.heic import HEIC_SUFFIXES, register_heif
 from patchkin.images.picture import Array, encoding_of
 from patchkin.images.png16 import save_16bit_png
+from patchkin.images.pnm import PNM_SUFFIXES, save_deep_pnm
 from patchkin.images.tiff_writing import write_tiff_pages
 from patchkin.images.write import default_suffix, pillow_format, save_npy
 from patchkin.storage.atomic import new_file
@@ -114,6 +115,9 @@ def _writer(
         return lambda part: _write_png16(part, pages[0], container)
     if suffix in DEEP_SUFFIXES and first.dtype == np.uint16 and first.shape[0] in (1, 3):
         return _deep_writer(suffix, pages, container, quality, notes)
+    if suffix in PNM_SUFFIXES and first.dtype == np.uint16 and len(first) in (1, 3):
+        _note_lost(notes, suffix, pages, container, ())
+        return lambda part: save_deep_pnm(part, first)
     if not plain:
         raise ConfigError(
             f"`{suffix}` cannot hold {first.shape[0]} channels of {first.dtype}; "
@@ -129,7 +133,7 @@ def _deep_writer(
     heic = suffix in HEIC_SUFFIXES
     held = ("alpha", "colour profile", "EXIF") if heic else ("alpha",)
     _note_lost(notes, suffix, pages, container, held)
-    if container.bits != WRITTEN_BITS:
+    if container.bits != WRITTEN_BITS and suffix != JP2_SUFFIX:
         notes.append(f"its levels are written with {WRITTEN_BITS} bits")
     return lambda part: save_deep(
         part,
@@ -137,7 +141,7 @@ def _deep_writer(
         quality=quality,
         icc_profile=container.icc_profile,
         exif=container.exif,
-        is_heic=heic,
+        suffix=suffix,
     )
 
 

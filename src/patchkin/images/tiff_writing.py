@@ -131,8 +131,8 @@ def _planes(
         if as_planes:
             planes += list(page_CHW)
             continue
-        parts = [page_CHW] if alpha_HW is None else [page_CHW, alpha_HW[None]]
-        array_HWC = np.concatenate(parts).transpose(1, 2, 0)
+        whole_CHW = page_CHW if alpha_HW is None else np.concatenate([page_CHW, alpha_HW[None]])
+        array_HWC = whole_CHW.transpose(1, 2, 0)  # of grey pages no copy is made
         planes.append(
             np.ascontiguousarray(array_HWC[:, :, 0] if array_HWC.shape[2] == 1 else array_HWC)
         )
