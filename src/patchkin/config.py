@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import cattrs
 import yaml
@@ -35,6 +35,38 @@ def flag(*names: str) -> Any:
     import tyro  # when hints are read: `patchkin.losses` and the methods need no command line
 
     return tyro.conf.arg(aliases=names)
+
+
+def short_flag(holder: object, dotted: str) -> str | None:
+    """The short command-line name of a field of a configuration, or of its class.
+
+    Args:
+        holder: a dataclass or an instance of one.
+        dotted: the field's place below it.
+
+    Returns:
+        The empty string for a field that has none, None where there is no such field.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Settings:
+    ...     ngf: Annotated[int, flag("-n", "--ngf")] = 64
+    ...     blocks: int = 9
+    >>> short_flag(Settings, "ngf"), short_flag(Settings(), "blocks"), short_flag(Settings, "depth")
+    ('--ngf', '', None)
+    """
+    first, _, rest = dotted.partition(".")
+    if not is_dataclass(holder):
+        return None
+    kind = holder if isinstance(holder, type) else type(holder)
+    hint = get_type_hints(kind, include_extras=True).get(first)
+    if hint is None:
+        return None
+    plain, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    if rest:
+        return short_flag(plain if holder is kind else getattr(holder, first), rest)
+    aliases = (alias for mark in marks for alias in getattr(mark, "aliases", None) or ())
+    return next((alias for alias in aliases if alias.startswith("--")), "")
 
 
 def shown(metavar: str) -> Any:

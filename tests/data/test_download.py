@@ -431,7 +431,7 @@ def test_a_set_on_a_page_says_where_and_in_which_folders(server, tmp_path):
 def test_catalogue_claims_no_hash_that_nobody_measured():
     for entry in CATALOGUE.values():
         assert bool(entry.urls) != bool(entry.page)
-        assert all(url.startswith("http") for url in entry.urls)
+        assert all(url.startswith("https://") for url in entry.urls)
         assert entry.sha256 is None or len(entry.sha256) == 64
 
 

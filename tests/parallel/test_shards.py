@@ -126,3 +126,10 @@ def test_one_that_fails_ends_the_others(mode, error, message):
     """The first one would wait for ever."""
     with pytest.raises(error, match=message):
         run(mode)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_ended_on_its_way_out_says_nothing_more(capfd):
+    with pytest.raises(ConfigError, match="two is not wanted"):
+        run("leave")
+    assert capfd.readouterr().err == ""

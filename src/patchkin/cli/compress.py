@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 
 from patchkin.cli.parsing import MaxPixels, parse, refuse_files_as_weights
-from patchkin.cli.printing import print_json
+from patchkin.cli.printing import print_json, progress_bar
 from patchkin.cli.train import (
     TrainOptions,
     default_options,
@@ -295,7 +293,7 @@ def _search(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> in
         max_pixels=options.max_pixels,
     )
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task("")
 
         def on_scored(generation: int, done: int, total: int) -> None:

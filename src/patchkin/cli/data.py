@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from patchkin.cli.parsing import MaxPixels, parse
-from patchkin.cli.printing import print_json
+from patchkin.cli.printing import print_json, progress_bar
 from patchkin.config import flag, shown, to_plain
 from patchkin.errors import ConfigError, nearest
 
@@ -150,9 +150,6 @@ def _toy(options: ToyOptions) -> int:
 
 
 def _download(options: DownloadOptions) -> int:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from patchkin.data.catalogue import CATALOGUE
     from patchkin.data.download import fetch_dataset
 
@@ -164,9 +161,7 @@ def _download(options: DownloadOptions) -> int:
             known = "" if entry.sha256 or not entry.urls else " Unverified."
             print(f"{name:<24} {entry.about}{known}")
         return 0
-    with Progress(
-        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
+    with progress_bar() as bar:
         task = bar.add_task(options.name, total=None)
         fetched = fetch_dataset(
             options.name,

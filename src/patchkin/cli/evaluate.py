@@ -12,12 +12,10 @@ from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from rich.console import Console
-from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
 from patchkin.cli.parsing import MaxPixels, parse, refuse_files_as_weights
-from patchkin.cli.printing import print_json
+from patchkin.cli.printing import print_json, progress_bar
 from patchkin.config import flag, shown
 from patchkin.data.config import DataConfig
 from patchkin.devices import Device, Precision, return_freed_memory, take_accelerator
@@ -228,8 +226,7 @@ def _compare(options: EvaluateOptions, config: EvaluationConfig) -> int:
 @contextmanager
 def _shown() -> Iterator[Progress]:
     """A progress bar on a terminal; nothing anywhere else."""
-    console = Console(stderr=True)
-    with Bar(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
+    with progress_bar() as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(what: str, done: int, total: int) -> None:

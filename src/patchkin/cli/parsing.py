@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import difflib
 import io
 import os
@@ -13,6 +12,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_type_hints
 
 import tyro
 
+from patchkin.config import short_flag
 from patchkin.errors import ConfigError
 from patchkin.images.limits import allow_pixels
 
@@ -128,27 +128,9 @@ def _with_flags(message: str, path: str, default: object) -> str:
         owner = getattr(owner, part, None)
 
     def named(match: re.Match[str]) -> str:
-        found = _flag_of(owner, match[1])
+        found = short_flag(owner, match[1])
         return (
             match[0] if found is None else f"`{found or f'--{path}.{match[1]}'.replace('_', '-')}`"
         )
 
     return re.sub(r"`([a-z]\w*(?:\.[a-z]\w*)*)`", named, message)
-
-
-def _flag_of(owner: object, dotted: str) -> str | None:
-    """The short flag of a field, the empty string where it has none, None if there is no field."""
-    *parents, name = dotted.split(".")
-    for parent in parents:
-        owner = getattr(owner, parent, None)
-    if not dataclasses.is_dataclass(owner):
-        return None
-    hints = get_type_hints(type(owner), include_extras=True)
-    if name not in hints or isinstance(owner, type):
-        return None
-    aliases = [
-        alias
-        for mark in get_args(hints[name])[1:]
-        for alias in getattr(mark, "aliases", None) or ()
-    ]
-    return next((alias for alias in aliases if alias.startswith("--")), "")

@@ -16,11 +16,9 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 import tyro
-from rich.console import Console
-from rich.progress import Progress
 
 from patchkin.cli.parsing import MaxPixels, parse
-from patchkin.cli.printing import print_json
+from patchkin.cli.printing import print_json, progress_bar
 from patchkin.config import flag, shown
 from patchkin.devices import Device, Precision, keep_freed_memory, take_accelerator
 from patchkin.errors import ConfigError
@@ -158,9 +156,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
             "same command with --grid and --shard 1/1 when all parts are done."
         )
     silent = options.shard is None and shard.number > 1  # the first of a launcher's shows its own
-    with Progress(
-        console=Console(stderr=True), transient=True, disable=silent or not sys.stderr.isatty()
-    ) as bar:
+    with progress_bar(silent=silent) as bar:
         task = bar.add_task("translating", total=0)
 
         def show(more: int | str) -> None:

@@ -25,7 +25,7 @@ class PublicSet:
     """Folders below `train` and `val` that patchkin reads, if it has several domains."""
 
 
-_BERKELEY = "http://efrosgans.eecs.berkeley.edu"
+_BERKELEY = "https://efrosgans.eecs.berkeley.edu"
 
 
 def _cyclegan(name: str, about: str) -> PublicSet:

@@ -96,11 +96,15 @@ def _child(
         with sending:
             pipe.send((_TOLD, message))
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     torch.set_num_threads(threads)
     try:
-        pipe.send((_RESULT, work(number, tell)))
-    except PatchkinError as error:
-        pipe.send((_ERROR, error))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            said: tuple[str, Any] = _RESULT, work(number, tell)
+        except PatchkinError as error:
+            said = _ERROR, error
+        pipe.send(said)
     except (KeyboardInterrupt, BrokenPipeError):  # the parent says what happened, or is gone
         pass
+    finally:  # ended on its way out, it has nothing to say
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import logging
-import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from patchkin.config import read_yaml, to_yaml
+from patchkin.config import read_yaml, short_flag, to_yaml
 from patchkin.data.config import DataConfig
 from patchkin.data.record import DataRecord, Difference, difference, from_json, to_json
 from patchkin.data.verify import Broken
@@ -235,23 +234,14 @@ def flag_of(kind: type[Method], dotted: str) -> str:
     >>> flag_of(METHODS["cut"], "method.contrast_weight"), flag_of(METHODS["cut"], "schedule.steps")
     ('--method.contrast-weight', '--steps')
     """
-    part, *names = dotted.split(".")
-    parts: dict[str, Any] = {
+    part, _, field = dotted.partition(".")
+    parts = {
         "method": kind.config_type,
         "data": DataConfig,
         "schedule": ScheduleConfig,
         "training": TrainingConfig,
     }
-    holder, hint = parts.get(part), None
-    for name in names:
-        if not is_dataclass(holder):
-            break
-        hint = typing.get_type_hints(holder, include_extras=True).get(name)
-        holder = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
-    for note in getattr(hint, "__metadata__", ()):
-        for alias in getattr(note, "aliases", None) or ():
-            return str(alias)
-    return f"--{dotted.replace('_', '-')}"
+    return short_flag(parts.get(part), field) or f"--{dotted.replace('_', '-')}"
 
 
 def write_config(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from patchkin.errors import CheckpointError
+from patchkin.storage.tensor_files import check_is_no_stand_in
 
 SAFE_SINCE = (2, 10)
 """The first torch, major and minor, whose restricted reader has no known hole."""
@@ -43,6 +44,13 @@ def read_pickled(path: Path) -> Any:
         raise CheckpointError(f"`{path}` cannot be read as weights: it is a folder.")
     if not path.is_file():
         raise CheckpointError(f"`{path}`: no such file.")
+    try:
+        with path.open("rb") as file:
+            check_is_no_stand_in(file.read(64))
+    except (ValueError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        line = f"`{path}` cannot be read as weights: {reason}. {EXPECTED}"
+        raise CheckpointError(line) from error
     try:
         _check_packing(path)
         with warnings.catch_warnings():  # of pickle protocols; what matters is raised

@@ -6,6 +6,7 @@ leaves open is checked here: the size of the table of contents, and that what it
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ from patchkin.errors import CheckpointError, PatchkinError
 MOST_CONTENTS_BYTES = 16 << 20
 """Largest table of contents that is read. A model of a thousand tensors has 0.1 MB."""
 _LENGTH_BYTES = 8
-_WEB_PAGE = (b"<!doctype", b"<html", b"<?xml")
+_WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml")
+_POINTER = b"version https://git-lfs"
 _TYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -103,8 +105,7 @@ def _check_beginning(path: Path) -> None:
         held = os.fstat(file.fileno()).st_size
     if not beginning:
         raise ValueError("the file is empty")
-    if beginning.lstrip().lower().startswith(_WEB_PAGE):
-        raise ValueError("it is a web page. Download the file itself, not the page that shows it")
+    check_is_no_stand_in(beginning)
     length = int.from_bytes(beginning[:_LENGTH_BYTES], "little")
     if len(beginning) <= _LENGTH_BYTES or length > held - _LENGTH_BYTES:
         raise ValueError("it is no safetensors file, or was not downloaded to its end")
@@ -113,6 +114,23 @@ def _check_beginning(path: Path) -> None:
             f"its table of contents has {length / (1 << 20):.0f} MiB; at most "
             f"{MOST_CONTENTS_BYTES >> 20} MiB are read"
         )
+
+
+def check_is_no_stand_in(beginning: bytes) -> None:
+    """Of a file of weights: what is often saved in its place.
+
+    Raises:
+        ValueError: it is a web page, or a pointer of Git LFS.
+
+    >>> check_is_no_stand_in(b"<!DOCTYPE html>")
+    Traceback (most recent call last):
+    ValueError: it is a web page. Download the file itself, not the page that shows it
+    """
+    text = beginning.removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    if text.startswith(_WEB_PAGE):
+        raise ValueError("it is a web page. Download the file itself, not the page that shows it")
+    if text.startswith(_POINTER):
+        raise ValueError("it is a pointer of Git LFS. Fetch the file itself with `git lfs pull`")
 
 
 def _outline(file: Any, name: str) -> Tensor:
