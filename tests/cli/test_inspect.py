@@ -1,5 +1,5 @@
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import final
 
 import pytest
@@ -8,6 +8,9 @@ from PIL import Image
 from torch import nn
 
 from patchkin.cli import main
+from patchkin.cli.evaluate import EvaluateOptions
+from patchkin.cli.inspect import InspectOptions
+from patchkin.cli.translate import TranslateOptions
 from patchkin.method import Method
 from patchkin.scoring.inspection import similarity_maps
 from patchkin.storage.checkpoint import ModelHeader, find_model, read_model, write_tensors
@@ -30,7 +33,7 @@ def test_a_picture_per_point_and_numbers(command, finished_run, image, tmp_path)
     report = json.loads(out)
     names = [f"{image.stem}_y3_x5.png", f"{image.stem}_y40_x63.png"]
     assert sorted(file.name for file in output.iterdir()) == sorted(names)
-    translator = Translator.load(finished_run, complete=True, weights="live", device="cpu")
+    translator = Translator.load(finished_run, complete=True, device="cpu")
     image_CHW, _ = translator.read(image)
     found = similarity_maps(translator.method, image_CHW, [(3, 5), (40, 63)])
     assert [tuple(entry["point"]) for entry in report["points"]] == [(3, 5), (40, 63)]
@@ -131,3 +134,12 @@ def test_a_method_without_patches(image, tmp_path, capsys):
     arguments = ["inspect", str(model), str(image), "--point", "0,0"]
     assert main(arguments, methods={"plain": Plain}) == 2
     assert "`plain` compares no patches" in capsys.readouterr().err
+
+
+def test_all_verbs_use_the_same_weights_unless_told():
+    """What `inspect` shows is of the model that `translate` uses."""
+    defaults = {
+        next(field.default for field in fields(options) if field.name == "weights")
+        for options in (InspectOptions, TranslateOptions, EvaluateOptions)
+    }
+    assert defaults == {"averaged"}

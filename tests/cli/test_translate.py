@@ -191,6 +191,9 @@ def test_images_beyond_the_training_size_are_said_once(command, finished_run, tm
     ]
     _, _, err = command("translate", finished_run, photos, "-o", out, "--resize", "36")
     assert "warning" not in err
+    _, _, err = command("translate", finished_run, photos / "b.png", "-o", tmp_path / "one.png")
+    told = f"`{photos / 'b.png'}` has 300 x 100 pixels, more than 2 times as large a side as in "
+    assert told in err
 
 
 @pytest.mark.parametrize("enlarging", ["plain", "joint"])

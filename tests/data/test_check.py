@@ -62,7 +62,11 @@ def test_too_many_broken_files_are_an_error_with_reasons(unpaired):
     (unpaired / "trainA" / "cut.jpg").write_bytes(b"\xff\xd8\xff")
     report = check_data(unpaired)
     assert not report.ok
-    assert report.errors == ["1 of 6 images in trainA cannot be used, more than 1%."]
+    assert report.errors == [
+        "1 of 6 images in trainA cannot be used, more than 1%. Repair or remove them, or leave out "
+        "more with --max-broken 0.17, here and in training."
+    ]
+    assert check_data(unpaired, max_broken=0.17).ok
     (broken,) = _folder(report, "trainA").broken
     assert broken.file == "trainA/cut.jpg"
     assert "cannot be decoded" in broken.reason

@@ -65,6 +65,9 @@ def test_an_own_method_is_named_by_its_file(tmp_path, capsys):
     assert main(["train", "--resume", str(run_dir)]) == 2
     line = f"`copy` is the method of the file `{file}`: python {file} train --resume {run_dir}"
     assert line in capsys.readouterr().err
+    assert main(["translate", str(run_dir), str(tmp_path / "set"), "-o", str(tmp_path / "o")]) == 2
+    line = f"It is the method of the file `{file}`: python {file} VERB ..."
+    assert line in capsys.readouterr().err
     assert method_file(METHODS["cut"]) is None
 
 

@@ -28,6 +28,8 @@ class CheckOptions:
     target: Annotated[Path | None, flag("--data.target")] = None
     """Folder of the images to resemble."""
     max_pixels: MaxPixels = None
+    max_broken: float = 0.01
+    """Share of the training images of a folder that may be broken, as in training."""
     json: bool = False
     """Print one JSON object."""
 
@@ -90,7 +92,12 @@ def run(arguments: Sequence[str], _: Mapping[str, Any]) -> int:
 def _check(options: CheckOptions) -> int:
     from patchkin.data.check import check_data
 
-    report = check_data(options.root, source=options.source, target=options.target)
+    report = check_data(
+        options.root,
+        source=options.source,
+        target=options.target,
+        max_broken=options.max_broken,
+    )
     if options.json:
         print_json({**to_plain(report), "ok": report.ok})
         return 0 if report.ok else 2

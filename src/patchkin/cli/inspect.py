@@ -37,8 +37,9 @@ class InspectOptions:
     """Folder for the pictures, one per point; those of an earlier inspection are replaced."""
     which: Literal["last", "best"] = "last"
     """The checkpoint of a run folder: the last, or the best on validation."""
-    weights: Literal["averaged", "live"] = "live"
-    """Of the generator. The projection head is never averaged, so it goes with the live ones."""
+    weights: Literal["averaged", "live"] = "averaged"
+    """Of the generator: averaged weights if there are any, as `translate` uses them, or the live
+    ones. The projection head is never averaged; it was trained with the live ones."""
     max_pixels: MaxPixels = None
     device: Device = "auto"
     """Where to compute."""

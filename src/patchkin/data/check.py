@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -127,6 +128,7 @@ def check_data(
     source: str | Path | None = None,
     target: str | Path | None = None,
     threads: int | None = None,
+    max_broken: float = MAX_BROKEN_FRACTION,
 ) -> CheckReport:
     """Decode every image of a data set and report.
 
@@ -135,20 +137,22 @@ def check_data(
         source: folder of the images to translate, anywhere, if there is no root.
         target: folder of the images to resemble.
         threads: for decoding.
+        max_broken: share of the images of a folder that may be broken, as `DataConfig.max_broken`.
 
     Raises:
         DataError: if there is no such folder, or its layout is unknown.
         ConfigError: neither a root nor both folders are given.
     """
     if source is not None and target is not None and root is None:
-        return _check(Path(), TwoFolders(Path(source), Path(target)), threads)
+        return _check(Path(), TwoFolders(Path(source), Path(target)), threads, max_broken)
     if root is None or source is not None or target is not None:
         raise ConfigError("Give the folder of a data set, or --source and --target.")
     root = Path(root)
-    return _check(root, plugged_layout(root) or flat_domains(root) or detect_layout(root), threads)
+    layout = plugged_layout(root) or flat_domains(root) or detect_layout(root)
+    return _check(root, layout, threads, max_broken)
 
 
-def _check(root: Path, layout: Layout, threads: int | None) -> CheckReport:
+def _check(root: Path, layout: Layout, threads: int | None, max_broken: float) -> CheckReport:
     folders: list[FolderReport] = []
     seen: dict[str, list[_Seen]] = {}
     unreadable: list[str] = []
@@ -172,7 +176,7 @@ def _check(root: Path, layout: Layout, threads: int | None) -> CheckReport:
         folders=folders,
         duplicates=duplicates,
         warnings=_warnings(folders, duplicates, layout) + _stray_files(layout),
-        errors=unreadable + _errors(folders, layout) + _missing_domains(root, layout),
+        errors=unreadable + _errors(folders, layout, max_broken) + _missing_domains(root, layout),
     )
 
 
@@ -338,7 +342,8 @@ def _warnings(
         if report.depth_note:
             warnings.append(report.depth_note)
         if report.broken:
-            warnings.append(f"{report.folder} has {len(report.broken)} files that cannot be used.")
+            files = "1 file" if len(report.broken) == 1 else f"{len(report.broken)} files"
+            warnings.append(f"{report.folder} has {files} that cannot be used.")
     if duplicates:
         warnings.append(
             f"{len(duplicates)} files are in a training and in a held-out folder, "
@@ -351,7 +356,7 @@ def _warnings(
     return warnings
 
 
-def _errors(folders: Sequence[FolderReport], layout: Layout) -> list[str]:
+def _errors(folders: Sequence[FolderReport], layout: Layout, max_broken: float) -> list[str]:
     errors = []
     least = 1 if isinstance(layout, SingleImages) else MIN_UNPAIRED_IMAGES
     for report in folders:
@@ -360,9 +365,11 @@ def _errors(folders: Sequence[FolderReport], layout: Layout) -> list[str]:
         usable = report.num_images - len(report.broken)
         if usable < least:
             errors.append(f"{report.folder} has {usable} usable images; at least {least} needed.")
-        if len(report.broken) > MAX_BROKEN_FRACTION * report.num_images:
+        if len(report.broken) > max_broken * report.num_images:
+            share = math.ceil(100 * len(report.broken) / report.num_images) / 100
             errors.append(
                 f"{len(report.broken)} of {report.num_images} images in {report.folder} cannot be "
-                f"used, more than {MAX_BROKEN_FRACTION:.0%}."
+                f"used, more than {100 * max_broken:.3g}%. Repair or remove them, or leave out "
+                f"more with --max-broken {share:g}, here and in training."
             )
     return errors

@@ -90,7 +90,7 @@ def download(
             except _FetchError as failure:
                 reasons.append(str(failure))
     raise DownloadError(
-        f"Cannot download `{target.name}`: {'; '.join(reasons)}. "
+        f"Cannot download `{target.name}`: {'; '.join(dict.fromkeys(reasons))}. "
         f"Put the file at `{target}`, or {remedy}."
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from patchkin.compression import COMPRESSED_METHODS
-from patchkin.config import from_plain
-from patchkin.errors import CheckpointError, nearest
+from patchkin.config import from_plain, read_yaml
+from patchkin.errors import CheckpointError, ConfigError, nearest
 from patchkin.method import Method
 from patchkin.methods import METHODS
 from patchkin.storage.checkpoint import EMA_PREFIX, ModelFile
@@ -19,6 +20,8 @@ from patchkin.storage.outlines import check_fit, fill_constants, load_strictly, 
 
 Weights = Literal["averaged", "live"]
 
+_FOLDERS_ABOVE = 3
+"""Of a model file in a run: its checkpoint, the checkpoints, the run."""
 MOST_UNHELD_BYTES = 1 << 30
 """What a method of a user may take beyond four times its file."""
 
@@ -79,9 +82,20 @@ def _kind(file: ModelFile, known: Mapping[str, type[Method]]) -> type[Method]:
     if name not in known:
         raise CheckpointError(
             f"`{file.path}` is a model of the method `{name}`, which is not known here. "
-            f"{nearest(name, known)} A method of your own runs from its own file."
+            f"{nearest(name, known)} {_where_it_runs(file.path, name)}"
         )
     return known[name]
+
+
+def _where_it_runs(model: Path, method: str) -> str:
+    """Of a method that is not known: its file, if the run that the model lies in names it."""
+    plain: Mapping[str, Any] = {}
+    for folder in list(model.absolute().parents)[:_FOLDERS_ABOVE]:
+        with contextlib.suppress(ConfigError):  # it may be anybody's file
+            plain = plain or read_yaml(folder / "config.yaml")
+    if plain.get("name") == method and plain.get("file"):
+        return f"It is the method of the file `{plain['file']}`: python {plain['file']} VERB ..."
+    return "A method of your own runs from its own file: python FILE.py VERB ..."
 
 
 def _built(kind: type[Method], config: Mapping[str, Any]) -> Method:

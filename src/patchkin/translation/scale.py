@@ -86,10 +86,15 @@ def scale_warning(translator: Translator, files: Sequence[Path]) -> str:
     if larger is None:
         return ""
     width, height = larger.size
-    which = f"{larger.number} of {larger.of} images are" if larger.of > 1 else "The image is"
+    beyond = (
+        f"more than {BEYOND:g} times as large a side as in training ({trained[0]} x {trained[1]} "
+        "pixels)"
+    )
+    told = f"`{larger.largest}` has {width} x {height} pixels, {beyond}"
+    if larger.of > 1:
+        largest = f"the largest, `{larger.largest}`, has {width} x {height}"
+        told = f"{larger.number} of {larger.of} images are {beyond}; {largest}"
     return (
-        f"{which} more than {BEYOND:g} times as large a side as in training ({trained[0]} x "
-        f"{trained[1]} pixels); the largest, `{larger.largest}`, has {width} x {height}. The model "
-        f"does not know things of that size. Use --resize {min(trained)}: it translates at that "
-        "size and enlarges the result."
+        f"{told}. The model does not know things of that size. Use --resize {min(trained)}: it "
+        "translates at that size and enlarges the result."
     )

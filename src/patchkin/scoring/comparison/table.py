@@ -21,6 +21,7 @@ from patchkin.scoring.comparison.scored import (
     Group,
     Images,
     Key,
+    Row,
     Scored,
     deviation,
     text_of,
@@ -146,7 +147,7 @@ def make_table(groups: Sequence[Group], methods: Mapping[str, type[Method]]) -> 
         images = common.told(key[1], of_score)
         of_groups = [group.row(*key) for group in groups]
         for choice in COLUMNS:
-            if choice == COLUMNS[0] or any(row.values[choice] for row in of_groups):
+            if _is_told(choice, key, groups, of_groups):
                 cells = tuple(filling.cell(group, key, choice) for group in groups)
                 rows.append(TableRow(score=key[0], images=images, checkpoint=choice, cells=cells))
     if not any(images.split != VALIDATION for _, images in keys):
@@ -158,6 +159,15 @@ def make_table(groups: Sequence[Group], methods: Mapping[str, type[Method]]) -> 
     return Table(
         columns=columns, rows=tuple(rows), notes=tuple(filling.commands), of_data=common.text
     )
+
+
+def _is_told(choice: str, key: Key, groups: Sequence[Group], rows: Sequence[Row]) -> bool:
+    """Whether a checkpoint has a row: there is a number, and of one checkpoint none is the best."""
+    if choice == COLUMNS[2]:
+        runs = (run for group in groups for run in group.runs)
+        if all(len(run.measured.get(key, ())) < 2 for run in runs):
+            return False
+    return choice == COLUMNS[0] or any(row.values[choice] for row in rows)
 
 
 def _keys(groups: Sequence[Group]) -> list[Key]:
