@@ -128,6 +128,10 @@ class Card(TorchDispatchMode):
         return OnCard(moved) if to_card else torch.zeros_like(moved, device="cpu")
 
     def _computed(self, func, args, kwargs, on_card):
+        if torch.Tag.inplace_view in func.tags:  # such as `unsqueeze_`
+            func(*_meta(args))
+            with torch._C._DisableTorchDispatch():
+                return func(*args)
         returns = func._schema.returns
         if func._schema.is_mutable and all(part.alias_info is not None for part in returns):
             return _changed(func._schema, args, kwargs)  # and keeps its size

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from patchkin.method import Method
 from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.storage import checkpoint as checkpoint_module
 from patchkin.storage.checkpoint import CheckpointStore, ModelHeader, read_model
-from patchkin.training import Scorer, TrainingConfig, fit
+from patchkin.training import Scorer, TrainingConfig, Updater, fit, loop
 from support import ListData, cpu_fabric, random_batch
 
 
@@ -244,18 +245,64 @@ def test_the_best_score_survives_a_stop(tmp_path):
     assert CheckpointStore(tmp_path).pointed("best").name == "step_00000002"
 
 
-def test_a_term_that_is_not_finite_names_the_last_good_checkpoint(tmp_path):
+def judge_later(monkeypatch):
+    """As on a GPU, which is not waited for in each step."""
+    monkeypatch.setattr(loop, "Updater", partial(Updater, judges_later=True))
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_term_that_is_not_finite_names_the_last_good_checkpoint(tmp_path, monkeypatch, later):
+    """The step at fault is named also where it is found later: here with the line of step 12."""
+
     class Exploding(Copy):
         def train_step(self, batch, update, progress):
             factor = float("nan") if progress.step == 9 else 1.0
             update("G", loss=lambda: {"copy": factor * self.G(batch.a_BCHW).mean()})
+            self.last = progress.step
 
+    if later:
+        judge_later(monkeypatch)
+    method = Exploding()
     with pytest.raises(DivergenceError) as caught:
-        train(tmp_path, Exploding())
-    assert "`copy`" in str(caught.value)
-    assert "at step 10" in str(caught.value)
+        train(tmp_path, method)
+    assert "The term `copy` of the update of G became nan" in str(caught.value)
+    assert "at step 10. " in str(caught.value)
     assert "step_00000008" in str(caught.value)
     assert CheckpointStore(tmp_path).steps() == [4, 8]
+    assert method.last == (11 if later else 8)
+
+
+@pytest.mark.parametrize("due", ["score_every", "preview_every", "save_every"])
+def test_nothing_is_made_of_weights_behind_a_term_that_is_not_finite(tmp_path, monkeypatch, due):
+    class Exploding(Copy):
+        def train_step(self, batch, update, progress):
+            factor = float("inf") if progress.step == 1 else 1.0
+            update("G", loss=lambda: {"copy": factor * self.G(batch.a_BCHW).mean()})
+
+    def score(method):
+        scored.append(1)
+        return {"x": 0.0}
+
+    scored, settings = [], {"log_every": 50, "save_every": 50, "preview_every": 50, due: 3}
+    judge_later(monkeypatch)
+    with pytest.raises(DivergenceError, match=r"at step 2\. Last good checkpoint: none"):
+        train(tmp_path, Exploding(), scorer=Scorer(score=score, primary="x"), **settings)
+    assert scored == [1]  # before the first step
+    assert not CheckpointStore(tmp_path).steps()
+    assert [p.name for p in (tmp_path / "previews").iterdir()] == ["step_00000000.png"]
+
+
+def test_terms_read_later_are_the_same(tmp_path, monkeypatch):
+    train(tmp_path / "at_once", make(), log_every=5)
+    judge_later(monkeypatch)
+    train(tmp_path / "later", make(), log_every=5)
+    assert final_bytes(tmp_path / "later") == final_bytes(tmp_path / "at_once")
+    terms = [
+        [record["terms"] for record in records(tmp_path / name) if "terms" in record]
+        for name in ("at_once", "later")
+    ]
+    assert terms[0] == terms[1]
+    assert len(terms[0]) == 5  # steps 4, 5, 8, 10 and 12
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -173,6 +173,55 @@ def test_a_term_that_is_not_finite_stops_before_anything_moves(bad):
     torch.testing.assert_close(snapshot(method.G), before)
 
 
+def scaled(update):
+    """With the scaler of 16-bit precision."""
+    precision = update._fabric.strategy.precision
+    precision.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    backward = precision.backward
+    precision.backward = lambda tensor, model, *a, **k: backward(
+        precision.scaler.scale(tensor), model, *a, **k
+    )
+    return update
+
+
+@pytest.mark.parametrize("prepare", [lambda update: update, scaled])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_judged_later_nothing_is_stepped_from_a_bad_term_on(prepare, bad):
+    """Good steps first, which are those of a run that judges at once; then G, then D stands still.
+
+    The bad term is a constant, so that every gradient is finite and none gives it away.
+    """
+    x = torch.randn(5, 3)
+    plain, later = Two(), Two()
+    later.load_state_dict(plain.state_dict())
+    updates = [
+        prepare(Updater(method, cpu_fabric(), clip_norm=1.0, judges_later=judges_later))
+        for method, judges_later in ((plain, False), (later, True))
+    ]
+
+    def step(method, update, constant):
+        update.begin_step(1.0)
+        update("G", loss=lambda: {"a": method.D(method.G(x)).mean(), "b": x.mean() + constant})
+        update("D", loss=lambda: {"c": method.D(method.G(x).detach()).square().mean()})
+
+    for _ in range(2):
+        for method, update in zip((plain, later), updates, strict=True):
+            step(method, update, 0.0)
+        for judged in updates[1].judged:
+            judged.judge([float(value) for value in judged.values])
+    assert all(torch.equal(t, later.state_dict()[n]) for n, t in plain.state_dict().items())
+    before = snapshot(later)
+    step(later, updates[1], bad)
+    first = updates[1].judged
+    step(later, updates[1], 0.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, snapshot(later), strict=True))
+    steps = {float(s["step"]) for o in updates[1].optimizers.values() for s in o.state.values()}
+    assert steps == {2.0}
+    assert [judged.updated for judged in first] == ["G", "D"]
+    with pytest.raises(DivergenceError, match=f"The term `b` of the update of G became {bad}"):
+        first[0].judge([float(value) for value in first[0].values])
+
+
 def test_learning_rates_follow_the_factor():
     method = Two()
     update = Updater(method, cpu_fabric())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from patchkin.randomness import Draws
@@ -43,6 +44,53 @@ class ColourChange:
 
         y_BCHW = x_BCHW * 0.5 + 0.5
         for name, shift in self.shifts:
-            adjust = getattr(colours, f"adjust_{name}")
-            y_BCHW = adjust(y_BCHW, shift if name == "hue" else 1 + shift)
+            if name == "hue":
+                y_BCHW = with_other_hue(y_BCHW, shift)
+            else:
+                y_BCHW = getattr(colours, f"adjust_{name}")(y_BCHW, 1 + shift)
         return y_BCHW * 2 - 1
+
+
+def with_other_hue(x_BCHW: Tensor, turn: float) -> Tensor:
+    """Turn the hue of images in [0, 1], by the colour hexagon of HSV; grey ones stay.
+
+    To the bit what torchvision's `adjust_hue` does, which sends a table to the device in each call
+    and may wait for it.
+
+    Args:
+        x_BCHW: of one channel or three.
+        turn: share of a whole turn.
+
+    >>> import torch
+    >>> red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+    >>> with_other_hue(red, 1 / 3).flatten().round()  # green
+    tensor([0., 1., 0.])
+    """
+    if x_BCHW.shape[1] == 1:
+        return x_BCHW
+    wide_BCHW = x_BCHW.float()
+    low, high = wide_BCHW.aminmax(dim=1)
+    grey = high == low
+    saturation = (high - low) / high.masked_fill(grey, 1.0)
+    below_BCHW = (high[:, None] - wide_BCHW) / (high - low).masked_fill(grey, 1.0)[:, None]
+    red, green, blue = below_BCHW.unbind(1)
+    corner = torch.where(
+        wide_BCHW[:, 0] == high,
+        blue - green,
+        torch.where(wide_BCHW[:, 1] == high, red + 2.0 - blue, green + 4.0 - red),
+    )
+    sixths = ((corner * (1 / 6) + 1).fmod(1.0) + turn).remainder(1.0) * 6
+    side = sixths.floor()
+    along = sixths - side
+    lowest = ((1 - saturation) * high).clamp(0, 1)
+    falling = ((1 - saturation * along) * high).clamp(0, 1)
+    rising = ((saturation * along + (1 - saturation)) * high).clamp(0, 1)
+
+    def channel(first_side: int) -> Tensor:
+        """High on the side of this number and the one before it, low on those opposite."""
+        of_six = (side - first_side).remainder(6)
+        value = torch.where(of_six == 1, falling, lowest)
+        value = torch.where(of_six == 4, rising, value)
+        return torch.where((of_six == 0) | (of_six == 5), high, value)
+
+    return torch.stack([channel(0), channel(2), channel(4)], dim=1).to(x_BCHW.dtype)
