@@ -1,4 +1,7 @@
-"""Where to compute, and in which precision."""
+"""Where to compute, and in which precision.
+
+torch is imported by the functions that need it: the names of devices are needed without it too.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from patchkin.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["32-true", "tf32", "bf16-mixed", "16-mixed"]
@@ -29,6 +33,8 @@ def choose_device(device: Device) -> torch.device:
     >>> choose_device("cpu")
     device(type='cpu')
     """
+    import torch
+
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -49,6 +55,8 @@ def take_accelerator(device: Device, number: int, precision: Precision = "32-tru
     Raises:
         ConfigError: the machine does not have the device.
     """
+    import torch
+
     set_float32(precision)
     if choose_device(device).type == "cuda":
         torch.cuda.set_device(number % torch.cuda.device_count())
@@ -60,6 +68,8 @@ def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
     Raises:
         ConfigError: the device cannot compute in it.
     """
+    import torch
+
     if precision == "16-mixed" and device.type == "cpu":
         raise ConfigError("--precision 16-mixed needs a GPU. Use bf16-mixed or 32-true.")
     if precision == "tf32" and device.type != "cuda":
@@ -72,10 +82,13 @@ def set_float32(precision: Precision) -> None:
 
     torch's own default computes convolutions in TF32 and products of matrices in IEEE float32.
 
+    >>> import torch
     >>> set_float32("32-true")
     >>> torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     (False, False)
     """
+    import torch
+
     # The newer `fp32_precision` leaves torch's own exporter and compiler behind: they read these.
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
@@ -86,6 +99,8 @@ def set_deterministic(wanted: bool) -> None:
 
     Operations that cannot raise. On a CPU all of ours can, and nothing gets slower.
     """
+    import torch
+
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its start
     torch.use_deterministic_algorithms(wanted)
@@ -97,6 +112,8 @@ def peak_memory_bytes(device: torch.device) -> int | None:
 
     None where the operating system does not say, as Windows.
     """
+    import torch
+
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     try:
@@ -110,9 +127,12 @@ def peak_memory_bytes(device: torch.device) -> int | None:
 def device_name(device: torch.device) -> str:
     """A device for people: its kind, and what it is called as far as the system says.
 
+    >>> import torch
     >>> device_name(torch.device("meta"))
     'meta'
     """
+    import torch
+
     name = ""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)

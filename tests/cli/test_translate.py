@@ -14,8 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from patchkin.storage.checkpoint import find_model
-from patchkin.translation.enlarging import Resizing, enlarged, jointly_enlarged, reduced
+from patchkin.translation.enlarging import enlarged, jointly_enlarged, reduced
 from patchkin.translation.record import RECORD_FOLDER
+from patchkin.translation.resizing import Resizing
 from patchkin.translation.translator import Translator
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from patchkin._version import __version__
-from patchkin.errors import PatchkinError
+from patchkin.errors import PatchkinError, missing_extra
 
 if TYPE_CHECKING:
     from patchkin.method import Method
@@ -33,6 +33,9 @@ VERBS = {
     "methods": "list the methods and their presets",
     "doctor": "what this machine can do",
 }
+_OF_TORCH = ("torch", "torchvision", "lightning", "lightning_fabric", "safetensors")
+"""What the extra `torch` brings."""
+_WITHOUT_TORCH = {"translate": " with this model (a .onnx file needs less)"}
 DONE, USER_ERROR, OUR_FAULT, INTERRUPTED = 0, 2, 1, 130
 
 
@@ -60,6 +63,11 @@ def main(
         return code
     except PatchkinError as error:
         return USER_ERROR if error.told else _complain(str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _OF_TORCH:
+            raise
+        what = f"`patchkin {arguments[0]}`{_WITHOUT_TORCH.get(arguments[0], '')}"
+        return _complain(missing_extra(what, package=str(error.name), extra="torch"))
     except KeyboardInterrupt:
         print("patchkin: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -110,9 +118,9 @@ def _run(
         hint = f"Did you mean `{near[0]}`?" if near else f"Verbs: {', '.join(VERBS)}."
         return _complain(f"Unknown verb `{verb}`. {hint}")
     module = importlib.import_module(f"patchkin.cli.{verb.replace('-', '_')}")
-    if verb == "data":  # needs no method, and none of their imports
+    if verb in ("data", "doctor"):  # need no method, and none of their imports
         methods = {}
-    elif methods is None:
+    elif methods is None and verb != "translate":  # which may need none
         from patchkin.methods import known_methods
 
         methods = known_methods()

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from patchkin import plugins
 from patchkin._version import __version__
 from patchkin.cli.parsing import parse
 from patchkin.cli.printing import print_json
 from patchkin.errors import ConfigError, missing_extra
-from patchkin.method import Method
 
-LIBRARIES = ("torch", "torchvision", "lightning-fabric", "pillow", "safetensors")
+LIBRARIES = ("pillow",)
 OPTIONAL = {
+    **{
+        name: missing_extra("All but translating with ONNX files", package=name, extra="torch")
+        for name in ("torch", "torchvision", "lightning-fabric", "safetensors")
+    },
     "tifffile": missing_extra("TIFF", package="tifffile", extra="tiff"),
     "torch-fidelity": missing_extra("Inception", package="torch-fidelity", extra="metrics"),
     "torchmetrics": missing_extra("LPIPS", package="torchmetrics", extra="metrics"),
@@ -35,7 +37,7 @@ class DoctorOptions:
     """Print one JSON object."""
 
 
-def run(arguments: Sequence[str], _: Mapping[str, type[Method]]) -> int:
+def run(arguments: Sequence[str], _: object) -> int:
     """Report versions, devices and what is missing."""
     options = parse(
         DoctorOptions, arguments, prog="patchkin doctor", about="What this machine can do."
@@ -58,10 +60,9 @@ def examine() -> dict[str, Any]:
         "cpu cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "cpu instructions": torch.backends.cpu.get_cpu_capability(),
-        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or "none",
-        "mps": torch.backends.mps.is_available(),
     }
+    if importlib.util.find_spec("torch") is not None:
+        facts |= _devices()
     for library in (*LIBRARIES, *OPTIONAL):
         try:
             facts[library] = importlib.metadata.version(library)
@@ -75,3 +76,14 @@ def examine() -> dict[str, Any]:
             except ConfigError as error:
                 facts[f"{group} {name}"] = str(error)
     return facts
+
+
+def _devices() -> dict[str, Any]:
+    """What torch can compute on."""
+    import torch
+
+    return {
+        "cpu instructions": torch.backends.cpu.get_cpu_capability(),
+        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or "none",
+        "mps": torch.backends.mps.is_available(),
+    }

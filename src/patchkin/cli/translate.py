@@ -1,8 +1,8 @@
 """`patchkin translate MODEL INPUT... --output DIR`.
 
-For methods whose translations have a style, also which: `patchkin.translation.styles` tells the
-names of files. Processes share the files by position in the list that all of them make
-(`patchkin.parallel.shards`).
+For methods whose translations have a style, also which: `patchkin.translation.style_files` tells
+the names of files. Processes share the files by position in the list that all of them make
+(`patchkin.parallel.shards`). With an ONNX file as the model nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
-import torch
 import tyro
 
 from patchkin.cli.parsing import MaxPixels, parse
@@ -22,12 +21,9 @@ from patchkin.cli.printing import print_json, progress_bar
 from patchkin.config import flag, shown
 from patchkin.devices import Device, Precision, keep_freed_memory, take_accelerator
 from patchkin.errors import ConfigError
-from patchkin.images import Ranges, write_pillow
-from patchkin.method import Direction, Method, StyledMethod
 from patchkin.parallel.processes import in_processes
 from patchkin.parallel.shards import Shard, chosen_shard, local_number
 from patchkin.storage.shipped import shipped_sentence
-from patchkin.translation.enlarging import Enlarging, Resizing
 from patchkin.translation.files import (
     Job,
     Outcome,
@@ -37,25 +33,21 @@ from patchkin.translation.files import (
     renamed,
     translate_files,
 )
+from patchkin.translation.onnx_file import ONNX_SUFFIX, OnnxTranslator, usable_cores
 from patchkin.translation.record import Recorder
+from patchkin.translation.resizing import Enlarging, Resizing
 from patchkin.translation.saving import Saving
 from patchkin.translation.scale import scale_warning
 from patchkin.translation.stale import in_words, maker_of, own_target, sort_jobs
-from patchkin.translation.styles import (
-    Style,
-    domain_name,
-    drawn_styles,
-    find_domain,
-    path_files,
-    path_jobs,
-    reference_files,
-    referenced_styles,
-    style_grid,
-    styled_jobs,
-    usual_style,
-    write_paths,
-)
-from patchkin.translation.translator import Translator
+from patchkin.translation.style_files import Style, domain_label, domain_of, styled_jobs
+
+if TYPE_CHECKING:
+    from patchkin.method import Method
+    from patchkin.translation.translator import Translator
+
+    AnyTranslator: TypeAlias = Translator | OnnxTranslator
+    Methods: TypeAlias = Mapping[str, type[Method]] | None
+    """None stands for those of patchkin."""
 
 GRID_ROWS = 32
 """Inputs that a grid shows at most."""
@@ -67,7 +59,8 @@ class TranslateOptions:
     """Options of `translate`."""
 
     model: Annotated[tyro.conf.Positional[str], shown("MODEL")]
-    """A run folder, a checkpoint folder, a .safetensors file, or the name of a shipped model."""
+    """A run folder, a checkpoint folder, a .safetensors file, the name of a shipped model, or a
+    .onnx file of `patchkin export`, which needs no torch."""
     inputs: Annotated[tyro.conf.Positional[tuple[str, ...]], shown("INPUT...")]
     """Image files, folders (searched recursively), or quoted glob patterns."""
     output: Annotated[Path, flag("-o")]
@@ -98,7 +91,7 @@ class TranslateOptions:
     """The checkpoint of a run folder: the last, or the best on validation."""
     weights: Literal["averaged", "live"] = "averaged"
     """Averaged weights if the run kept them, or the live ones."""
-    direction: Direction = "AtoB"
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
     """BtoA takes the way back, for methods that have one."""
     domain: str | None = None
     """Target domain, by name or number; needed where the model has several."""
@@ -130,7 +123,7 @@ class TranslateOptions:
     """Print one JSON object with what was written, skipped and failed."""
 
 
-def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
+def run(arguments: Sequence[str], methods: Methods) -> int:
     """Translate as the arguments say; 2 if a file failed."""
     options = parse(
         TranslateOptions,
@@ -171,13 +164,12 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
 
         work = partial(_translate, options, methods, shard)
         if options.processes > 1:
-            threads = max(1, torch.get_num_threads() // options.processes)
+            threads = max(1, usable_cores() // options.processes)
             parts = in_processes(work, options.processes, threads=threads, on_message=show)
             outcome = _merged(parts)
             if options.grid is not None:
                 translator, planned = _load(options, methods), _plan(options)
-                chosen = _styles(options, translator)
-                _write_grid(options, planned, chosen, translator.value_ranges)
+                _write_grid(options, planned, _styles(options, translator), translator)
         else:
             outcome = work(1, show)
     _tell(outcome, options, shard)
@@ -186,14 +178,15 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
 
 def _translate(
     options: TranslateOptions,
-    methods: Mapping[str, type[Method]],
+    methods: Methods,
     shard: Shard,
     number: int,
     tell: Callable[[int | str], None],
 ) -> Outcome:
     """The work of process `number` of `options.processes` on a part of the files."""
-    place = local_number() * options.processes + number - 1
-    take_accelerator(options.device, place, options.precision)
+    if not _is_onnx(options):
+        place = local_number() * options.processes + number - 1
+        take_accelerator(options.device, place, options.precision)
     translator = _load(options, methods)
     planned = _plan(options)
     if shard.number == number == 1:
@@ -209,6 +202,8 @@ def _translate(
     targets_of: Callable[[Job], Sequence[Path]] = own_target
     domain, is_file = "" if chosen is None else chosen.domain, planned.names_file
     if chosen is not None and options.interpolate:
+        from patchkin.translation.styles import path_files, path_jobs
+
         first, last = chosen.styles
         way, frames = (first, last), options.frames
         jobs = path_jobs(jobs, way, frames=frames, domain=domain, names_file=is_file)
@@ -220,6 +215,9 @@ def _translate(
     )
     tell(len(share.todo))
     if chosen is not None and options.interpolate:
+        from patchkin.translation.styles import write_paths
+
+        assert not isinstance(translator, OnnxTranslator)  # it is refused --interpolate
         outcome = write_paths(
             translator,
             share.todo,
@@ -242,7 +240,7 @@ def _translate(
         target: share.remade[target] for target in outcome.written if target in share.remade
     }
     if options.processes == 1:
-        _write_grid(options, planned, chosen, translator.value_ranges)
+        _write_grid(options, planned, chosen, translator)
     return outcome
 
 
@@ -274,7 +272,15 @@ def _plan(options: TranslateOptions) -> Plan:
     return replace(planned, jobs=renamed(planned.jobs, saving.renamed))
 
 
-def _load(options: TranslateOptions, methods: Mapping[str, type[Method]]) -> Translator:
+def _is_onnx(options: TranslateOptions) -> bool:
+    return Path(options.model).suffix.lower() == ONNX_SUFFIX
+
+
+def _load(options: TranslateOptions, methods: Methods) -> AnyTranslator:
+    if _is_onnx(options):
+        return _load_onnx(options)
+    from patchkin.translation.translator import Translator
+
     translator = Translator.load(
         options.model,
         methods=methods,
@@ -290,17 +296,50 @@ def _load(options: TranslateOptions, methods: Mapping[str, type[Method]]) -> Tra
     return translator
 
 
+def _load_onnx(options: TranslateOptions) -> OnnxTranslator:
+    """A file of `patchkin export`.
+
+    Raises:
+        ConfigError: an option is about what was decided when it was written.
+    """
+    asked = {
+        "--which": options.which != "last",
+        "--weights": options.weights != "averaged",
+        "--precision": options.precision != "32-true",
+        "--resize": options.resize is not None,
+        "--reference": bool(options.reference),
+        "--grid": options.grid is not None,
+        "--interpolate": options.interpolate,
+    }
+    refused = next((name for name, given in asked.items() if given), None)
+    if refused is not None:
+        raise ConfigError(
+            f"{refused} needs the model itself, and `{options.model}` is an exported one: leave it "
+            "out, or translate with the run or the .safetensors file."
+        )
+    translator = OnnxTranslator(Path(options.model), device=options.device)
+    if options.direction not in ("AtoB", translator.direction):
+        raise ConfigError(
+            f"`{options.model}` was exported for {translator.direction}; got --direction "
+            f"{options.direction}."
+        )
+    return translator
+
+
 def _write_grid(
-    options: TranslateOptions, planned: Plan, chosen: _Chosen | None, value_ranges: Ranges
+    options: TranslateOptions, planned: Plan, chosen: _Chosen | None, translator: AnyTranslator
 ) -> None:
     if options.grid is None or chosen is None:
         return
+    from patchkin.images import write_pillow
+    from patchkin.translation.styles import style_grid
+
     grid = style_grid(
         planned.jobs[:GRID_ROWS],
         chosen.styles,
         domain=chosen.domain,
         names_file=planned.names_file,
-        value_ranges=value_ranges,
+        value_ranges=translator.value_ranges,
     )
     write_pillow(options.grid, grid)
     if len(planned.jobs) > GRID_ROWS:
@@ -332,7 +371,7 @@ class _Chosen(NamedTuple):
     """For the names of files; empty for methods with one target domain."""
 
 
-def _styles(options: TranslateOptions, translator: Translator) -> _Chosen | None:
+def _styles(options: TranslateOptions, translator: AnyTranslator) -> _Chosen | None:
     """The styles that the options ask for; None for a method that has none, or its usual one.
 
     Raises:
@@ -346,20 +385,16 @@ def _styles(options: TranslateOptions, translator: Translator) -> _Chosen | None
         "--interpolate": options.interpolate,
     }
     flags = [flag for flag, given in asked.items() if given]
-    if not isinstance(translator.method, StyledMethod):
+    if not translator.has_styles:
         if flags:
             raise ConfigError(
-                f"`{translator.method.name}` gives one translation per image; {flags[0]} needs a "
+                f"`{translator.method_name}` gives one translation per image; {flags[0]} needs a "
                 "model of a method with styles, see `patchkin methods`."
             )
         return None
-    domain = find_domain(translator, options.domain)
-    styles = []
-    if options.samples is not None:
-        styles += drawn_styles(translator, options.samples, seed=options.seed, domain=domain)
-    if options.reference:
-        files = reference_files(options.reference)
-        styles += referenced_styles(translator, files, domain=domain)
+    number, names = translator.num_domains, translator.domains
+    domain = domain_of(options.domain, number=number, names=names, method=translator.method_name)
+    styles = _asked_styles(options, translator, domain)
     if options.interpolate:
         if len(styles) != 2:
             raise ConfigError(
@@ -372,7 +407,33 @@ def _styles(options: TranslateOptions, translator: Translator) -> _Chosen | None
         raise ConfigError(f"--grid writes PNG, JPEG or WebP; got `{options.grid}`.")
     if not flags:  # one target domain
         return None
-    return _Chosen(styles or [usual_style(translator, domain)], domain_name(translator, domain))
+    styles = styles or [_usual_style(translator, domain)]
+    return _Chosen(styles, domain_label(domain, number=number, names=names))
+
+
+def _asked_styles(options: TranslateOptions, translator: AnyTranslator, domain: int) -> list[Style]:
+    """Drawn ones, and those of references."""
+    if isinstance(translator, OnnxTranslator):
+        if options.samples is None:
+            return []
+        return translator.drawn_styles(options.samples, seed=options.seed, domain=domain)
+    from patchkin.translation.styles import drawn_styles, reference_files, referenced_styles
+
+    styles = []
+    if options.samples is not None:
+        styles += drawn_styles(translator, options.samples, seed=options.seed, domain=domain)
+    if options.reference:
+        files = reference_files(options.reference)
+        styles += referenced_styles(translator, files, domain=domain)
+    return styles
+
+
+def _usual_style(translator: AnyTranslator, domain: int) -> Style:
+    if isinstance(translator, OnnxTranslator):
+        return translator.usual_style(domain)
+    from patchkin.translation.styles import usual_style
+
+    return usual_style(translator, domain)
 
 
 def _tell(outcome: Outcome, options: TranslateOptions, shard: Shard) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -88,15 +90,17 @@ def _received(pipe: Connection, number: int, process: SpawnProcess) -> tuple[str
 def _child(
     work: Callable[[int, Callable[[Any], None]], Any], number: int, threads: int, pipe: Connection
 ) -> None:
-    import torch
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # for what is loaded later
+    if importlib.util.find_spec("torch") is not None:
+        import torch
 
+        torch.set_num_threads(threads)
     sending = threading.Lock()
 
     def tell(message: Any) -> None:
         with sending:
             pipe.send((_TOLD, message))
 
-    torch.set_num_threads(threads)
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:

@@ -16,35 +16,17 @@ Shape suffixes: B images, C channels, X channels of the input, H and W pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
-
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from patchkin.errors import ConfigError, ShapeError
+from patchkin.errors import ShapeError
 
-Enlarging: TypeAlias = Literal["plain", "joint"]
 RADIUS = 4
 """Of the windows, in pixels of the small images."""
 EPSILON = 0.01
 """Variance of the input, in [-1, 1], below which a window counts as flat (0.05 squared, in units
 from 0 to 1)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Resizing:
-    """Images whose shorter side is longer than `side` are translated at that size."""
-
-    side: int
-    """In pixels."""
-    enlarging: Enlarging = "joint"
-    """How the translation is put back."""
-
-    def __post_init__(self) -> None:
-        if self.side < 8:
-            raise ConfigError(f"`--resize` must be at least 8 pixels; got {self.side}.")
 
 
 def reduced(x_BCHW: Tensor, side: int) -> Tensor:

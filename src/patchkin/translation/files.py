@@ -1,5 +1,7 @@
 """Files to translate: which, where their translations go, and what became of them.
 
+Imports no torch: what translates takes and gives arrays.
+
 Shape suffixes: S entries of a style, B images, C channels, H and W pixels.
 """
 
@@ -13,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from patchkin.errors import ConfigError, DataError, PatchkinError, StorageError
 from patchkin.images import (
@@ -23,9 +25,12 @@ from patchkin.images import (
     Array,
     Encoding,
     Picture,
+    Ranges,
     is_image_file,
     output_form,
+    read_image,
     to_levels,
+    to_values,
 )
 from patchkin.images.container import Container, container_of
 from patchkin.images.faults import reason
@@ -37,7 +42,6 @@ from patchkin.parallel.overlap import ahead, behind
 from patchkin.storage.atomic import is_disk_trouble
 from patchkin.translation.record import Recorder
 from patchkin.translation.saving import Saving
-from patchkin.translation.translator import Translator
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Job:
 
     source: Path
     target: Path
-    style_S: Tensor | None = field(default=None, compare=False)
+    style_S: Array | None = field(default=None, compare=False)
     """For methods whose translations have a style; the same for all images unless given."""
     style: str = ""
     """What `style_S` is, for the record."""
@@ -256,8 +260,23 @@ def check_output(output: Path, flag: str = "--output") -> None:
 # Translating
 
 
+class ArrayTranslator(Protocol):
+    """What translates images as arrays."""
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Of the images it takes, and of those it gives."""
+
+    @property
+    def value_ranges(self) -> Ranges:
+        """Of the images it takes, and of those it gives, in files of more than 8 bits."""
+
+    def arrays(self, x_BCHW: Array, styles_BS: Array | None = None) -> Array:
+        """Images in [-1, 1], translated."""
+
+
 def translate_files(
-    translator: Translator,
+    translator: ArrayTranslator,
     jobs: Sequence[Job],
     *,
     saving: Saving | None = None,
@@ -290,9 +309,9 @@ def translate_files(
     with behind() as later:
         for batch in ahead(_batches(pages, batch_size)):
             styles = [page.job.style_S for page in batch if page.job.style_S is not None]
-            x_BCHW = torch.stack([page.image_CHW for page in batch])
+            x_BCHW = np.stack([page.image_CHW for page in batch])
             try:
-                y_BCHW = translator(x_BCHW, torch.stack(styles) if styles else None).cpu()
+                y_BCHW = translator.arrays(x_BCHW, np.stack(styles) if styles else None)
             except (MemoryError, RuntimeError) as error:
                 if not is_memory_trouble(error):
                     raise
@@ -310,10 +329,11 @@ def is_memory_trouble(error: BaseException) -> bool:
     >>> is_memory_trouble(MemoryError()), is_memory_trouble(RuntimeError("shapes differ"))
     (True, False)
     """
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
-    return "not enough memory" in text or "can't allocate memory" in text
+    said = ("not enough memory", "can't allocate memory", "out of memory")
+    return any(words in text for words in said)
 
 
 @dataclass(frozen=True)
@@ -324,7 +344,7 @@ class _Page:
     number: int
     of: int
     container: Container
-    image_CHW: Tensor
+    image_CHW: Array
     encoding: Encoding
     alpha_HW: Array | None
 
@@ -340,7 +360,7 @@ class _Writing:
 
     def __init__(
         self,
-        translator: Translator,
+        translator: ArrayTranslator,
         saving: Saving,
         outcome: Outcome,
         recorder: Recorder | None,
@@ -369,20 +389,20 @@ class _Writing:
             self._pages = []
             self.on_file(page.job.source)
 
-    def take(self, page: _Page, y_CHW: Tensor) -> None:
+    def take(self, page: _Page, y_CHW: Array) -> None:
         """A translated page."""
         if page.number == 0:
             self._pages = []
         if page.job.target in self._failed:
             self.fail(page, "")
             return
-        if not y_CHW.isfinite().all():
+        if not np.isfinite(y_CHW).all():
             self.fail(page, "has a translation that holds NaN or infinity; nothing is written")
             return
         form = output_form(page.encoding, y_CHW.shape[0], self._ranges)
         if form.note:
             self.outcome.note(form.note, page.job.source)
-        levels_CHW = to_levels(y_CHW.numpy(), form.encoding, form.value_range)
+        levels_CHW = to_levels(y_CHW, form.encoding, form.value_range)
         alpha_HW = page.alpha_HW if self.saving.alpha == "keep" else None
         self._pages.append(SavedPage(levels_CHW, alpha_HW))
         if page.number == page.of - 1:
@@ -407,13 +427,13 @@ class _Writing:
             self.outcome.failed.append((job.source, f"`{job.source}`: {reason(error)}."))
 
 
-def _pages(translator: Translator, jobs: Iterable[Job], writing: _Writing) -> Iterator[_Page]:
+def _pages(translator: ArrayTranslator, jobs: Iterable[Job], writing: _Writing) -> Iterator[_Page]:
     """The pages of all jobs, in order. Of a file that cannot be read none is given, or not the
     last, so that it is not written.
     """
     source: Path | None = None
     container = Container()
-    last: tuple[Path, tuple[Tensor, Picture]] | None = None
+    last: tuple[Path, tuple[Array, Picture]] | None = None
     for job in jobs:
         try:
             if job.source != source:
@@ -424,7 +444,7 @@ def _pages(translator: Translator, jobs: Iterable[Job], writing: _Writing) -> It
             paths = each_page([job.source])[: container.num_pages]
             for number, path in enumerate(paths):
                 if last is None or last[0] != path:
-                    last = (path, translator.read_picture(path))
+                    last = (path, _read(translator, path))
                 image_CHW, picture = last[1]
                 yield _Page(
                     job, number, len(paths), container, image_CHW, picture.encoding, picture.alpha
@@ -432,6 +452,12 @@ def _pages(translator: Translator, jobs: Iterable[Job], writing: _Writing) -> It
         except (DataError, OSError, MemoryError) as error:
             source = None
             writing.unreadable(job, str(error) or reason(error))
+
+
+def _read(translator: ArrayTranslator, path: Path) -> tuple[Array, Picture]:
+    """A page as the model takes it, [C, H, W] in [-1, 1], and as it is decoded."""
+    picture = read_image(path, translator.channels[0])
+    return to_values(picture, translator.value_ranges[0]), picture
 
 
 def _batches(pages: Iterable[_Page], batch_size: int) -> Iterator[list[_Page]]:

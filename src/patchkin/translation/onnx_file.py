@@ -14,6 +14,7 @@ import numpy as np
 from patchkin.errors import CheckpointError, ConfigError, ShapeError, missing_extra
 from patchkin.images import Array, Ranges
 from patchkin.translation.exported import IMAGE, STYLE, ExportHeader
+from patchkin.translation.style_files import Style, drawn_origin, usual_origin
 
 if TYPE_CHECKING:
     from patchkin.devices import Device, Precision
@@ -115,6 +116,45 @@ class OnnxTranslator:
         """Width and height that a whole image had in training."""
         return self.header.training_size
 
+    @property
+    def has_styles(self) -> bool:
+        """Whether its translations have a style."""
+        return bool(self.header.styles)
+
+    @property
+    def num_domains(self) -> int:
+        """Target domains to choose from."""
+        return self.header.num_domains
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Their names, as far as the file knows them."""
+        return self.header.domains
+
+    def usual_style(self, domain: int) -> Style:
+        """The style of a domain unless one is chosen."""
+        return self._style("", usual_origin(domain))
+
+    def drawn_styles(self, count: int, *, seed: int, domain: int) -> list[Style]:
+        """The first of the random styles that were put into the file.
+
+        Raises:
+            ConfigError: it has not so many, or of another seed.
+        """
+        if count < 1:
+            raise ConfigError(f"`--samples` must be at least 1; got {count}.")
+        return [self._style(f"s{n}", drawn_origin(domain, seed, n)) for n in range(count)]
+
+    def _style(self, name: str, origin: str) -> Style:
+        for style in self.header.styles:
+            if style.origin == origin:
+                return Style(name, np.asarray(style.numbers, np.float32), origin=origin)
+        held = ", ".join(style.origin for style in self.header.styles if style.name)
+        raise ConfigError(
+            f"The file holds no style of {origin}; it holds {held or 'none but the usual ones'}. "
+            "`patchkin export` puts random styles into a file with --samples and --seed."
+        )
+
     def arrays(self, x_BCHW: Array, styles_BS: Array | None = None) -> Array:
         """Translate images of any height and width, values in [-1, 1].
 
@@ -190,7 +230,7 @@ def _opened(content: bytes | Path, name: Path | str, *, device: Device, threads:
         raise CheckpointError(f"`{name}` cannot be read: {error.strerror or error}.") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = threads or _cores()
+    options.intra_op_num_threads = threads or usable_cores()
     providers = providers_of(device, onnxruntime.get_available_providers())
     try:
         return onnxruntime.InferenceSession(graph, options, providers=providers)
@@ -201,7 +241,7 @@ def _opened(content: bytes | Path, name: Path | str, *, device: Device, threads:
         raise CheckpointError(f"`{name}` is no ONNX model that can be run: {told}.") from error
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """That this process may use; `OMP_NUM_THREADS` says fewer, as it does to torch."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     if wanted.isdecimal() and int(wanted):

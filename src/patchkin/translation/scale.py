@@ -1,4 +1,4 @@
-"""At what scale a model has learned, and what of a list of files is beyond it.
+"""At what scale a model has learned, and what of a list of files is beyond it. Imports no torch.
 
 A model knows things at the size that they had in training. In an image with four times as many
 pixels a side they are four times as large: horse2zebra makes zebras at 256 pixels and none at 1024.
@@ -11,11 +11,14 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from patchkin.images.sizes import image_size
-from patchkin.method import Direction
-from patchkin.storage.checkpoint import ModelHeader
-from patchkin.translation.translator import Translator
+
+if TYPE_CHECKING:
+    from patchkin.method import Direction
+    from patchkin.storage.checkpoint import ModelHeader
+    from patchkin.translation.resizing import Resizing
 
 BEYOND = 2.0
 """How many times as large as in training, a side on average, an image may be before it is said."""
@@ -76,11 +79,23 @@ def _side(size: tuple[int, int], resize: int | None) -> float:
     return side if resize is None else side * min(1, resize / min(size))
 
 
-def scale_warning(translator: Translator, files: Sequence[Path]) -> str:
+class Scaled(Protocol):
+    """What translates images best that are as large as those of its training."""
+
+    @property
+    def training_size(self) -> tuple[int, int] | None:
+        """Width and height, as far as they are known."""
+
+    @property
+    def resizing(self) -> Resizing | None:
+        """Of larger ones."""
+
+
+def scale_warning(translator: Scaled, files: Sequence[Path]) -> str:
     """One line about the files that are beyond the scale of a model; empty if none is."""
-    if translator.header is None:
+    trained = translator.training_size
+    if trained is None:
         return ""
-    trained = training_size(translator.header, translator.direction)
     resize = None if translator.resizing is None else translator.resizing.side
     larger = larger_files(files, trained, resize=resize)
     if larger is None:

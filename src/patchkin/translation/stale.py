@@ -16,15 +16,49 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from patchkin.errors import CheckpointError, DataError
 from patchkin.translation.files import Job
 from patchkin.translation.record import Made, Maker, Records, sha256_of
-from patchkin.translation.translator import Translator
+
+if TYPE_CHECKING:
+    from patchkin.translation.resizing import Resizing
 
 
-def maker_of(translator: Translator, model: str, **options: Any) -> Maker:
+class FromFile(Protocol):
+    """What is known of a model that was loaded from a file."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file."""
+
+    @property
+    def method_name(self) -> str:
+        """Of its method."""
+
+    @property
+    def step(self) -> int | None:
+        """Of its training."""
+
+    @property
+    def weights(self) -> str:
+        """Averaged or live."""
+
+    @property
+    def direction(self) -> str:
+        """Of its translations."""
+
+    @property
+    def precision(self) -> str:
+        """Of its networks."""
+
+    @property
+    def resizing(self) -> Resizing | None:
+        """Of large images."""
+
+
+def maker_of(translator: FromFile, model: str, **options: Any) -> Maker:
     """Who makes translations with a model.
 
     Args:
@@ -51,8 +85,8 @@ def maker_of(translator: Translator, model: str, **options: Any) -> Maker:
     return Maker(
         model=model,
         sha256=sha256,
-        method=translator.method.name,
-        step=translator.header.step if translator.header is not None else None,
+        method=translator.method_name,
+        step=translator.step,
         weights=translator.weights,
         options={name: value for name, value in given.items() if value is not None},
     )

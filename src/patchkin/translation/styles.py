@@ -1,14 +1,6 @@
-"""The styles to translate into, by name: files, grids and paths between two styles.
+"""Styles of a model: drawn at random, taken from references; grids of them, and paths between two.
 
-One input has a translation per style. Where NAME is the stem of the input, the files are
-
-    NAME.png              without any choice
-    NAME_D.png            into the domain D, in the style that it has unless one is chosen
-    NAME_D_s0.png         in the first, second, ... of the styles drawn at random
-    NAME_D_REFERENCE.png  in the style of the reference with that stem
-    NAME_D_path.png       from one style to another: a strip, and as NAME_D_path.gif an animation
-
-and `_D` is left out for methods with one target domain.
+`style_files` says what files are called.
 
 Shape suffixes: S entries of a style, B images, C channels, H and W pixels.
 """
@@ -16,7 +8,7 @@ Shape suffixes: S entries of a style, B images, C channels, H and W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from patchkin.data.layouts import image_files
-from patchkin.errors import ConfigError, DataError, PatchkinError, nearest
+from patchkin.errors import ConfigError, DataError, PatchkinError
 from patchkin.images import (
     Ranges,
     ValueRange,
@@ -38,68 +30,41 @@ from patchkin.randomness import SeededDraws
 from patchkin.storage.atomic import is_disk_trouble, new_file
 from patchkin.translation.files import Job, Outcome, renamed
 from patchkin.translation.record import Recorder, sha256_of
+from patchkin.translation.style_files import (
+    Style,
+    domain_label,
+    domain_of,
+    drawn_origin,
+    named,
+    usual_origin,
+)
 from patchkin.translation.translator import Translator
 
 _FRAME_MILLISECONDS = 90
-
-
-@dataclass(frozen=True, eq=False)
-class Style:
-    """A style and what it is called in the names of files."""
-
-    name: str
-    """Empty for the style that a domain has unless one is chosen."""
-    vector_S: Tensor
-    reference: Path | None = None
-    """The image it was taken from."""
-    origin: str = ""
-    """What decides it, for the record of what made a file."""
 
 
 # Which
 
 
 def find_domain(translator: Translator, given: str | None) -> int:
-    """The target domain that a name or a number (from 0) stands for.
+    """The target domain that a name or a number (from 0) stands for; see `style_files.domain_of`.
 
     Raises:
-        ConfigError: an unknown one (the nearest name is offered); none given where there are
-            several, or one where there are none to choose from.
+        ConfigError: as there.
     """
-    number = translator.styled.num_domains
-    names = translator.domains
-    known = ", ".join(f"{label} {name}" for label, name in enumerate(names))
-    known = known or f"0 to {number - 1}"
-    if number == 1:
-        if given is not None:
-            raise ConfigError(
-                f"`{translator.method.name}` has one target domain; leave out --domain."
-            )
-        return 0
-    if given is None:
-        raise ConfigError(f"This model translates into {number} domains; add --domain: {known}.")
-    if given in names:
-        return names.index(given)
-    if given.isdecimal() and int(given) < number:
-        return int(given)
-    hint = nearest(given, names) if names and not given.isdecimal() else f"Known: {known}."
-    raise ConfigError(f"Unknown domain `{given}`. {hint}")
+    number, names = translator.styled.num_domains, translator.domains
+    return domain_of(given, number=number, names=names, method=translator.method.name)
 
 
 def domain_name(translator: Translator, domain: int) -> str:
-    """For names of files: that of the folder it was learned from, else its number.
-
-    Empty for methods with one target domain.
-    """
-    if translator.styled.num_domains == 1:
-        return ""
-    return translator.domains[domain] if translator.domains else str(domain)
+    """For names of files; see `style_files.domain_label`."""
+    return domain_label(domain, number=translator.styled.num_domains, names=translator.domains)
 
 
 def usual_style(translator: Translator, domain: int) -> Style:
     """The style of a domain unless one is chosen: always the same."""
     drawn_BS = translator.latent_styles(SeededDraws(0, 0), count=1, domain=domain)
-    return Style("", drawn_BS[0], origin=f"domain {domain}, its own")
+    return Style("", drawn_BS[0], origin=usual_origin(domain))
 
 
 def drawn_styles(translator: Translator, count: int, *, seed: int, domain: int) -> list[Style]:
@@ -114,7 +79,7 @@ def drawn_styles(translator: Translator, count: int, *, seed: int, domain: int) 
         Style(
             f"s{index}",
             translator.latent_styles(SeededDraws(seed, index), count=1, domain=domain)[0],
-            origin=f"domain {domain}, seed {seed}, number {index}",
+            origin=drawn_origin(domain, seed, index),
         )
         for index in range(count)
     ]
@@ -157,48 +122,6 @@ def referenced_styles(translator: Translator, files: Sequence[Path], *, domain: 
 
 
 # Files
-
-
-def styled_jobs(
-    jobs: Sequence[Job], styles: Sequence[Style], domain: str = "", *, names_file: bool = False
-) -> list[Job]:
-    """Every job in every style.
-
-    Args:
-        jobs: without styles.
-        styles: one or several.
-        domain: for the names of files.
-        names_file: whether the target of the job is the name that was asked for.
-
-    Raises:
-        DataError: two translations would have one name.
-        ConfigError: several are to have the name that was asked for.
-    """
-    if names_file and len(styles) > 1:
-        raise ConfigError(
-            f"--output `{jobs[0].target}` is the name of one file, and {len(styles)} styles make "
-            f"{len(styles)}; name a folder."
-        )
-    styled: dict[Path, Job] = {}
-    for job in jobs:
-        for style in styles:
-            target = job.target if names_file else named(job.target, domain, style.name)
-            if target in styled:
-                raise DataError(
-                    f"`{styled[target].source}` and `{job.source}` would both be written to "
-                    f"`{target}`; rename one of them."
-                )
-            styled[target] = replace(job, target=target, style_S=style.vector_S, style=style.origin)
-    return list(styled.values())
-
-
-def named(target: Path, *parts: str) -> Path:
-    """A file name with parts added to its stem.
-
-    >>> named(Path("out/a.png"), "dog", "s0").as_posix(), named(Path("a.png"), "", "").name
-    ('out/a_dog_s0.png', 'a.png')
-    """
-    return target.with_stem("_".join([target.stem, *(part for part in parts if part)]))
 
 
 def style_grid(

@@ -15,15 +15,17 @@ from torch import Tensor
 from patchkin.compression import COMPRESSED_METHODS
 from patchkin.devices import Device, Precision, autocast_dtype, choose_device
 from patchkin.errors import ConfigError, ShapeError
-from patchkin.images import Encoding, Picture, Ranges, declared_ranges, read_image, to_tensor
+from patchkin.images import Array, Encoding, Picture, Ranges, declared_ranges, read_image, to_tensor
 from patchkin.method import Direction, Method, StyledMethod, translating_mode
 from patchkin.methods import known_methods
 from patchkin.networks.cpu.layout import lay_out
 from patchkin.randomness import Draws
 from patchkin.storage.checkpoint import ModelHeader, find_model, open_model
-from patchkin.translation.enlarging import Resizing, enlarged, jointly_enlarged, reduced
+from patchkin.translation.enlarging import enlarged, jointly_enlarged, reduced
 from patchkin.translation.given import check_tensor, given_image
 from patchkin.translation.loading import load_method
+from patchkin.translation.resizing import Resizing
+from patchkin.translation.scale import training_size
 
 
 class Translator:
@@ -225,6 +227,37 @@ class Translator:
         if resizing.enlarging == "plain":
             return enlarged(y_BCHW, size)
         return jointly_enlarged(y_BCHW, small_BCHW, large_BCHW)
+
+    def arrays(self, x_BCHW: Array, styles_BS: Array | None = None) -> Array:
+        """As a call, with arrays."""
+        styles = None if styles_BS is None else torch.from_numpy(styles_BS)
+        y_BCHW: Array = self(torch.from_numpy(x_BCHW), styles).cpu().numpy()
+        return y_BCHW
+
+    @property
+    def method_name(self) -> str:
+        """Of the method."""
+        return self.method.name
+
+    @property
+    def has_styles(self) -> bool:
+        """Whether its translations have a style."""
+        return isinstance(self.method, StyledMethod)
+
+    @property
+    def num_domains(self) -> int:
+        """Target domains to choose from."""
+        return self.method.num_domains if isinstance(self.method, StyledMethod) else 1
+
+    @property
+    def step(self) -> int | None:
+        """Of its training, as far as its file says."""
+        return None if self.header is None else self.header.step
+
+    @property
+    def training_size(self) -> tuple[int, int] | None:
+        """Width and height that a whole image had in training, as far as its file says."""
+        return None if self.header is None else training_size(self.header, self.direction)
 
     def _at_own_size(self, x_BCHW: Tensor, styles_BS: Tensor | None) -> Tensor:
         height, width = x_BCHW.shape[-2:]
