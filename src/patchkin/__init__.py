@@ -15,16 +15,19 @@ from patchkin._version import __version__
 
 if TYPE_CHECKING:
     from patchkin.method import Method, Preset, Progress, Terms, Update
+    from patchkin.runs.run import Run, fit
     from patchkin.translation.translator import Translator
 
 __all__ = [
     "Method",
     "Preset",
     "Progress",
+    "Run",
     "Terms",
     "Translator",
     "Update",
     "__version__",
+    "fit",
     "run",
 ]
 
@@ -32,9 +35,11 @@ _HOMES = {
     "Method": "patchkin.method",
     "Preset": "patchkin.method",
     "Progress": "patchkin.method",
+    "Run": "patchkin.runs.run",
     "Terms": "patchkin.method",
     "Translator": "patchkin.translation.translator",
     "Update": "patchkin.method",
+    "fit": "patchkin.runs.run",
 }
 _RENAMED: dict[str, tuple[str, str]] = {}
 """Former name here -> what it is now, with its module; and the first version without the former."""

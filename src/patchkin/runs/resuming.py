@@ -38,7 +38,13 @@ HARMLESS = frozenset(
         *("data.workers", "data.cache", "data.max_broken", "data.max_pixels"),
         *("training.device", "training.devices", "training.nodes"),
         *("training.compile", "training.cuda_graphs", "training.deterministic"),
-        *("training.log_every", "training.save_every", "training.keep", "training.preview_every"),
+        *(
+            "training.log",
+            "training.log_every",
+            "training.save_every",
+            "training.keep",
+            "training.preview_every",
+        ),
     }
 )
 """Settings that change nothing of what is computed, up to the rounding of another machine."""

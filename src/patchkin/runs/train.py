@@ -41,12 +41,13 @@ from patchkin.training import fit
 from patchkin.training.collectives import by_first_process
 from patchkin.training.fabric import Fabric
 from patchkin.training.launch import launch
+from patchkin.training.loggers import OpenLogger, find_loggers
 from patchkin.training.siblings import ending_together
 from patchkin.training.stopping import interrupted_by_sigterm
 
 logger = logging.getLogger(__name__)
 _FOLDERS_OF_A_RUN = ("checkpoints", "previews")
-_FOLDERS_ABOUT_A_MODEL = ("evaluation", "inspection", "search")
+_FOLDERS_ABOUT_A_MODEL = ("evaluation", "inspection", "search", "tensorboard")
 _FILES_ABOUT_A_MODEL = (SCORES_FILE, "report.html")
 """What was said of a model that is replaced, and would be taken for what is said of the next."""
 
@@ -61,6 +62,7 @@ def train(
     change: bool = False,
     allow_changed_data: bool = False,
     begin: Callable[[Method], None] = lambda _: None,
+    loggers: Mapping[str, OpenLogger] | None = None,
 ) -> Path | None:
     """Train a method as configured; returns the path of the report, in the first process only.
 
@@ -74,6 +76,7 @@ def train(
         allow_changed_data: go on with other files than the run began with.
         begin: given the untrained method of a fresh run, to fill networks that do not start from
             random weights; called in every process.
+        loggers: told beside the log, by name, with those of the configuration.
 
     Raises:
         InUseError: another process trains in the folder.
@@ -82,6 +85,7 @@ def train(
     """
     config = from_anywhere(config)
     allow_pixels(config.data.max_pixels)
+    beside = {**find_loggers(config.training.log), **(loggers or {})}
     fabric = launch(config.training)
     lock = FolderLock(run_dir, remedy="choose another --run-dir")
     with ending_together(), interrupted_by_sigterm():
@@ -89,7 +93,8 @@ def train(
             by_first_process(fabric, lock.acquire_if_there)
             return _train(
                 kind, config, run_dir, resume=resume, overwrite=overwrite, change=change,
-                allow_changed_data=allow_changed_data, begin=begin, fabric=fabric, lock=lock,
+                allow_changed_data=allow_changed_data, begin=begin, loggers=beside, fabric=fabric,
+                lock=lock,
             )  # fmt: skip
         finally:
             lock.release()
@@ -105,6 +110,7 @@ def _train(
     change: bool,
     allow_changed_data: bool,
     begin: Callable[[Method], None],
+    loggers: Mapping[str, OpenLogger],
     fabric: Fabric,
     lock: FolderLock,
 ) -> Path | None:
@@ -206,6 +212,7 @@ def _train(
         training=config.training,
         header=model_header,
         scorer=data.scorer(),
+        loggers=loggers,
         resume=resume,
         on_start=start,
     )

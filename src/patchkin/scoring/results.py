@@ -21,7 +21,7 @@ from patchkin.storage.locks import alone_at
 from patchkin.storage.strict_json import restored, strict, strict_text
 
 SCORES_FILE = "scores.json"
-_ASKED = ("classes", "masks", "truth", "lpips", "judge")
+_ASKED = ("classes", "masks", "truth", "lpips", "judge", "metrics")
 """Settings of an evaluation that add scores."""
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,17 @@
 """The training loop. It knows the contract of `patchkin.method` and no method."""
 
 from patchkin.training.config import TrainingConfig
+from patchkin.training.loggers import LoggedRun, Logger, OpenLogger
 from patchkin.training.loop import BatchSource, Scorer, fit
 from patchkin.training.updater import Updater
 
-__all__ = ["BatchSource", "Scorer", "TrainingConfig", "Updater", "fit"]
+__all__ = [
+    "BatchSource",
+    "LoggedRun",
+    "Logger",
+    "OpenLogger",
+    "Scorer",
+    "TrainingConfig",
+    "Updater",
+    "fit",
+]

@@ -46,6 +46,9 @@ class TrainingConfig:
     """Largest gradient norm of a network in one update. No published setting clips."""
     log_every: int = 50
     """Steps between lines of `log.jsonl`; a line holds means over them."""
+    log: Annotated[tuple[str, ...], flag("--log")] = ()
+    """Where else to log: tensorboard (event files in the run folder), wandb, or a logger of an
+    installed package."""
     save_every: Annotated[int, flag("--save-every")] = 5000
     """Steps between checkpoints. The end of the run and Ctrl-C always save."""
     keep: int = 3

@@ -24,12 +24,21 @@ from rich.progress import (
 from rich.text import Text
 
 from patchkin.storage.atomic import append_line, write_text
+from patchkin.training.loggers import Loggers, OpenLogger
 
 
 class RunLog:
     """Appends to `log.jsonl` and shows progress on standard error."""
 
-    def __init__(self, path: Path, *, total_steps: int, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        total_steps: int,
+        quiet: bool = False,
+        loggers: Mapping[str, OpenLogger] | None = None,
+    ) -> None:
+        self._beside = Loggers({} if quiet else loggers or {}, path, say=self.say)
         self._path = path
         self._total_steps = total_steps
         self._quiet = quiet
@@ -80,8 +89,21 @@ class RunLog:
         Raises:
             StorageError: it cannot be written; the lines before it are whole.
         """
+        if self._quiet:
+            return
+        self._beside.begin()
+        append_line(self._path, json.dumps(record))
+        self._beside.write(record)
+
+    def image(self, step: int, file: Path) -> None:
+        """A preview that was written, for other loggers."""
         if not self._quiet:
-            append_line(self._path, json.dumps(record))
+            self._beside.begin()
+            self._beside.image(step, file)
+
+    def close(self) -> None:
+        """Let other loggers end."""
+        self._beside.close()
 
     def write_once(self, record: Mapping[str, Any]) -> None:
         """`write`, unless it stands there: what follows a line may fail and be done again.

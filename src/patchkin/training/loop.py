@@ -38,6 +38,7 @@ from patchkin.training.compilation import CompiledSteps
 from patchkin.training.config import TrainingConfig
 from patchkin.training.fabric import Fabric
 from patchkin.training.log import Forecast, RunLog, Window
+from patchkin.training.loggers import OpenLogger
 from patchkin.training.stopping import LeaveNow, Stop, stop_signals
 from patchkin.training.unread import DivergedAtError, Unread
 from patchkin.training.updater import Updater
@@ -89,6 +90,7 @@ def fit(
     training: TrainingConfig,
     header: ModelHeader,
     scorer: Scorer | None = None,
+    loggers: Mapping[str, OpenLogger] | None = None,
     resume: bool = False,
     on_start: OnStart = lambda _step, _log: None,
 ) -> None:
@@ -96,8 +98,8 @@ def fit(
 
     The run folder receives `log.jsonl`, `previews/` and `checkpoints/`. With `resume`, the newest
     undamaged checkpoint is continued; the result is the same, bit for bit, as without the stop.
-    `on_start` is given the step from which the run goes on (0 for a new one), and a function that
-    logs a record once, in the first process.
+    `loggers` are told beside `log.jsonl`. `on_start` is given the step from which the run goes on
+    (0 for a new one), and a function that logs a record once, in the first process.
 
     Raises:
         DivergenceError: a term became NaN or infinite; the message names it, the step, and the
@@ -109,13 +111,15 @@ def fit(
     run = _Run(
         method, data, run_dir,
         fabric=fabric, schedule=schedule, training=training, header=header, scorer=scorer,
+        loggers=loggers,
     )  # fmt: skip
-    run.start(resume=resume, on_start=on_start)
-    with (
-        run.log.shown(run.step),
-        stop_signals(may_leave=fabric.is_global_zero, deadline=fabric.world_size > 1) as stop,
-    ):
-        run.go_on(stop)
+    with closing(run.log):
+        run.start(resume=resume, on_start=on_start)
+        with (
+            run.log.shown(run.step),
+            stop_signals(may_leave=fabric.is_global_zero, deadline=fabric.world_size > 1) as stop,
+        ):
+            run.go_on(stop)
 
 
 class _Run:
@@ -132,6 +136,7 @@ class _Run:
         training: TrainingConfig,
         header: ModelHeader,
         scorer: Scorer | None,
+        loggers: Mapping[str, OpenLogger] | None = None,
     ) -> None:
         self.method = method.to(fabric.device)
         self.data = data
@@ -150,7 +155,10 @@ class _Run:
         self.average = WeightAverage(method) if schedule.ema_decay else None
         self.store = CheckpointStore(run_dir, keep=training.keep)
         self.log = RunLog(
-            run_dir / "log.jsonl", total_steps=self.total_steps, quiet=not fabric.is_global_zero
+            run_dir / "log.jsonl",
+            total_steps=self.total_steps,
+            quiet=not fabric.is_global_zero,
+            loggers=loggers,
         )
         self.compiled = CompiledSteps(
             method, self.updater, training, fabric.device, say=self.log.say
@@ -359,6 +367,7 @@ class _Run:
         rows = list(zip(*(images.float().cpu() for images in columns.values()), strict=True))
         file = self.run_dir / "previews" / f"step_{self.step:08d}.png"
         write_pillow(file, image_grid(rows, captions=list(columns)))
+        self.log.image(self.step, file)
 
     def _averaged(self) -> Any:
         return self.average.in_place() if self.average is not None else nullcontext()
