@@ -14,6 +14,7 @@ from patchkin.data.domains import find_domain_files
 from patchkin.data.layouts import find_domains
 from patchkin.data.paired import PairedBatch
 from patchkin.data.toy import COATS, write_domain_toy, write_toy
+from patchkin.data.toy_farm import write_farm
 from patchkin.errors import ConfigError
 from patchkin.metrics import find_protocol
 from patchkin.scoring.evaluate import EvaluationConfig, evaluate
@@ -37,6 +38,7 @@ BETTER = {
     "lower": (
         *("frechet", "kernel", "change_outside", "relation_change", "lpips", "truth_distance"),
         *("tone_inside", "detail_distance", "distance"),
+        *("bystander_striping", "things_striping", "animal_lost"),
     ),
     "higher": (
         *("class_top1", "class_top5", "collapse_outputs", "collapse_ratio"),
@@ -162,6 +164,12 @@ def of_two_domains(toy):
     return evaluate(toy / "testA_true", DataConfig(root=str(toy)), config).scores
 
 
+def of_the_farm(root):
+    write_farm(root, train=2, test=2)
+    config = EvaluationConfig(protocols=("squeezenet-256",))
+    return evaluate(root / "testA_confused", DataConfig(root=str(root)), config).scores
+
+
 def of_several_domains(domains):
     method = Tint(TintConfig(sizes=TintSizes(num_domains=3)))
     header = ModelHeader(method="tint", config={}, size=64, encoding={"domains": list(COATS)})
@@ -219,10 +227,17 @@ def of_training(toy, domains):
     return found
 
 
-def test_what_is_produced_is_what_is_declared(tiny, toy, domains):
-    produced = [of_two_domains(toy), of_several_domains(domains), of_training(toy, domains)]
+def test_what_is_produced_is_what_is_declared(tiny, toy, domains, tmp_path):
+    produced = [
+        *(of_two_domains(toy), of_several_domains(domains), of_training(toy, domains)),
+        of_the_farm(tmp_path / "farm"),
+    ]
     names = set().union(*map(last_parts, produced))
     assert names == set(SCORES)
     for scores in produced:
         assert declared(scores) is scores
         json.dumps(scores)
+    confused = produced[-1]
+    assert confused["confusion/bystander_striping"] == pytest.approx(1)
+    assert confused["confusion/things_striping"] == pytest.approx(1)
+    assert confused["confusion/animal_lost"] == 0

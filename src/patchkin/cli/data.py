@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -40,8 +40,12 @@ class ToyOptions:
 
     root: Annotated[tyro.conf.Positional[Path], shown("FOLDER")]
     """Folder to write; must be empty or absent."""
+    world: Literal["meadow", "farm"] = "meadow"
+    """meadow: one animal on grass. farm: beside it another kind that stays plain, and fences,
+    trunks and barrels that are striped in domain B, so that what the stripes belong to can be
+    confused."""
     domains: bool = False
-    """Write the set of three domains: plain, spotted, striped."""
+    """Write the set of three domains of the meadow: plain, spotted, striped."""
     size: int = 64
     """Side of the images in pixels, 64 to 256."""
     train: int | None = None
@@ -141,10 +145,14 @@ def _check(options: CheckOptions) -> int:
 
 def _toy(options: ToyOptions) -> int:
     from patchkin.data.toy import write_domain_toy, write_toy
+    from patchkin.data.toy_farm import write_farm
 
+    if options.domains and options.world != "meadow":
+        raise ConfigError("--domains is of the world meadow: leave it out, or --world.")
     if options.root.exists() and any(options.root.iterdir()):
         raise ConfigError(f"`{options.root}` is not empty; choose another folder.")
-    write = write_domain_toy if options.domains else write_toy
+    write = write_farm if options.world == "farm" else write_toy
+    write = write_domain_toy if options.domains else write
     counts = {name: getattr(options, name) for name in ("train", "test")}
     write(
         options.root,

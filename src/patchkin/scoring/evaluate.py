@@ -22,6 +22,7 @@ from patchkin.metrics.extractors import Extractor
 from patchkin.metrics.protocols import Protocol, find_protocol
 from patchkin.parallel.shards import Shard
 from patchkin.scoring import distances
+from patchkin.scoring.confusion import ConfusionScore
 from patchkin.scoring.distances import (
     OutputFeatures,
     common_size,
@@ -162,6 +163,7 @@ class _PairScoring:
             self._all.append(CollapseScore(perceptual))
         self._all += [
             CounterpartScore(perceptual, size=size, value_range=of_outputs),
+            ConfusionScore(size=size, value_range=of_outputs),
             TruthScore(held_out.truths, perceptual, size=size, value_range=of_outputs),
         ]
         if config.judge is not None:

@@ -199,6 +199,28 @@ SCORES: Mapping[str, Score] = {
             better="lower",
             meaning="Mean absolute difference of the output from the other half of its pair.",
         ),
+        # The toy world `farm`, in which it can be confused what the stripes belong to
+        Score(
+            name="bystander_striping",
+            unit="share, from 0",
+            better="lower",
+            meaning="How far the animal of the other kind, which stays plain, was striped: 1 is as "
+            "much contrast as with stripes.",
+        ),
+        Score(
+            name="things_striping",
+            unit="share, from 0",
+            better="lower",
+            meaning="How far fences, trunks and barrels were striped: 1 is as much contrast as "
+            "with stripes.",
+        ),
+        Score(
+            name="animal_lost",
+            unit="share, 0 to 1",
+            better="lower",
+            meaning="Share of images in whose mask the output is nearer to the scene without the "
+            "animal than to the animal, plain or striped.",
+        ),
         # Label maps, as a segmentation network sees their translations
         Score(
             name="mAP",
