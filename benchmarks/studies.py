@@ -26,7 +26,8 @@ from patchkin.config import read_yaml
 from patchkin.data.toy import mask_file, truth_file
 from patchkin.images import read_image, to_tensor
 from patchkin.metrics import mean_scores, score_against_counterpart
-from patchkin.scoring.comparison import COLUMNS, Group, Run, read_run
+from patchkin.scoring.comparison.reading import read_run
+from patchkin.scoring.comparison.scored import COLUMNS, Group, Scored
 from patchkin.scoring.report import read_log
 from patchkin.scoring.results import SCORES_FILE, read_results
 from patchkin.storage.checkpoint import OPTIMIZERS_FILE, CheckpointStore
@@ -286,9 +287,9 @@ def common_step(members: Iterable[Member]) -> int:
     return max(set.intersection(*found), default=0) if found else 0
 
 
-def runs_by_row(members: Iterable[Member], step: int) -> dict[str, list[Run]]:
+def runs_by_row(members: Iterable[Member], step: int) -> dict[str, list[Scored]]:
     """What the runs that came so far say, as if all had stopped there, by the name of their row."""
-    found: dict[str, list[Run]] = {}
+    found: dict[str, list[Scored]] = {}
     for member in members:
         if step in evaluated_steps(member.folder):
             run = _until(read_run(member.folder), step)
@@ -296,21 +297,15 @@ def runs_by_row(members: Iterable[Member], step: int) -> dict[str, list[Run]]:
     return found
 
 
-def _until(run: Run, step: int) -> Run:
+def _until(run: Scored, step: int) -> Scored:
     records = [r for r in read_log(run.folder) if "scores" in r and r["step"] <= step]
-    return replace(
-        run,
-        last_step=step,
-        best_step=max((r["step"] for r in records if r.get("best")), default=None),
-        validation={s: scores for s, scores in run.validation.items() if s <= step},
-        test={s: scores for s, scores in run.test.items() if s <= step},
-    )
+    return run.until(step, max((r["step"] for r in records if r.get("best")), default=None))
 
 
 def score_table(
     score: str,
     title: str,
-    runs: Mapping[str, Sequence[Run]],
+    runs: Mapping[str, Sequence[Scored]],
     rows: Sequence[Row],
     *,
     fixed: Mapping[str, float | None] | None = None,

@@ -54,6 +54,13 @@ SCORES = {
     "change_inside": "change inside the animals, of 255",
     "collapse_ratio": "LPIPS among outputs over that among inputs (more is better)",
 }
+MEASURED = {
+    "relation_change": f"features of {DISTANCES}, own size",
+    "change_outside": "own size, masksA",
+    "change_inside": "own size, masksA",
+    "collapse_ratio": "LPIPS squeeze, own size",
+}
+"""How scores are measured that no protocol's name stands before."""
 CARD = """\
 # {name}
 
@@ -79,8 +86,8 @@ Of this file, on the {inputs} test images of horse2zebra at their own size, by
 {command}
 ```
 
-| score | this model | GAN Compression's released generator |
-|---|---|---|
+| score | protocol | this model | GAN Compression's released generator |
+|---|---|---|---|
 {table}
 
 {verdict}
@@ -199,6 +206,12 @@ def evaluated(model: Path, flags: Sequence[str]) -> tuple[dict[str, float], int]
     return result["scores"], result["data"]["counts"]["inputs"]
 
 
+def protocol_of(name: str) -> str:
+    """Of a score, for the card: the protocol before its name, or how else it is measured."""
+    protocol, named, _ = name.rpartition("/")
+    return protocol if named else MEASURED[name]
+
+
 def is_worse(name: str, scores: dict[str, float], reference: dict[str, float]) -> bool:
     if name in BETTER_IF_MORE:
         return scores[name] < reference[name]
@@ -222,12 +235,18 @@ def model_card(
 
     known = [name for name in SCORES if name in scores]
     table = [
-        f"| {SCORES[name]} | {cell(scores, name)} | {cell(reference, name)} |" for name in known
+        f"| {SCORES[name]} | {protocol_of(name)} | {cell(scores, name)} | {cell(reference, name)} |"
+        for name in known
     ]
     preview = options.name.endswith(shipped.PREVIEW)
-    verdict = "It is better than the released generator in both zebra rate and Frechet distance."
+    verdict = (
+        f"By these protocols it is better than the released generator in both zebra rate "
+        f"({CLASSES}) and Frechet distance ({DISTANCES})."
+    )
     if worse:
-        listed = " and ".join(SCORES[name].partition(",")[0] for name in worse)
+        listed = " and ".join(
+            f"{SCORES[name].partition(',')[0]} ({protocol_of(name)})" for name in worse
+        )
         verdict = (
             f"It is worse than the released generator in: {listed}. It is not worth using for its "
             "pictures; it is here to try the command with, and will be replaced."

@@ -42,7 +42,7 @@ from studies import (
 )
 
 from patchkin.data.toy import write_toy
-from patchkin.scoring.comparison import read_run
+from patchkin.scoring.comparison.reading import read_run
 from patchkin.scoring.report import read_log
 
 METHOD = "semantic-relation"

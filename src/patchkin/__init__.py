@@ -47,9 +47,10 @@ def run(method: type[Method]) -> NoReturn:
     on. The methods of patchkin stay available beside it.
     """
     from patchkin.cli import main
-    from patchkin.methods import METHODS
+    from patchkin.methods import known_methods
 
-    sys.exit(main(methods={method.name: method, **METHODS}, default_method=method.name))
+    others = {name: kind for name, kind in known_methods().items() if name != method.name}
+    sys.exit(main(methods={method.name: method, **others}, default_method=method.name))
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,6 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import cattrs
-import tyro
 import yaml
 from cattrs.errors import (
     BaseValidationError,
@@ -33,6 +32,8 @@ def flag(*names: str) -> Any:
 
     Used in the annotation: `ngf: Annotated[int, flag("--ngf")] = 64`.
     """
+    import tyro  # when hints are read: `patchkin.losses` and the methods need no command line
+
     return tyro.conf.arg(aliases=names)
 
 
@@ -41,7 +42,23 @@ def shown(metavar: str) -> Any:
 
     Used in the annotation: `model: Annotated[tyro.conf.Positional[str], shown("MODEL")]`.
     """
+    import tyro
+
     return tyro.conf.arg(metavar=metavar)
+
+
+def alternatives() -> Any:
+    """Of a field that is of one of several dataclasses: their fields are its flags."""
+    import tyro
+
+    return tyro.conf.AvoidSubcommands
+
+
+def no_flag() -> Any:
+    """Of a field that has no flag."""
+    import tyro
+
+    return tyro.conf.Suppress
 
 
 def _converter() -> cattrs.Converter:

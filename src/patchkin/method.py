@@ -21,11 +21,15 @@ from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ConfigError
 from patchkin.networks import PatchMap
+from patchkin.networks.whole_batch import alone
 from patchkin.randomness import Draws, SeededDraws
 from patchkin.schedules import AdamConfig, ScheduleConfig
 
 Direction = Literal["AtoB", "BtoA"]
 """From the source domain to the target domain, or back."""
+
+Tiling = Literal["supported", "discouraged", "internal"]
+"""What `Method.tiling` can say."""
 
 Terms = dict[str, Tensor]
 """Name -> scalar, weights included. Their sum is what is differentiated."""
@@ -248,14 +252,21 @@ class Method(nn.Module, ABC):
 
         Empty where both are the same but for rounding. A method adds what it knows of its terms.
         """
-        learning = self.networks(self.adam())
-        layers = [layer for network in learning for layer in network.modules()]
-        differences = []
-        if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers):
-            differences.append("batch norm takes the statistics of a process's own images")
-        if any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in layers):
-            differences.append("dropout leaves out other values")
-        return differences
+        return alone(nn.ModuleList(self.networks(self.adam())))
+
+    @property
+    def tiling(self) -> Tiling:
+        """Whether the parts of an image may be translated apart, and put together again.
+
+        `supported`: a part of the result depends on its neighbourhood alone. `discouraged`: a
+        norm takes statistics over the image, which those of a part differ from. `internal`: the
+        method divides large images itself. A method of your own may know better.
+        """
+        layers = [
+            layer for network in self.networks(self.translating) for layer in network.modules()
+        ]
+        whole = any(getattr(type(layer), "whole_image", False) for layer in layers)
+        return "discouraged" if whole else "supported"
 
     def networks(self, names: Iterable[str]) -> list[nn.Module]:
         """The networks of these names."""

@@ -26,6 +26,24 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def sent(numbers: Tensor, to: torch.device | Tensor) -> Tensor:
+    """Numbers of the host on a device, without waiting until they are there.
+
+    A GPU fetches them by itself from pinned memory, and from no other.
+
+    Args:
+        numbers: anywhere.
+        to: the device, or a tensor whose device and type they are to have.
+
+    >>> sent(torch.ones(2), torch.zeros(1, dtype=torch.float64))
+    tensor([1., 1.], dtype=torch.float64)
+    """
+    device = to.device if isinstance(to, Tensor) else to
+    if numbers.device.type == "cpu" and device.type == "cuda":
+        numbers = numbers.pin_memory().to(device, non_blocking=True)
+    return numbers.to(to)
+
+
 class Draws(Protocol):
     """The random choices of one training step. A test passes its own to pin them.
 

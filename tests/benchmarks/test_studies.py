@@ -368,9 +368,15 @@ def test_what_is_shipped_is_the_generator_in_half_precision(shipping):
         assert torch.equal(tensors[f"G.{name}"], tensor.half().float())
     card = (folder / "MODEL_CARD.md").read_text()
     assert "By hand." in card
-    assert "| taken for a zebra by SqueezeNet, % (more is better) | 70 | 61.7 |" in card
-    assert "| Frechet distance to testB, SqueezeNet (less is better) | 2100 | 2272 |" in card
-    assert "It is better than the released generator" in card
+    assert (  # with the protocol of each
+        "| taken for a zebra by SqueezeNet, % (more is better) | squeezenet-224 | 70 | 61.7 |"
+        in card
+    )
+    assert (
+        "| Frechet distance to testB, SqueezeNet (less is better) | squeezenet-256 | 2100 | 2272 |"
+        in card
+    )
+    assert "it is better than the released generator" in card
 
 
 @pytest.mark.parametrize(

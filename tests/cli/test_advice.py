@@ -29,6 +29,7 @@ TRAIN = ("train cut", "train pix2pix", "train starganv2", "train sincut", "train
 TRAINING = ("train cut", "compress distill")
 EVALUATE = ("evaluate",)
 SEARCH = ("compress search",)
+READING = ("train cut", "data check", *EVALUATE, "inspect", "compress distill", *SEARCH, "bench")
 
 REACHED = {
     "cli/train.py": TRAINING,
@@ -39,7 +40,10 @@ REACHED = {
     "data/check.py": ("data check",),
     "data/download.py": ("data download",),
     "devices.py": ("train cut", "translate", "evaluate"),
+    "export": ("export",),
     "images": ("translate",),
+    "images/faults.py": (*READING, "translate"),
+    "images/limits.py": (*READING, "translate"),
     "methods": ("train cut",),
     "methods/munit.py": ("train munit",),
     "metrics/cityscapes.py": (*EVALUATE, *SEARCH),
@@ -57,6 +61,7 @@ REACHED = {
     "runs/fitness.py": (*SEARCH, "compress distill"),
     "schedules.py": TRAINING,
     "scoring": EVALUATE,
+    "scoring/comparison": ("compare",),
     "scoring/report.py": TRAINING,
     "storage": (),
     "terms": ("train drit",),

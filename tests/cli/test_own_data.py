@@ -178,7 +178,7 @@ def test_images_that_choose_checkpoints_are_told(command, toy_root, tmp_path):
     assert "val, also used for selection" in page
     assert "no test scores" in page
     _code, out, _ = command("compare", run, "--json", "--output", tmp_path / "page.html")
-    images = {row["images"] for row in json.loads(out)["groups"][0]["rows"]}
+    images = {row["images"] for row in json.loads(out)["rows"]}
     assert images == {"val, also used for selection"}
 
 

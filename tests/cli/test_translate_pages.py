@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from bombs import BOMBS
 from patchkin.images import read_image
+from patchkin.images.limits import VARIABLE
 from patchkin.images.pages import num_pages
 from patchkin.storage.checkpoint import find_model
 
@@ -118,6 +119,7 @@ def test_a_nan_is_an_error_of_the_file_and_no_black_picture(command, finished_ru
 
 
 def test_max_pixels(command, finished_run, tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     Image.new("RGB", (24, 20)).save(tmp_path / "a.png")
     call = ("translate", finished_run, tmp_path / "a.png", "-o", tmp_path / "out")

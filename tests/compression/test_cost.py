@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from patchkin.compression import onnx_timing
 from patchkin.compression.cost import (
@@ -20,6 +21,7 @@ from patchkin.compression.cost import (
 from patchkin.compression.onnx_timing import onnx_call
 from patchkin.errors import CheckpointError, ConfigError
 from patchkin.networks import ResNetConfig, ResNetGenerator
+from patchkin.networks.deeper import DeeperGenerator
 from patchkin.networks.separable import SeparableGenerator, parse_channels
 
 BASELINE = [
@@ -89,6 +91,26 @@ def test_transposed_convolutions_and_linear_layers_by_hand():
     assert cost.macs_exact == 6 * 4 * 3 * 5 * 9 + 12 * 8 * 10 + 40
     assert cost.parameters == 3 * 5 * 9 + 5 + 10 + 10 + 40 + 4
     assert not any(layer._forward_hooks for layer in network)
+
+
+def test_a_batch_norm_counts_its_elements_as_published_and_nothing_exactly():
+    network = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.BatchNorm2d(2), nn.Identity())
+    cost = network_cost(network, height=4, width=5)
+    assert (cost.macs, cost.macs_exact) == (6 * 20 + 2 * 20, 6 * 20)
+    assert cost.parameters == 6 + 4
+    plain = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.BatchNorm2d(2, affine=False))
+    assert network_cost(plain, height=4, width=5).macs == 6 * 20
+
+
+def test_students_and_teachers_of_omgd_count_as_published():
+    """Table of the abstract: 0.137 M parameters, 1.4 G MACs, teachers of 18 G each."""
+    student = configuration_cost((16,) * 8)
+    assert (student.parameters, student.macs) == (137_347, 1_407_713_280)
+    with FakeTensorMode():
+        counted = network_cost(SeparableGenerator((16,) * 8))
+        deeper = network_cost(DeeperGenerator(16))
+    assert counted == student
+    assert (deeper.parameters, deeper.macs) == (2_547_123, 18_236_542_976)
 
 
 def test_cost_rises_with_every_entry():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 from bombs import BOMBS, png_bomb
 from patchkin.errors import ConfigError, DataError
 from patchkin.images import read_image
-from patchkin.images.limits import allow_pixels, max_pixels
+from patchkin.images.limits import VARIABLE, allow_pixels, max_pixels
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -42,6 +44,7 @@ def test_a_16_bit_png_unpacks_no_more_than_its_pixels(tmp_path):
 
 
 def test_the_limit_is_pillows_and_can_be_raised(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     assert max_pixels() == 100
     Image.fromarray(np.zeros((11, 10), np.uint8)).save(tmp_path / "a.png")
@@ -52,11 +55,19 @@ def test_the_limit_is_pillows_and_can_be_raised(tmp_path, monkeypatch):
     for name in names:
         with pytest.raises(DataError, match=r"110.*--max-pixels"):
             read_image(tmp_path / name)
-    allow_pixels(220)  # beyond half of it Pillow warns
+    allow_pixels(110)
     for name in names:
         assert read_image(tmp_path / name).size == (10, 11)
     with pytest.raises(ConfigError, match="must be at least 1"):
         allow_pixels(0)
+
+
+def test_processes_that_are_started_have_the_limit_too(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    allow_pixels(220)
+    code = "from patchkin.images.limits import max_pixels; print(max_pixels())"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "220\n"
 
 
 def test_memory_that_is_not_there_is_a_line(tmp_path, monkeypatch):

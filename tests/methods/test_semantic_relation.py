@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.support import cpu_fabric, random_batch
 
 from patchkin.method import Progress
 from patchkin.methods.semantic_relation import SemanticRelation, SemanticRelationConfig
@@ -12,6 +11,7 @@ from patchkin.networks import PatchGANConfig, ResNetConfig
 from patchkin.randomness import SeededDraws
 from patchkin.terms import branches
 from patchkin.training import Updater
+from support import cpu_fabric, random_batch
 
 SMALL = SemanticRelationConfig(
     generator=ResNetConfig(ngf=4, blocks=2),

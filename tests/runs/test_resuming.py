@@ -39,7 +39,10 @@ class Copy(patchkin.Method):
     name = "copy"
     paper = "none"
     config_type = CopyConfig
-    presets = {"default": patchkin.Preset(summary="", method=CopyConfig())}
+    presets = {
+        "default": patchkin.Preset(summary="", method=CopyConfig()),
+        "heavy": patchkin.Preset(summary="", method=CopyConfig(weight=3.0)),
+    }
 
     def __init__(self, config):
         super().__init__()
@@ -235,6 +238,33 @@ def test_a_file_of_settings_changes_nothing_in_silence(command, run, tmp_path):
     code, err = command("train", "--resume", run, "--config", tmp_path / "other.yaml")
     assert code == 2
     assert "--method.weight 1.0, now 3.0" in err
+
+
+def test_a_preset_is_what_the_run_has_or_is_refused(command, run):
+    """`--preset` with `--resume` was passed over in silence."""
+    config = (run / "config.yaml").read_bytes()
+    again = ("--resume", run, *FLAGS)
+    code, err = command("train", "copy", "--preset", "heavy", *again)
+    assert code == 2
+    assert "--method.weight 1.0, now 3.0." in err
+    assert (run / "config.yaml").read_bytes() == config
+    code, err = command("train", "copy", "--preset", "default", *again)
+    assert code == 0, err
+    code, err = command("train", "copy", "--preset", "heavy", "--method.weight", "1", *again)
+    assert code == 0, err  # the preset and what was changed of it, as the run began
+    code, err = command("train", "copy", "--preset", "heavvy", *again)
+    assert code == 2
+    assert "Did you mean `heavy`?" in err
+
+
+def test_a_preset_may_hold_from_here_on(command, run):
+    code, err = command(
+        "train", "--resume", run, "--preset", "heavy", *FLAGS, "--steps", "6", "--change"
+    )
+    assert code == 0, err
+    assert config_of(run)["method"]["weight"] == 3.0
+    (told,) = [record for record in read_log(run) if "changed_settings" in record]
+    assert told["changed_settings"] == {"method.weight": [1.0, 3.0]}
 
 
 def test_harmless_settings_and_steps_beyond_the_end_pass(command, run):

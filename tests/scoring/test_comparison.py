@@ -8,9 +8,11 @@ import math
 import pytest
 import yaml
 
-from patchkin.cli import main
 from patchkin.errors import ConfigError
-from patchkin.scoring.comparison import group_by_settings, read_run
+from patchkin.methods import METHODS
+from patchkin.scoring.comparison.reading import read_run
+from patchkin.scoring.comparison.scored import group_by_settings
+from patchkin.scoring.comparison.table import make_table
 
 
 def make_run(folder, *, seed=0, validation, test=None, rate=1.0):
@@ -45,6 +47,21 @@ def make_run(folder, *, seed=0, validation, test=None, rate=1.0):
     return folder
 
 
+def row_of(run, score, split="test"):
+    """Of the first images of a split that have the score."""
+    images = next(of for name, of in run.measured if name == score and of.split == split)
+    return run.row(score, images)
+
+
+def told(*runs):
+    """Rows of the one table: score, images, checkpoint and cells."""
+    table = make_table(group_by_settings(runs), METHODS)
+    return [
+        (row.score, row.images, row.checkpoint, [cell.text for cell in row.cells])
+        for row in table.rows
+    ]
+
+
 def test_the_three_columns_are_what_they_say(tmp_path):
     run = read_run(
         make_run(
@@ -53,8 +70,13 @@ def test_the_three_columns_are_what_they_say(tmp_path):
             test={10: {"p/frechet": 50.0}, 20: {"p/frechet": 40.0}, 30: {"p/frechet": 45.0}},
         )
     )
-    assert run.row("p/frechet") == {"last": 45.0, "best on validation": 40.0, "best on test": 40.0}
-    assert run.row("psnr") == {"last": 22.0, "best on validation": 25.0, "best on test": None}
+    assert row_of(run, "p/frechet") == {
+        "last": 45.0,
+        "best on validation": 40.0,
+        "best on test": 40.0,
+    }
+    validation = {"last": 22.0, "best on validation": 25.0, "best on test": None}
+    assert row_of(run, "psnr", "validation") == validation
 
 
 def test_the_best_test_score_is_not_the_one_validation_chose(tmp_path):
@@ -68,8 +90,12 @@ def test_the_best_test_score_is_not_the_one_validation_chose(tmp_path):
             },
         )
     )
-    assert run.row("p/frechet") == {"last": 30.0, "best on validation": 50.0, "best on test": 30.0}
-    assert run.row("p/class_top1")["best on test"] == 10.0  # a rate is the better the higher
+    assert row_of(run, "p/frechet") == {
+        "last": 30.0,
+        "best on validation": 50.0,
+        "best on test": 30.0,
+    }
+    assert row_of(run, "p/class_top1")["best on test"] == 10.0  # a rate is the better the higher
 
 
 @pytest.mark.parametrize(
@@ -87,7 +113,7 @@ def test_the_best_on_test_is_the_better_one(tmp_path, score, best):
     """What papers call higher is better is not ranked the other way round."""
     test = {10: {score: 30.0}, 20: {score: 40.0}, 30: {score: 35.0}}
     run = read_run(make_run(tmp_path / "a", validation={10: 1.0, 20: 0.5, 30: 0.5}, test=test))
-    assert run.row(score) == {"last": 35.0, "best on validation": 30.0, "best on test": best}
+    assert row_of(run, score) == {"last": 35.0, "best on validation": 30.0, "best on test": best}
     (row,) = [row for row in group_by_settings([run])[0].table() if row.score == score]
     assert row.cells == ["35", "30", "-" if best is None else f"{best:g}"]
 
@@ -101,9 +127,12 @@ def test_repetitions_are_averaged_and_other_settings_are_not(tmp_path):
     groups = group_by_settings(runs)
     assert [len(group.runs) for group in groups] == [2, 1]
     (row,) = groups[0].table()
-    assert (row.score, row.images, row.num_runs) == ("psnr", "validation", 2)
+    assert (row.score, row.images.split, row.num_runs) == ("psnr", "validation", 2)
     assert row.cells == ["22 ± 2.8", "22 ± 2.8", "-"]
-    assert groups[0].title == "cut (s0; seeds 0, 1)"
+    table = make_table(groups, METHODS)
+    assert [column.name for column in table.columns] == ["s0 and 1 more", "other"]
+    assert table.columns[0].facts == {"method": "cut", "n": "2", "seeds": "0, 1", "last step": "10"}
+    assert [cell.text for cell in table.rows[0].cells] == ["22 ± 2.8 (n=2)", "30"]
 
 
 def test_a_mean_is_never_of_test_and_validation_images(tmp_path):
@@ -114,12 +143,16 @@ def test_a_mean_is_never_of_test_and_validation_images(tmp_path):
         read_run(make_run(tmp_path / "s2", seed=2, validation={10: 90.0})),
     ]
     test, validation = group_by_settings(runs)[0].table()
-    assert (test.score, test.images, test.num_runs) == ("psnr", "test", 2)
+    assert (test.score, test.images.split, test.num_runs) == ("psnr", "test", 2)
     assert test.values["last"] == (20, 24)
     assert test.cells[0] == "22 ± 2.8"
-    assert (validation.images, validation.num_runs) == ("validation", 3)
+    assert (validation.images.split, validation.num_runs) == ("validation", 3)
     assert validation.values["last"] == (80, 82, 90)
-    assert test.plain()["last"] == {"mean": 22, "deviation": pytest.approx(8**0.5), "n": 2}
+    (cell,) = make_table(group_by_settings(runs), METHODS).rows[0].cells
+    assert (cell.mean, cell.deviation, cell.values) == (22, pytest.approx(8**0.5), (20, 24))
+    assert cell.text == "22 ± 2.8 (n=2) [1]"
+    rows = [(images, checkpoint) for _, images, checkpoint, _ in told(*runs)]
+    assert rows[::3] == [("test", "last"), ("validation", "last")]
 
 
 def test_infinite_scores_have_no_deviation(tmp_path):
@@ -129,7 +162,8 @@ def test_infinite_scores_have_no_deviation(tmp_path):
     ]
     (row,) = group_by_settings(runs)[0].table()
     assert row.cells[0] == "inf ± nan"
-    assert row.plain()["last"]["mean"] == math.inf
+    (cell,) = make_table(group_by_settings(runs), METHODS).rows[0].cells
+    assert cell.mean == math.inf
 
 
 def test_a_column_that_few_runs_have_says_of_how_many_it_is_the_mean(tmp_path):
@@ -139,12 +173,14 @@ def test_a_column_that_few_runs_have_says_of_how_many_it_is_the_mean(tmp_path):
         read_run(make_run(tmp_path / "s1", seed=1, validation={10: 1.0, 20: 0.5},
                           test={20: {"psnr": 25}})),
     ]  # fmt: skip
-    (row,) = group_by_settings(runs)[0].table()
+    row = group_by_settings(runs)[0].table()[0]
     assert row.cells == ["23 ± 2.8", "20 (n=1)", "23 ± 2.8"]
+    cells = [cell for *_, (cell,) in told(*runs)]
+    assert cells == ["23 ± 2.8 (n=2)", "20 (n=1) [1]", "23 ± 2.8 (n=2)"]
 
 
 @pytest.mark.parametrize(
-    ("told", "images"),
+    ("change", "images"),
     [
         ({"data": {"split": "val, also used for selection"}}, "val, also used for selection"),
         ({"data": {"split": "test", "root": "/other"}}, "test, data /other"),
@@ -152,25 +188,13 @@ def test_a_column_that_few_runs_have_says_of_how_many_it_is_the_mean(tmp_path):
         ({"subject": {"step": 10, "weights": "averaged"}}, "test, averaged weights"),
     ],
 )
-def test_what_is_of_something_else_is_a_row_of_its_own(tmp_path, told, images):
+def test_what_is_of_something_else_is_a_row_of_its_own(tmp_path, change, images):
     folder = make_run(tmp_path / "a", validation={10: 1.0}, test={10: {"psnr": 20}})
     entries = json.loads((folder / "scores.json").read_text())
-    entries.append({**entries[0], **told, "scores": {"psnr": 30}})
+    entries.append({**entries[0], **change, "scores": {"psnr": 30}})
     (folder / "scores.json").write_text(json.dumps(entries))
-    rows = group_by_settings([read_run(folder)])[0].table()
-    assert [(row.images, row.values["last"]) for row in rows] == [("test", (20,)), (images, (30,))]
-
-
-def test_the_command_writes_table_page_and_json(tmp_path, capsys):
-    run = make_run(tmp_path / "a", validation={10: 20.0})
-    page = tmp_path / "page.html"
-    assert main(["compare", str(run), "--output", str(page)]) == 0
-    assert "best on validation" in capsys.readouterr().out
-    assert "chosen by the test set itself" in page.read_text()
-    assert "to the truth (dB; higher is better)." in page.read_text()
-    assert main(["compare", str(run), "--output", str(page), "--json"]) == 0
-    plain = json.loads(capsys.readouterr().out)
-    assert plain["groups"][0]["runs"][0]["scores"]["psnr"]["last"] == 20.0
+    rows = [(of, cells) for _, of, which, cells in told(read_run(folder)) if which == "last"]
+    assert rows == [("test", ["20"]), (images, ["30"])]
 
 
 def test_a_folder_without_a_run(tmp_path):

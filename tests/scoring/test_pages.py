@@ -75,4 +75,5 @@ def test_the_comparison_opens_with_every_image(command, run_copy, tmp_path, brow
     assert schemes <= {"file", "data"}
     assert len(widths) == 1
     assert min(widths) > 0
-    assert "best on validation" in text
+    assert "scores of test images" in text
+    assert f"not evaluated: run patchkin evaluate {run_copy}" in text

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
+from collections import Counter
 from dataclasses import replace
 from itertools import combinations, permutations
 
@@ -15,7 +18,7 @@ from torchvision.models import squeezenet1_1
 
 from patchkin.cli import main
 from patchkin.data.config import DataConfig
-from patchkin.data.domains import domain_images, find_domain_files
+from patchkin.data.domains import domain_images, find_domain_files, views
 from patchkin.data.toy import COATS, write_toy
 from patchkin.errors import ConfigError, DataError
 from patchkin.images import to_uint8
@@ -24,6 +27,7 @@ from patchkin.metrics import Features, PerceptualDistance, find_protocol, freche
 from patchkin.metrics.extractors import SqueezeNetExtractor
 from patchkin.metrics.statistics import file_statistics
 from patchkin.randomness import SeededDraws
+from patchkin.scoring import tasks
 from patchkin.scoring.evaluate import EvaluationConfig
 from patchkin.scoring.styles import evaluate_styles
 from patchkin.scoring.tasks import (
@@ -111,8 +115,8 @@ def test_a_frechet_distance_is_that_of_the_files_it_would_have_written(
         folder = tmp_path / mode
         folder.mkdir()
         outputs = outputs_of(translator, images[source], styles[mode], target, 2)
-        for path, outputs_KCHW in zip(files.test[source], outputs, strict=True):
-            for index, output_CHW in enumerate(outputs_KCHW):
+        for path, made in zip(files.test[source], outputs, strict=True):
+            for index, output_CHW in enumerate(made.outputs_KCHW):
                 array = to_uint8(output_CHW).permute(1, 2, 0).numpy()
                 Image.fromarray(array).save(folder / f"{path.stem}_{index:02d}.png")
         extractor, protocol = SqueezeNetExtractor(squeezenet), find_protocol("squeezenet-256")
@@ -161,6 +165,31 @@ def test_what_does_not_fit_several_domains(translator, root, settings, message):
         evaluated(translator, root, **settings)
 
 
+def test_images_are_read_scored_and_forgotten_one_after_another(translator, root, monkeypatch):
+    """While the next outputs are made, at most those of one input live, and no more files."""
+    living: weakref.WeakSet = weakref.WeakSet()
+    most: Counter = Counter()
+    made, read = tasks.Made, views.finished
+
+    def counted(what, thing):
+        living.add(thing)
+        most[what] = max(most[what], len(living))
+        return thing
+
+    def making(*arguments):
+        gc.collect()
+        return counted("made", made(*arguments))
+
+    monkeypatch.setattr(tasks, "Made", making)
+    evaluated(translator, root, samples=2)
+    assert most == {"made": 2}
+    living.clear()
+    monkeypatch.setattr(views, "finished", lambda pixels: counted("read", read(pixels)))
+    monkeypatch.setattr(tasks, "Made", made)
+    evaluated(translator, root, samples=2)
+    assert most["read"] <= 8 + 2  # references of a batch, truth and mask
+
+
 # On the command line
 
 
@@ -191,8 +220,8 @@ def test_evaluate_report_and_compare(run, root, squeezenet, capsys):
     distance = PerceptualDistance("squeeze", weights=squeezenet)
     pairs = [
         float(distance(a[None], b[None]))
-        for outputs_KCHW in outputs
-        for a, b in combinations(outputs_KCHW, 2)
+        for made in outputs
+        for a, b in combinations(made.outputs_KCHW, 2)
     ]
     found = result["tasks"]["latent/plain2spotted"]["lpips_diversity"]
     assert found == pytest.approx(np.mean(pairs), rel=1e-4)

@@ -14,18 +14,30 @@ from patchkin.data.toy import domain_truth_file
 from patchkin.errors import DataError
 from patchkin.images import to_uint8
 from patchkin.scoring.tasks import (
+    ChangeScore,
+    DomainTruthScore,
     LatentStyles,
+    Made,
     ReferenceStyles,
-    counterpart_scores,
+    as_images,
     mean_over,
     outputs_of,
-    score_outputs,
+    scored,
 )
 from scoring.tiny import Corners
 from support import random_batch
 from tinting import SPREAD
 
 SIZE = 64
+
+
+def made_of(outputs_NKCHW, inputs_NCHW):
+    return [Made(x, y) for y, x in zip(outputs_NKCHW, inputs_NCHW, strict=True)]
+
+
+def truth_scores(levels_NKCHW, inputs_NCHW, paths):
+    made = made_of(as_images(levels_NKCHW), inputs_NCHW)
+    return scored(made, [DomainTruthScore(paths, "striped", value_range=None)])
 
 
 @pytest.fixture
@@ -69,7 +81,9 @@ def test_a_reference_comes_again_only_after_all_others(translator):
 
 def test_outputs_of_one_image_stand_together_and_are_not_clamped(translator, images):
     styles = LatentStyles(translator, seed=0)
-    found = torch.stack(list(outputs_of(translator, images, styles, 1, 3)))
+    made = list(outputs_of(translator, images, styles, 1, 3))
+    assert torch.equal(torch.stack([each.input_CHW for each in made]), images)
+    found = torch.stack([each.outputs_KCHW for each in made])
     assert found.shape == (5, 3, 3, 8, 12)
     again = LatentStyles(translator, seed=0)
     for output in range(3):
@@ -77,7 +91,7 @@ def test_outputs_of_one_image_stand_together_and_are_not_clamped(translator, ima
         expected = images + colours[:, :, None, None]
         torch.testing.assert_close(found[:, output], expected)
     far = [*outputs_of(translator, images, lambda _, count: torch.full((count, 3), 2.0), 1, 1)]
-    assert float(torch.stack(far).max()) > 1.5
+    assert max(float(each.outputs_KCHW.max()) for each in far) > 1.5
 
 
 def test_outputs_that_are_no_numbers_are_refused(translator, images):
@@ -89,7 +103,7 @@ def test_diversity_is_the_mean_over_pairs_and_batches():
     generator = torch.Generator().manual_seed(0)
     outputs_NKCHW = torch.randn(35, 4, 3, 8, 8, generator=generator)  # batches of 32 and 3
     inputs_NCHW = torch.zeros(35, 3, 8, 8)
-    scores = score_outputs(outputs_NKCHW, inputs_NCHW, perceptual=Corners()).scores
+    scores = scored(made_of(outputs_NKCHW, inputs_NCHW), [ChangeScore(Corners())])
     distance = Corners()
     per_image = [
         np.mean(
@@ -109,21 +123,23 @@ def test_diversity_is_the_mean_over_pairs_and_batches():
 def test_change_and_spread_are_those_of_files():
     input_CHW = torch.zeros(3, 4, 4)
     outputs_KCHW = torch.stack([torch.full((3, 4, 4), value) for value in (0.2, -0.4, 3.0)])
-    task = score_outputs([outputs_KCHW], input_CHW[None])
+    made = Made(input_CHW, outputs_KCHW)
+    scores = scored([made], [ChangeScore()])
     levels = [float(to_uint8(torch.tensor(value))) for value in (0.2, -0.4, 3.0)]
     assert levels[2] == 255
-    assert task.scores["change"] == pytest.approx(np.mean([abs(v - 127.5) for v in levels]))
+    assert scores["change"] == pytest.approx(np.mean([abs(v - 127.5) for v in levels]))
     spread = (levels[0] - levels[1] + levels[2] - levels[1]) / 2
-    assert task.scores["style_spread"] == pytest.approx(spread)
-    assert "lpips_diversity" not in task.scores
-    assert task.levels_NKCHW.dtype == torch.uint8
-    alone = score_outputs([outputs_KCHW[:1]], input_CHW[None]).scores
+    assert scores["style_spread"] == pytest.approx(spread)
+    assert "lpips_diversity" not in scores
+    assert made.levels_KCHW.dtype == torch.uint8
+    alone = scored([Made(input_CHW, outputs_KCHW[:1])], [ChangeScore()])
     assert alone == {"change": pytest.approx(abs(levels[0] - 127.5))}
 
 
 def test_outputs_that_equal_their_inputs_are_noticed(images):
-    task = score_outputs((image[None] for image in images), images)
-    assert task.warnings[0].startswith("5 of 5 outputs equal their input")
+    change = ChangeScore()
+    scored(made_of(images[:, None], images), [change])
+    assert change.warnings[0].startswith("5 of 5 outputs equal their input")
 
 
 def test_the_truth_has_no_distance_and_an_unchanged_input_no_change_outside(root):
@@ -131,25 +147,19 @@ def test_the_truth_has_no_distance_and_an_unchanged_input_no_change_outside(root
     plain = files.test[0]
     inputs_NCHW = domain_images(plain, size=SIZE)
     truths = domain_images([domain_truth_file(path, "striped") for path in plain], size=SIZE)
-    perfect = counterpart_scores(
-        to_uint8(truths)[:, None], inputs_NCHW, plain, "striped", value_range=None
-    )
+    perfect = truth_scores(to_uint8(truths)[:, None], inputs_NCHW, plain)
     assert perfect == pytest.approx(
         dict.fromkeys(("distance", "tone_inside", "detail_distance", "change_outside"), 0),
         abs=1e-5,
     )
-    unchanged = counterpart_scores(
-        to_uint8(inputs_NCHW)[:, None], inputs_NCHW, plain, "striped", value_range=None
-    )
+    unchanged = truth_scores(to_uint8(inputs_NCHW)[:, None], inputs_NCHW, plain)
     assert unchanged["change_outside"] == pytest.approx(0, abs=1e-5)
     assert unchanged["distance"] == unchanged["tone_inside"] > 10
     assert unchanged["detail_distance"] > 0.8  # stripes have at least twice the detail
     both = torch.stack([to_uint8(truths), to_uint8(inputs_NCHW)], dim=1)
-    mixed = counterpart_scores(both, inputs_NCHW, plain, "striped", value_range=None)
+    mixed = truth_scores(both, inputs_NCHW, plain)
     assert mixed["tone_inside"] == pytest.approx(unchanged["tone_inside"] / 2, abs=1e-4)
-    assert (
-        counterpart_scores(both, inputs_NCHW, files.train[0][:3], "striped", value_range=None) == {}
-    )
+    assert truth_scores(both, inputs_NCHW, files.train[0][:3]) == {}
 
 
 def test_means_over_pairs_count_each_pair_once():

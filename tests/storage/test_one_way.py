@@ -19,7 +19,9 @@ KNOWN = {
     "data/archives.py": ["folder.rename", "entry.rename"],  # within new_folder
     "data/cache/store.py": ["part.open"],  # within new_file
     "data/download.py": ["part.open"],  # a download goes on
-    "images/png16.py": ["path.write_bytes"],  # within new_file, as all of images
+    "export/graph.py": ["torch.export.save"],  # into memory
+    "images/deep.py": ["path.write_bytes", "file.save"],  # within new_file, as all of images
+    "images/png16.py": ["path.write_bytes"],
     "images/saving.py": ["images.save"],
     "images/tiff.py": ["tifffile.imwrite", "tifffile.imwrite"],
     "images/tiff_writing.py": ["tifffile.imwrite"],

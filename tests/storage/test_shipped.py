@@ -130,6 +130,9 @@ def test_every_model_in_the_package_is_small_has_a_card_and_loads():
         folder = shipped.FOLDER / name
         assert (folder / shipped.MODEL_FILE).stat().st_size < 1_000_000
         card = (folder / shipped.CARD_FILE).read_text(encoding="utf-8")
+        rows = [line.split("|") for line in card.splitlines() if line.startswith("| ")]
+        assert rows[0][2].strip() == "protocol"  # without it a figure says nothing
+        assert all(row[2].strip() for row in rows)
         assert "61.7" in card  # the released generator's zebra rate, to be measured against
         y = Translator.load(folder / shipped.MODEL_FILE, device="cpu")(torch.zeros(1, 3, 32, 32))
         assert y.isfinite().all()

@@ -21,9 +21,10 @@ from patchkin.images import Encoding, write_image, write_pillow
 from patchkin.metrics.protocols import Protocol
 from patchkin.metrics.statistics import Statistics, write_statistics
 from patchkin.runs.compression import write_plot
-from patchkin.scoring.comparison import write_page
+from patchkin.scoring.comparison.formats import as_html
+from patchkin.scoring.comparison.table import make_table
 from patchkin.scoring.results import Result, write_result
-from patchkin.storage.atomic import new_file
+from patchkin.storage.atomic import new_file, write_text
 from patchkin.storage.checkpoint import write_tensors
 from patchkin.translation import styles
 from storage.faults import Faults
@@ -92,8 +93,8 @@ WRITERS = {
     ),
     "animation": animation,
     "scores": result,
-    "page of runs": lambda folder, number: write_page(
-        [], folder / "comparison.html", command=str(number)
+    "page of runs": lambda folder, number: write_text(
+        folder / "comparison.html", as_html(make_table([], {}), command=str(number))
     ),
     "speeds": lambda folder, number: bench._write(folder / "bench.json", {"cases": number}),
     "statistics": statistics,

@@ -17,6 +17,7 @@ from methods.test_contract import (
     DISTANCEGAN,
     LSESIM,
     NEGCUT,
+    PIX2PIX,
     RELATION,
     SIMDCL,
     SINCUT,
@@ -28,6 +29,7 @@ from methods.test_contract import (
 from patchkin.method import Method, Progress
 from patchkin.methods import METHODS
 from patchkin.methods.travelgan import TravelGanConfig
+from patchkin.networks import PatchGANConfig, ResNetConfig, UNetConfig
 from patchkin.networks.siamese import ShiftBatchNorm2d
 from patchkin.randomness import SeededDraws
 from patchkin.training import Updater
@@ -63,8 +65,24 @@ WHOLE_BATCH: dict[str, tuple[str, object]] = {
         "travelgan",
         TravelGanConfig(width=2, vector_width=5, travel_weight=0.1),
     ),
+    "pix2pix-dropout": (
+        "pix2pix",
+        replace(
+            PIX2PIX,
+            generator=UNetConfig(ngf=2, levels=6),
+            discriminator=PatchGANConfig(in_channels=6, ndf=4, antialias=False, norm="batch"),
+        ),
+    ),
+    "pix2pix-residual-dropout": (
+        "pix2pix",
+        replace(PIX2PIX, generator=ResNetConfig(ngf=2, blocks=2, norm="batch", dropout=True)),
+    ),
+    "cut-batch-norm-r1": (
+        "cut",
+        replace(CUT, discriminator=PatchGANConfig(ndf=4, norm="batch"), r1_weight=0.5),
+    ),
 }
-"""Losses over the whole batch, and what else only several processes meet."""
+"""Losses and norms over the whole batch, and what else only several processes meet."""
 ALL = {**VARIANTS, **WHOLE_BATCH}
 
 
@@ -99,16 +117,19 @@ def differentiated(name: str, fabric: Fabric) -> dict[str, Tensor]:
     """Terms and gradients of two steps with whole batches of 4 images, and prepared tensors."""
     rank, processes = fabric.global_rank, fabric.world_size
     method = build(name)
+    size = (max(32, method.min_size),) * 2
     mine = slice(rank, None, processes)
 
     def batch(seed: int):
-        return rows_of(batch_for(method, 4, seed=seed, dtype=torch.float64), mine)
+        whole = batch_for(method, 4, seed=seed, size=size, dtype=torch.float64)
+        return rows_of(whole, mine)
 
     method.prepare((batch_of_all(fabric, batch(50 + i)) for i in range(6)), SeededDraws(0, -1))
     update = Differentiator(method, fabric)
     for step in (2, 3):
         draws = SeededDraws(0, step, rank=rank, world_size=processes)
         update.begin_step(1.0)
+        update.seed_layers(0, step)
         method.train_step(batch(step), update, Progress.of_step(step, total_steps=9, draws=draws))
         for term, value in update.terms.items():
             if "." not in term:  # reported, perhaps in float32

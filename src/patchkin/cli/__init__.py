@@ -23,10 +23,11 @@ VERBS = {
     "train": "learn to translate from two folders of images",
     "translate": "translate files, folders or globs with a trained model",
     "evaluate": "score a model, or a folder of translations, by a named protocol",
-    "compare": "one table and one page over runs",
+    "compare": "one table of runs, models and folders: text, CSV, LaTeX, JSON, page",
     "inspect": "what a patch relates to, in the input and in the output",
     "import-weights": "checkpoints of upstream projects into a patchkin model",
     "compress": "a small model from a trained one: distill, search, export",
+    "export": "a model as ONNX, for other programs and for machines without torch",
     "data": "download a public set, check a folder, write the toy set",
     "bench": "speed of training and translation against this machine's peak",
     "methods": "list the methods and their presets",
@@ -48,7 +49,7 @@ def main(
 
     Args:
         arguments: those of the process unless given.
-        methods: the methods to offer; those of patchkin unless given.
+        methods: the methods to offer; those of patchkin and of plug-ins unless given.
         default_method: the one that `train` takes where none is named.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -112,9 +113,9 @@ def _run(
     if verb == "data":  # needs no method, and none of their imports
         methods = {}
     elif methods is None:
-        from patchkin.methods import METHODS
+        from patchkin.methods import known_methods
 
-        methods = METHODS
+        methods = known_methods()
     if verb == "train":
         return int(module.run(rest, methods, default_method))
     return int(module.run(rest, methods))

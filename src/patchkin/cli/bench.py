@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from patchkin._version import __version__
-from patchkin.cli.parsing import parse
+from patchkin.cli.parsing import MaxPixels, parse
 from patchkin.cli.printing import print_json
 from patchkin.config import flag, read_yaml, shown
 from patchkin.data.config import DataConfig
@@ -71,6 +71,7 @@ class BenchOptions:
     """Measure it with decoded images from a cache as well, made for this in a temporary folder."""
     workers: int = 2
     """Processes that decode it."""
+    max_pixels: MaxPixels = None
     output: Annotated[Path | None, flag("-o")] = None
     """JSON file for the results."""
     compare: Path | None = None

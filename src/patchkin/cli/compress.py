@@ -6,20 +6,27 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import torch
 import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from patchkin.cli.parsing import parse, refuse_files_as_weights
+from patchkin.cli.parsing import MaxPixels, parse, refuse_files_as_weights
 from patchkin.cli.printing import print_json
-from patchkin.cli.train import TrainOptions, default_options, tell_run, with_resume_folder
-from patchkin.compression import Distillation, DistillationConfig
+from patchkin.cli.train import (
+    TrainOptions,
+    default_options,
+    option_value,
+    saved_config,
+    tell_run,
+    with_resume_folder,
+)
+from patchkin.compression import Distillation, DistillationConfig, OnlineDistillation
 from patchkin.compression.cost import Cost, Latency
 from patchkin.compression.search import Candidate, EvolutionSearch, SearchConfig
-from patchkin.config import flag, shown, to_plain, to_yaml
+from patchkin.config import flag, read_yaml, shown, to_plain, to_yaml
 from patchkin.devices import Device
 from patchkin.errors import ConfigError, nearest
 from patchkin.method import Direction, Method
@@ -30,7 +37,6 @@ from patchkin.runs.compression import (
     Costed,
     Runtime,
     distill,
-    export,
     found_best,
     read_teacher,
     search,
@@ -39,19 +45,24 @@ from patchkin.runs.compression import (
 )
 from patchkin.runs.config import RunConfig, config_to_plain
 from patchkin.runs.fitness import ScoringConfig, open_supernet
+from patchkin.runs.small_models import export, export_student, open_student
+from patchkin.runs.train import train
 from patchkin.scoring.report import write_report
 from patchkin.sides import height_width
+from patchkin.storage.checkpoint import ModelHeader
 
+C = TypeVar("C")
 SEARCH_FOLDER = "search"
 """Of a run, unless told otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillOptions(TrainOptions[DistillationConfig]):
+class DistillOptions(TrainOptions[C], Generic[C]):
     """Options of `compress distill`."""
 
     teacher: Annotated[tyro.conf.Positional[Path | None], shown("TEACHER")] = None
-    """The model to learn from: a run folder, a checkpoint folder or a .safetensors file."""
+    """The model to learn from: a run folder, a checkpoint folder or a .safetensors file. Not with
+    the presets whose name begins with `online`: their teachers learn beside the student."""
     teacher_direction: Direction = "AtoB"
     """BtoA learns the way back of a teacher that has one; then --direction BtoA fits."""
     start: Path | None = None
@@ -89,6 +100,7 @@ class SearchOptions:
     """The checkpoint of the run."""
     workers: int = 1
     """Processes that score."""
+    max_pixels: MaxPixels = None
     device: Device = "auto"
     """Where to translate."""
     overwrite: bool = False
@@ -156,6 +168,8 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
             "usage: patchkin compress {distill,search,export,cost} ...\n\n"
             "A small generator from a trained one.\n\n"
             "  distill TEACHER --data ROOT     train a student of many widths (a supernet)\n"
+            "  distill --preset online --data ROOT\n"
+            "                                  train a narrow student beside its teachers\n"
             "  search RUN --budget 3e9         find its best widths within a budget of MACs\n"
             "  export RUN --output FILE        write one of them as a model\n"
             "  cost MODEL                      parameters, MACs and speed of any model\n\n"
@@ -170,9 +184,10 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
 
 def _distill(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
     arguments = with_resume_folder(list(arguments))
-    default = default_options(Distillation, arguments)
-    options = parse(
-        DistillOptions,
+    kind = _student(arguments)
+    default = default_options(kind, arguments)
+    options: DistillOptions[Any] = parse(
+        DistillOptions[kind.config_type],  # type: ignore[name-defined]
         arguments,
         prog="patchkin compress distill",
         default=DistillOptions(
@@ -181,35 +196,64 @@ def _distill(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> i
             schedule=default.schedule,
             training=default.training,
         ),
-        about="Distil a trained generator into one of many widths.",
+        about="Distil a trained generator into one of many widths, or with --preset online one "
+        "that learns beside its student into one of a single width.",
     )
+    online = kind is OnlineDistillation
     config = RunConfig(
-        method=_with_teacher(options, methods),
+        method=_without_teacher(options) if online else _with_teacher(options, methods),
         data=options.data,
         schedule=options.schedule,
         training=options.training,
     )
     if options.print_config:
-        print(to_yaml(config_to_plain(Distillation, config)), end="")
+        print(to_yaml(config_to_plain(kind, config)), end="")
         return 0
-    run_dir = options.run_dir or Path("runs", f"{Distillation.name}_{Path(config.data.root).name}")
-    report = distill(
-        config,
-        run_dir,
-        start=options.start,
-        resume=options.resume,
-        overwrite=options.overwrite,
-        change=options.change,
-        allow_changed_data=options.allow_changed_data,
-        methods=methods,
-    )
+    run_dir = options.run_dir or Path("runs", f"{kind.name}_{Path(config.data.root).name}")
+    how: dict[str, Any] = {
+        "resume": options.resume,
+        "overwrite": options.overwrite,
+        "change": options.change,
+        "allow_changed_data": options.allow_changed_data,
+    }
+    if online:
+        report = train(kind, config, run_dir, **how)
+    else:
+        report = distill(config, run_dir, start=options.start, methods=methods, **how)
     if report is not None:
         tell_run(run_dir, report, as_json=options.json)
     return 0
 
 
+def _student(arguments: Sequence[str]) -> type[Method]:
+    """Which distillation the preset, the run to resume or the file with settings is of."""
+    kinds: tuple[type[Method], ...] = (Distillation, OnlineDistillation)
+    preset, file = option_value(arguments, "--preset"), option_value(arguments, "--config")
+    if preset is not None:
+        owners = [kind for kind in kinds if preset in kind.presets]
+        if not owners:
+            known = [name for kind in kinds for name in kind.presets]
+            raise ConfigError(f"There is no preset `{preset}`. {nearest(preset, known)}")
+        return owners[0]
+    saved = saved_config(arguments) or (read_yaml(Path(file)) if file else {})
+    online = saved.get("name") == OnlineDistillation.name
+    return OnlineDistillation if online else Distillation
+
+
+def _without_teacher(options: DistillOptions[Any]) -> Any:
+    """The settings of online distillation, which knows no trained teacher."""
+    if options.teacher is not None or options.teacher_direction != "AtoB":
+        raise ConfigError(
+            "The teachers of online distillation learn beside the student: leave out TEACHER, or "
+            "choose a preset whose name does not begin with `online`."
+        )
+    if options.start is not None:
+        raise ConfigError("--start is a supernet's, which online distillation does not train.")
+    return options.method
+
+
 def _with_teacher(
-    options: DistillOptions, methods: Mapping[str, type[Method]]
+    options: DistillOptions[DistillationConfig], methods: Mapping[str, type[Method]]
 ) -> DistillationConfig:
     """The settings with the teacher that was named, or with the one they have."""
     known = options.method.teacher
@@ -217,7 +261,7 @@ def _with_teacher(
         if not known.path:
             raise ConfigError(
                 "Name the teacher: patchkin compress distill TEACHER --data ROOT, where TEACHER is "
-                "a run folder or a model file."
+                "a run folder or a model file. With --preset online none is needed."
             )
         return options.method
     teacher = read_teacher(options.teacher, direction=options.teacher_direction, methods=methods)
@@ -248,6 +292,7 @@ def _search(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> in
         judge_weights=options.judge_weights,
         score=options.score,
         device=options.device,
+        max_pixels=options.max_pixels,
     )
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
@@ -312,16 +357,10 @@ def _export(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> in
         raise ConfigError(f"--output must name a .safetensors file; got `{options.output}`.")
     if options.output.exists() and not options.overwrite:
         raise ConfigError(f"`{options.output}` is there already; replace it with --overwrite.")
-    channels = (
-        found_best(options.run / SEARCH_FOLDER)
-        if options.channels is None
-        else parse_channels(options.channels)
-    )
-    supernet, header = open_supernet(options.run, which=options.which)
-    _, cost = export(supernet, header, channels, options.output)
+    channels, header, cost = _exported(options)
     told = {
         "model": str(options.output),
-        "channels": format_channels(channels),
+        "channels": channels,
         "size": header.size,
         **to_plain(cost),
     }
@@ -334,6 +373,27 @@ def _export(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> in
     print(f"model:      {told['model']} ({told['channels']})")
     _tell_cost(told)
     return 0
+
+
+def _exported(options: ExportOptions) -> tuple[str, ModelHeader, Cost]:
+    """What was written: its widths, where it came from, what it costs."""
+    student, header = open_student(options.run, which=options.which)
+    if student is not None and header is not None:
+        if options.channels is not None:
+            raise ConfigError(
+                f"`{options.run}` was distilled online and has one width: leave out --channels."
+            )
+        small, cost = export_student(student, header, options.output)
+        widths = getattr(small.config, "channels", None)
+        return format_channels(widths) if widths else small.name, header, cost
+    channels = (
+        found_best(options.run / SEARCH_FOLDER)
+        if options.channels is None
+        else parse_channels(options.channels)
+    )
+    supernet, header = open_supernet(options.run, which=options.which)
+    _, cost = export(supernet, header, channels, options.output)
+    return format_channels(channels), header, cost
 
 
 def _cost(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from patchkin.cli.parsing import parse
+from patchkin.cli.parsing import MaxPixels, parse
 from patchkin.cli.printing import print_json
 from patchkin.config import flag, shown, to_plain
 from patchkin.errors import ConfigError, nearest
@@ -27,6 +27,7 @@ class CheckOptions:
     """Folder of the images to translate; with --target instead of FOLDER."""
     target: Annotated[Path | None, flag("--data.target")] = None
     """Folder of the images to resemble."""
+    max_pixels: MaxPixels = None
     json: bool = False
     """Print one JSON object."""
 

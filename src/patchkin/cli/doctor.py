@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from patchkin import plugins
 from patchkin._version import __version__
 from patchkin.cli.parsing import parse
 from patchkin.cli.printing import print_json
-from patchkin.errors import missing_extra
+from patchkin.errors import ConfigError, missing_extra
 from patchkin.method import Method
 
 LIBRARIES = ("torch", "torchvision", "lightning-fabric", "pillow", "safetensors")
@@ -66,4 +67,11 @@ def examine() -> dict[str, Any]:
             facts[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
             facts[library] = f"not installed. {OPTIONAL.get(library, 'It is needed.')}"
+    for group in (plugins.METHODS, plugins.LAYOUTS, plugins.METRICS, plugins.LOGGERS):
+        for name, plugin in plugins.plugins(group).items():
+            try:
+                plugin.load()
+                facts[f"{group} {name}"] = plugin.package
+            except ConfigError as error:
+                facts[f"{group} {name}"] = str(error)
     return facts

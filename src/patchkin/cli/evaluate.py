@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.progress import TaskID
 
-from patchkin.cli.parsing import parse, refuse_files_as_weights
+from patchkin.cli.parsing import MaxPixels, parse, refuse_files_as_weights
 from patchkin.cli.printing import print_json
 from patchkin.config import flag, shown
 from patchkin.data.config import DataConfig
@@ -24,6 +24,7 @@ from patchkin.devices import Device, Precision, return_freed_memory, take_accele
 from patchkin.errors import ConfigError
 from patchkin.images import write_pillow
 from patchkin.images.folders import find_images
+from patchkin.images.limits import allow_pixels
 from patchkin.method import Direction, Method, StyledMethod
 from patchkin.metrics.perceptual import PerceptualNet
 from patchkin.networks.drn import DRNName
@@ -107,6 +108,8 @@ class EvaluateOptions:
     """Segmentation network that reads translations of Cityscapes label maps."""
     judge_weights: Path | None = None
     """File of its weights, instead of a download."""
+    metric: tuple[str, ...] = ()
+    """Metrics of installed packages, by name; see `patchkin doctor`."""
     which: Literal["last", "best", "all"] = "last"
     """Checkpoints of a run folder: the last, the best on validation, or each that is kept."""
     keep: Path | None = None
@@ -122,6 +125,7 @@ class EvaluateOptions:
     """Where to translate, and where extractors, LPIPS and the judge compute."""
     precision: Precision = "32-true"
     """Of the network that translates."""
+    max_pixels: MaxPixels = None
     batch_size: int = 1
     """Images of one size translated at once."""
     json: bool = False
@@ -148,6 +152,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         lpips_weights=options.lpips_weights,
         judge=options.judge,
         judge_weights=options.judge_weights,
+        metrics=options.metric,
         batch_size=options.batch_size,
         device=options.device,
     )
@@ -249,7 +254,14 @@ def _evaluated(
         _check_one_each(subject, samples)
         return evaluate(subject, data, config, model=name, keep=keep, progress=progress)
     if isinstance(subject, Translator) and isinstance(subject.method, StyledMethod):
-        return evaluate_styles(subject, data, config, model=name, samples=samples)
+        if options.metric:
+            raise ConfigError(
+                "--metric scores one translation of each image, and this method has styles: "
+                "translate with it, and evaluate the folder."
+            )
+        return evaluate_styles(
+            subject, data, config, model=name, samples=samples, progress=progress
+        )
     if samples is not None:
         what = subject if isinstance(subject, Path) else f"the method {subject.method.name}"
         raise ConfigError(
@@ -388,6 +400,8 @@ def _data(options: EvaluateOptions, subject: Translator | Path) -> DataConfig:
             f"`{run}` was trained on two folders, `{own.source}` and `{own.target}`, of which no "
             "image is held out; name others: --data.source DIR --data.target DIR, or --data ROOT."
         )
+    if options.max_pixels is None:
+        allow_pixels(own.max_pixels)
     return replace(own, max_images=None, **settings)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from patchkin.cli.parsing import parse
+from patchkin.cli.parsing import MaxPixels, parse
 from patchkin.cli.printing import print_json
 from patchkin.config import flag, shown
 from patchkin.devices import Device
@@ -39,6 +39,7 @@ class InspectOptions:
     """The checkpoint of a run folder: the last, or the best on validation."""
     weights: Literal["averaged", "live"] = "live"
     """Of the generator. The projection head is never averaged, so it goes with the live ones."""
+    max_pixels: MaxPixels = None
     device: Device = "auto"
     """Where to compute."""
     json: bool = False

@@ -9,19 +9,25 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_type_hints
 
 import tyro
 
 from patchkin.errors import ConfigError
+from patchkin.images.limits import allow_pixels
 
 T = TypeVar("T")
+MaxPixels: TypeAlias = Annotated[
+    int | None,
+    tyro.conf.arg(help="Pixels that an image may have; unless given, Pillow's limit, 178,956,970."),
+]
+"""`max_pixels` of the options of every verb that reads images; `parse` lets it hold."""
 
 
 def parse(
     kind: type[T], arguments: Sequence[str], *, prog: str, default: T | None = None, about: str = ""
 ) -> T:
-    """The options of a verb.
+    """The options of a verb. Their `max_pixels` holds from here on.
 
     Raises:
         ConfigError: an option is unknown (the nearest is offered) or its value cannot be read.
@@ -39,9 +45,10 @@ def parse(
             contextlib.redirect_stdout(box),
         ):
             options: T = tyro.cli(kind, args=arguments, prog=prog, description=about, **extra)
-            return options
     except SystemExit:
         raise ConfigError(one_line(box.getvalue(), prog, default)) from None
+    allow_pixels(getattr(options, "max_pixels", None))
+    return options
 
 
 def refuse_files_as_weights(arguments: Sequence[str]) -> None:

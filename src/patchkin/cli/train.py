@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -19,6 +19,7 @@ from patchkin.errors import ConfigError, nearest
 from patchkin.method import Method
 from patchkin.runs.config import (
     METHOD_FILE,
+    TAKEN_FROM_DATA,
     RunConfig,
     choose_preset,
     config_from_plain,
@@ -48,7 +49,7 @@ class TrainOptions(Generic[C]):
     preset: str | None = None
     """Where the settings start from; see `patchkin methods NAME`. By default the first one, of what
     was published, or `toy` for toy data. This help tells the defaults of the first one; add
-    `--preset NAME` or `--data toy` for others."""
+    `--preset NAME` or `--data toy` for others. With --resume it must be what the run has."""
     config: Path | None = None
     """YAML file with settings, complete or partial, laid over the preset."""
     resume: bool = False
@@ -128,7 +129,7 @@ def with_resume_folder(arguments: list[str]) -> list[str]:
     return expanded
 
 
-def _option(arguments: Sequence[str], *names: str) -> str | None:
+def option_value(arguments: Sequence[str], *names: str) -> str | None:
     """The value of an option that decides what the others default to."""
     for place, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
@@ -139,10 +140,15 @@ def _option(arguments: Sequence[str], *names: str) -> str | None:
     return None
 
 
-def _saved_config(arguments: Sequence[str]) -> dict[str, Any] | None:
+def saved_config(arguments: Sequence[str]) -> dict[str, Any] | None:
+    """The settings of the run to resume, where one is resumed.
+
+    Raises:
+        ConfigError: it is not named, or is none.
+    """
     if "--resume" not in arguments:
         return None
-    run_dir = _option(arguments, "--run-dir")
+    run_dir = option_value(arguments, "--run-dir")
     if run_dir is None:
         raise ConfigError("--resume needs the run: --resume DIR.")
     path = Path(run_dir, "config.yaml")
@@ -165,8 +171,8 @@ def _method(
     if arguments and not arguments[0].startswith("-"):
         name, *arguments = arguments
     if name is None:
-        saved = _saved_config(arguments)
-        file = _option(arguments, "--config")
+        saved = saved_config(arguments)
+        file = option_value(arguments, "--config")
         named_in = saved or (read_yaml(Path(file)) if file else {})
         name = named_in.get("name", default_method)
     if name in methods:
@@ -184,9 +190,9 @@ def _method(
 
 def _unknown(name: str, arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> str:
     """What is said of a method that is not known here: it may have a file of its own."""
-    saved = _saved_config(arguments) or {}
+    saved = saved_config(arguments) or {}
     if saved.get("name") == name and saved.get(METHOD_FILE):
-        run_dir = _option(arguments, "--run-dir")
+        run_dir = option_value(arguments, "--run-dir")
         return (
             f"`{name}` is the method of the file `{saved[METHOD_FILE]}`: "
             f"python {saved[METHOD_FILE]} train --resume {run_dir}"
@@ -196,29 +202,59 @@ def _unknown(name: str, arguments: Sequence[str], methods: Mapping[str, type[Met
 
 def default_options(kind: type[Method], arguments: Sequence[str]) -> TrainOptions[Any]:
     """What the options start from: the preset, then the file or the run to resume."""
-    file = _option(arguments, "--config")
+    file = option_value(arguments, "--config")
     layered = []
-    saved = _saved_config(arguments)
+    saved = saved_config(arguments)
+    named = option_value(arguments, "--preset")
     if saved is not None:
         layered.append(("the run to resume", saved))
+        if named is not None:  # its settings are asked for: compared with the run, not passed over
+            layered.append((f"the preset `{named}`", _plain_preset(kind, named)))
     if file is not None:  # after the run, whose settings it may not change in silence
         layered.append((f"`{file}`", read_yaml(Path(file))))
-    root = _option(arguments, "--data", "--data.root")
+    root = option_value(arguments, "--data", "--data.root")
     for _, plain in reversed(layered):
         root = root or (plain.get("data") or {}).get("root")
-    elsewhere = _option(arguments, "--data.source") is not None
+    elsewhere = option_value(arguments, "--data.source") is not None
     toys = (TOY,) if {"-h", "--help"} & set(arguments) else (None, TOY)  # help: what is published
-    preset = choose_preset(kind, _option(arguments, "--preset"), toy=not elsewhere and root in toys)
+    preset = choose_preset(kind, named, toy=not elsewhere and root in toys)
     config = preset_config(preset)
     for where, plain in layered:
         config = config_from_plain(kind, config, plain, where=where)
-    channels = _option(arguments, "--channels")
+    training = config.training
+    if option_value(arguments, "--from", "--training.start-from") and saved is None:
+        training = replace(training, start_sha256=None)  # that of a file's model
+    channels = option_value(arguments, "--channels")
     return TrainOptions(
         method=config.method if channels is None else with_channels(kind, config.method, channels),
         data=config.data,
         schedule=config.schedule,
-        training=config.training,
+        training=training,
     )
+
+
+def _plain_preset(kind: type[Method], name: str) -> dict[str, Any]:
+    """The settings of a preset, but for where the images are and what a run takes from them.
+
+    Raises:
+        ConfigError: the method has no preset of this name.
+    """
+    plain = config_to_plain(kind, preset_config(choose_preset(kind, name, toy=False)))
+    return {
+        "name": kind.name,
+        "method": _without(plain["method"], TAKEN_FROM_DATA),
+        "data": _without(plain["data"], {"root", "source", "target"}),
+        "schedule": plain["schedule"],
+    }
+
+
+def _without(plain: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
+    """Settings without those of some names, in whichever of their parts they stand."""
+    return {
+        key: _without(value, names) if isinstance(value, dict) else value
+        for key, value in plain.items()
+        if key not in names
+    }
 
 
 def with_channels(kind: type[Method], config: Any, channels: str) -> Any:

@@ -19,13 +19,12 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from patchkin.cli.parsing import parse
+from patchkin.cli.parsing import MaxPixels, parse
 from patchkin.cli.printing import print_json
 from patchkin.config import flag, shown
 from patchkin.devices import Device, Precision, keep_freed_memory, take_accelerator
 from patchkin.errors import ConfigError
 from patchkin.images import Ranges, write_pillow
-from patchkin.images.limits import allow_pixels
 from patchkin.method import Direction, Method, StyledMethod
 from patchkin.parallel.processes import in_processes
 from patchkin.parallel.shards import Shard, chosen_shard, local_number
@@ -94,8 +93,7 @@ class TranslateOptions:
     that of each input."""
     quality: int | None = None
     """Of JPEG, WebP, AVIF and HEIC, from 1 to 100; 95 unless given."""
-    max_pixels: int | None = None
-    """Pixels that an image may have; unless given, Pillow's limit, 178,956,970."""
+    max_pixels: MaxPixels = None
     batch_size: int = 1
     """Images of one size translated at once."""
     which: Literal["last", "best"] = "last"
@@ -198,8 +196,6 @@ def _translate(
     tell: Callable[[int | str], None],
 ) -> Outcome:
     """The work of process `number` of `options.processes` on a part of the files."""
-    if options.max_pixels is not None:
-        allow_pixels(options.max_pixels)
     place = local_number() * options.processes + number - 1
     take_accelerator(options.device, place, options.precision)
     translator = _load(options, methods)

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from patchkin.errors import ConfigError
 from patchkin.method import Method, Preset, Progress, Update
+from patchkin.networks import NormKind
 from patchkin.networks.separable import (
     SeparableGenerator,
-    SeparableNorm,
     check_configuration,
     parse_channels,
 )
@@ -33,8 +33,8 @@ class CompressedResNetConfig:
     """Channels of the source domain."""
     out_channels: int = 3
     """Channels of the target domain."""
-    norm: SeparableNorm = "instance"
-    """After every convolution but the last; as its supernet."""
+    norm: NormKind = "instance"
+    """After every convolution but the last; as its supernet. Batch norm is of students of OMGD."""
 
     def __post_init__(self) -> None:
         check_configuration(self.channels)

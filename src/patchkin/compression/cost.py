@@ -6,8 +6,9 @@ Two counts of multiply-accumulates (MACs) of one image, differing in transposed 
                  and every published number does
     exact        the same with input pixels: what is really multiplied, a quarter at stride 2
 
-Bias, norm, padding, activation and sums count nothing. Until 2021 torchprofile counted one MAC per
-element that an instance norm gives; some published numbers contain these (`norm_elements`).
+Bias, norm, padding, activation and sums count nothing, but for batch norm with a learned scale: as
+published it counts one per element that it gives, since torchprofile does so. Until 2021 that
+counted instance norms too; some published numbers contain these (`norm_elements`).
 """
 
 from __future__ import annotations
@@ -150,6 +151,8 @@ def network_cost(
             case nn.Linear():
                 done = output[0].numel() // layer.out_features * layer.weight.numel()
                 macs, macs_exact = macs + done, macs_exact + done
+            case nn.BatchNorm2d() if layer.affine:
+                macs += output[0].numel()
             case InstanceNorm2d():
                 norm_elements += output[0].numel()
 

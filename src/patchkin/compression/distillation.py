@@ -28,13 +28,12 @@ from typing import Annotated, ClassVar, Literal, NamedTuple, final
 
 import torch
 import torch.nn.functional as nnf
-import tyro
 from torch import Tensor
 from typing_extensions import Self
 
 from patchkin.compression.space import SearchSpace
 from patchkin.compression.teacher import TeacherConfig, teacher_taps
-from patchkin.config import check_positive, flag
+from patchkin.config import check_positive, flag, no_flag
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.data.paired import PairedBatch
@@ -84,7 +83,7 @@ Batch = UnpairedBatch | PairedBatch
 class DistillationConfig(HardNegativesConfig):
     """Defaults are the released horse-to-zebra settings."""
 
-    teacher: Annotated[TeacherConfig, tyro.conf.Suppress] = field(default_factory=TeacherConfig)
+    teacher: Annotated[TeacherConfig, no_flag()] = field(default_factory=TeacherConfig)
     student_ngf: Annotated[int, flag("--ngf")] = 64
     """Entries of the widest configuration."""
     student_norm: SeparableNorm = "instance"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         open_domain_data,
     )
     from patchkin.data.download import fetch_dataset
+    from patchkin.data.layouts import Domains
     from patchkin.data.loading import (
         TrainingData,
         evaluation_images,
@@ -52,6 +53,7 @@ __all__ = [
     "DomainBatch",
     "DomainData",
     "DomainDataset",
+    "Domains",
     "ImageBatch",
     "PairedBatch",
     "PairedData",
@@ -83,6 +85,7 @@ _HOMES = {
     "DomainBatch": "patchkin.data.domains",
     "DomainData": "patchkin.data.domains",
     "DomainDataset": "patchkin.data.domains",
+    "Domains": "patchkin.data.layouts",
     "ImageBatch": "patchkin.data.datasets",
     "PairedBatch": "patchkin.data.paired",
     "PairedData": "patchkin.data.paired",

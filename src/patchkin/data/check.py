@@ -20,12 +20,14 @@ from patchkin.data.layouts import (
     DomainFolders,
     Layout,
     PairedImages,
+    PluggedLayout,
     SingleImages,
     TwoFolders,
     UnpairedFolders,
     detect_layout,
     entries_beside,
     flat_domains,
+    plugged_layout,
 )
 from patchkin.data.verify import MAX_BROKEN_FRACTION, default_threads
 from patchkin.errors import ConfigError, DataError
@@ -143,7 +145,7 @@ def check_data(
     if root is None or source is not None or target is not None:
         raise ConfigError("Give the folder of a data set, or --source and --target.")
     root = Path(root)
-    return _check(root, flat_domains(root) or detect_layout(root), threads)
+    return _check(root, plugged_layout(root) or flat_domains(root) or detect_layout(root), threads)
 
 
 def _check(root: Path, layout: Layout, threads: int | None) -> CheckReport:
@@ -153,7 +155,7 @@ def _check(root: Path, layout: Layout, threads: int | None) -> CheckReport:
     with ThreadPoolExecutor(threads or default_threads()) as pool:
         for folder in _folders(root, layout):
             try:
-                found = find_images(folder)
+                found = _images(folder, layout)
             except DataError as error:
                 found = FoundImages(folder, ())
                 unreadable.append(str(error))
@@ -180,6 +182,11 @@ def _shown(path: Path, root: Path) -> str:
 
 
 def _folders(root: Path, layout: Layout) -> list[Path]:
+    """Those of the layout; one that is read by a plug-in may have none, and its splits stand for
+    them.
+    """
+    if isinstance(layout, PluggedLayout):
+        return [root / name for name in _of_plugin(layout)]
     if isinstance(layout, TwoFolders):
         return [layout.source, layout.target]
     if isinstance(layout, DomainFolders) and layout.flat:
@@ -192,6 +199,18 @@ def _folders(root: Path, layout: Layout) -> list[Path]:
     spelled = UnpairedFolders(root)
     named = [spelled.folder(split, domain) for split in SPLITS for domain in "AB"]
     return [folder for folder in named if folder is not None]
+
+
+def _of_plugin(layout: PluggedLayout) -> dict[str, tuple[Path, ...]]:
+    found = layout.domains
+    splits = {f"{s}_{d}": getattr(found, f"{s}_{d}") for s in SPLITS for d in "ab"}
+    return {name: files for name, files in splits.items() if files}
+
+
+def _images(folder: Path, layout: Layout) -> FoundImages:
+    if isinstance(layout, PluggedLayout):
+        return FoundImages(folder, _of_plugin(layout)[folder.name])
+    return find_images(folder)
 
 
 def _stray_files(layout: Layout) -> list[str]:

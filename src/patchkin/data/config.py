@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
-
-from tyro.constructors import PrimitiveConstructorSpec
+from typing import Annotated, Any, Literal, TypeAlias
 
 from patchkin.config import flag
 from patchkin.errors import ConfigError
@@ -42,13 +40,16 @@ def _folder_of_flag(words: list[str]) -> str | None:
     return None if word == "None" else word
 
 
-_OPTIONAL_FOLDER = PrimitiveConstructorSpec(
-    nargs="*",
-    metavar="[DIR]",
-    instance_from_str=_folder_of_flag,
-    is_instance=lambda value: value is None or isinstance(value, str),
-    str_from_instance=lambda value: [str(value)],
-)
+def _optional_folder() -> Any:
+    from tyro.constructors import PrimitiveConstructorSpec  # as in `config.flag`
+
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[DIR]",
+        instance_from_str=_folder_of_flag,
+        is_instance=lambda value: value is None or isinstance(value, str),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +95,7 @@ class DataConfig:
     """Images per step and process (CUT: 1, its authors' advice)."""
     workers: Annotated[int, flag("--workers")] = 2
     """Processes that decode images; 0 decodes in the training process. No effect on the images."""
-    cache: Annotated[str | None, flag("--cache"), _OPTIONAL_FOLDER] = None
+    cache: Annotated[str | None, flag("--cache"), _optional_folder()] = None
     """Decode every image once into a file that all processes and later runs map into memory.
     `--cache` alone (`auto`) puts it below the user's cache folder, `--cache DIR` into DIR. No
     effect on the images. One image per domain is in memory anyway."""
@@ -112,6 +113,8 @@ class DataConfig:
     with and one without such scores therefore train on different images."""
     max_images: int | None = None
     """Use only the first so many training images of a domain, in the order of their names."""
+    max_pixels: Annotated[int | None, flag("--max-pixels")] = None
+    """Pixels that an image may have; unless given, Pillow's limit, 178,956,970."""
     max_broken: Annotated[float, flag("--max-broken")] = 0.01
     """Share of a domain's training images that may be unusable and are left out; above it training
     does not start, since then something is wrong with the folder."""
@@ -142,7 +145,11 @@ class DataConfig:
         ):
             if getattr(self, name) < least:
                 raise ConfigError(f"`{name}` must be at least {least}; got {getattr(self, name)}.")
-        for name, value in (("load_size", min(loaded)), ("max_images", self.max_images)):
+        for name, value in (
+            ("load_size", min(loaded)),
+            ("max_images", self.max_images),
+            ("max_pixels", self.max_pixels),
+        ):
             if value is not None and value < 1:
                 raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
         if self.cache == "":

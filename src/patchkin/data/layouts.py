@@ -7,6 +7,7 @@ Layouts that are read, under one root unless said otherwise:
     SingleImages      trainA and trainB with one image each
     PairedImages      train/*: files that show A and B side by side
     DomainFolders     train/<domain>/: any number of domains; or <domain>/ without splits
+    PluggedLayout     what a package adds (`patchkin.plugins`); asked where there is no trainA
 
 What of a folder counts as its images is decided in `patchkin.images.folders`.
 """
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
+from patchkin import plugins
 from patchkin.data.config import DataConfig
 from patchkin.errors import DataError, nearest
 from patchkin.images import IMAGE_SUFFIXES, is_image_file
@@ -80,9 +82,6 @@ class DomainFolders:
     """Whether the domains lie in the root itself: then nothing is held out."""
 
 
-Layout: TypeAlias = UnpairedFolders | TwoFolders | SingleImages | PairedImages | DomainFolders
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Domains:
     """Files of a source domain a and a target domain b, in order; a split may be empty."""
@@ -115,6 +114,20 @@ class Domains:
             notes=self.notes,
             folders={f"{name[:-1]}{_OTHER[name[-1]]}": p for name, p in self.folders.items()},
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PluggedLayout:
+    """What a function of an installed package found."""
+
+    root: Path
+    name: str
+    domains: Domains
+
+
+Layout: TypeAlias = (
+    UnpairedFolders | TwoFolders | SingleImages | PairedImages | DomainFolders | PluggedLayout
+)
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
@@ -238,6 +251,9 @@ def detect_layout(root: Path) -> Layout:
             hint = f" {nearest(f'train{missing}', others)}" if others else ""
             present = folder.relative_to(root).as_posix()
             raise DataError(f"`{root / f'train{missing}'}` is missing beside `{present}`.{hint}")
+    plugged = plugged_layout(root)
+    if plugged is not None:
+        return plugged
     if "train" in names:
         domains = tuple(_folder_names(root / "train"))
         return DomainFolders(root, domains) if domains else PairedImages(root)
@@ -249,6 +265,39 @@ def detect_layout(root: Path) -> Layout:
         f"`{root}` needs the folders trainA and trainB (and testA, testB for scores). {found} "
         "Two folders elsewhere: train with --data.source DIR --data.target DIR."
     )
+
+
+def plugged_layout(root: Path) -> PluggedLayout | None:
+    """What the first plug-in that knows the layout of a root says of it.
+
+    Raises:
+        DataError: it fails, or finds no training images.
+    """
+    if not root.is_dir():
+        return None
+    for name, find in plugins.working_plugins(plugins.LAYOUTS, check=_no_function).items():
+        try:
+            found = find(root)
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"The layout `{name}` of a plug-in fails on `{root}`: {type(error).__name__}: "
+                f"{error}"
+            ) from error
+        if found is None:
+            continue
+        if not isinstance(found, Domains) or not found.train_a or not found.train_b:
+            raise DataError(
+                f"The layout `{name}` of a plug-in gives no training images of both domains for "
+                f"`{root}`."
+            )
+        return PluggedLayout(root, name, found)
+    return None
+
+
+def _no_function(_: str, found: object) -> str | None:
+    return None if callable(found) else "it is no function"
 
 
 def flat_domains(root: Path) -> DomainFolders | None:
@@ -338,6 +387,11 @@ def _domains_of(layout: Layout) -> Domains:
             train_b=target.files,
             notes=notes_on((source, target)),
             folders={"train_a": source.folder, "train_b": target.folder},
+        )
+    if isinstance(layout, PluggedLayout):
+        found = layout.domains
+        return replace(
+            found, test_a=found.test_a or found.val_a, test_b=found.test_b or found.val_b
         )
     if isinstance(layout, UnpairedFolders):
         splits = {split: [_split_of(layout, split, domain) for domain in "AB"] for split in SPLITS}

@@ -6,12 +6,13 @@ colour profile, resolution, EXIF, and the layout and tags of a TIFF (`images.tif
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from patchkin.errors import DataError
+from patchkin.images.deep import bits_of
 from patchkin.images.faults import DECODING_ERRORS
 from patchkin.images.heic import register_heic
 from patchkin.images.orientation import ORIENTATION_TAG
@@ -33,6 +34,8 @@ class Container:
     """Of the frames of an animation, in milliseconds."""
     loop: int | None = None
     """How often an animation is played; 0 for ever, None once."""
+    bits: int | None = None
+    """Of HEIC and AVIF."""
     tiff: TiffLayout | None = None
     notes: tuple[str, ...] = ()
     """What of the file cannot be carried over."""
@@ -56,7 +59,7 @@ def container_of(file: Path) -> Container:
             return Container()
         register_heic(head)
         with Image.open(file) as image:
-            return _of_pillow(image, num_pages(file))
+            return replace(_of_pillow(image, num_pages(file)), bits=bits_of(file, head))
     except (ModuleNotFoundError, DataError, *DECODING_ERRORS):
         return Container()
 
@@ -72,8 +75,6 @@ def _of_pillow(image: Image.Image, pages: int) -> Container:
         notes.append("the camera's notes (EXIF) are damaged and not carried over")
     if image.format == "MPO":
         notes.append("the other pictures of the JPEG (MPO) are not carried over")
-    if int(image.info.get("bit_depth") or 8) > 8:
-        notes.append(f"its {image.info['bit_depth']} bits are read as 8")
     info = dict(image.info)
     durations: list[float] = []
     for page in range(pages if pages > 1 else 0):

@@ -37,6 +37,6 @@ def reason(error: BaseException) -> str:
         return "it needs more memory than there is"
     if isinstance(error, Image.DecompressionBombError):
         text = str(error).removesuffix(", could be decompression bomb DOS attack.")
-        return f"{text}. If the file is trusted: `translate --max-pixels N`"
+        return f"{text}. If the file is trusted: --max-pixels N"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split()).rstrip(".")

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from patchkin.errors import DataError
+from patchkin.images.deep import decode_deep
 from patchkin.images.faults import DECODING_ERRORS, reason
 from patchkin.images.heic import register_heic
 from patchkin.images.limits import check_pixels
@@ -72,6 +73,9 @@ def _decode(path: Path, page: int | None) -> Decoded:
     if is_tiff(head):
         return decode_tiff(path, page or 0)
     register_heic(head)
+    deep = decode_deep(path, head, page or 0)
+    if deep is not None:
+        return deep
     with Image.open(path) as image:
         check_pixels(*image.size)
         if page:

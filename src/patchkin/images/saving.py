@@ -17,6 +17,7 @@ from PIL import Image
 
 from patchkin.errors import ConfigError
 from patchkin.images.container import Container, holds_profile, is_tiff_name
+from patchkin.images.deep import DEEP_SUFFIXES, WRITTEN_BITS, save_deep
 from patchkin.images.heic import HEIC_SUFFIXES, register_heif
 from patchkin.images.picture import Array, encoding_of
 from patchkin.images.png16 import save_16bit_png
@@ -111,6 +112,8 @@ def _writer(
         return lambda part: save_npy(part, array_HWC[:, :, 0] if len(first) == 1 else array_HWC)
     if suffix == ".png" and first.dtype == np.uint16 and first.shape[0] in (1, 3):
         return lambda part: _write_png16(part, pages[0], container)
+    if suffix in DEEP_SUFFIXES and first.dtype == np.uint16 and first.shape[0] in (1, 3):
+        return _deep_writer(suffix, pages, container, quality, notes)
     if not plain:
         raise ConfigError(
             f"`{suffix}` cannot hold {first.shape[0]} channels of {first.dtype}; "
@@ -118,6 +121,24 @@ def _writer(
             f"{default_suffix(encoding_of(first)).removeprefix('.')}) or .npy."
         )
     return _pillow_writer(suffix, pages, container, quality, notes)
+
+
+def _deep_writer(
+    suffix: str, pages: Sequence[Page], container: Container, quality: int, notes: list[str]
+) -> Callable[[Path], None]:
+    heic = suffix in HEIC_SUFFIXES
+    held = ("alpha", "colour profile", "EXIF") if heic else ("alpha",)
+    _note_lost(notes, suffix, pages, container, held)
+    if container.bits != WRITTEN_BITS:
+        notes.append(f"its levels are written with {WRITTEN_BITS} bits")
+    return lambda part: save_deep(
+        part,
+        pages,
+        quality=quality,
+        icc_profile=container.icc_profile,
+        exif=container.exif,
+        is_heic=heic,
+    )
 
 
 def _animates(suffix: str) -> bool:

@@ -6,6 +6,9 @@
 | S samples (interleaved or planar), C channel | channels; a sample that is alpha, the alpha  |
 | all others: Z, T, pages without a name      | pages                                         |
 
+Strips and tiles that are not in the file have the nodata value if the file declares one (GDAL), and
+are an error otherwise: nobody said that they are black.
+
 Reduced copies of an image (pyramids, thumbnails) are no pages. Pixels are upright, zero is black,
 palettes, CMYK and YCbCr are RGB.
 
@@ -34,6 +37,10 @@ from patchkin.images.tiff_colour import to_grey_or_rgb
 TIFF_SUFFIXES = (".tif", ".tiff")
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAX_CHANNELS = 64
+_NODATA_TAG = 42113
+_JPEG, _END_OF_JPEG = 7, b"\xff\xd9"
+_PADDING_BYTES = 16
+"""That may follow it."""
 _NEEDS_TIFFFILE = (
     "This TIFF needs tifffile and imagecodecs; run `pip install patchkin[tiff]`, or save it "
     "uncompressed with 8 bits."
@@ -179,18 +186,46 @@ def _check_promises(series: Any) -> None:
         raise DataError(f"it has {channels} channels; at most {_MAX_CHANNELS} are read.")
 
 
+def _ends_of_jpeg(page: Any) -> Iterator[bool]:
+    """Whether each part that is there ends as JPEG does; libjpeg makes up what is missing."""
+    handle = page.parent.filehandle
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+        if offset and count:
+            handle.seek(offset + max(0, count - _PADDING_BYTES))
+            yield _END_OF_JPEG in handle.read(min(count, _PADDING_BYTES))
+
+
+def num_missing(page: Any) -> int:
+    """How many strips or tiles of a page of tifffile are not in the file."""
+    return sum(0 in part for part in zip(page.dataoffsets, page.databytecounts, strict=False))
+
+
+def declares_nodata(keyframe: Any) -> bool:
+    """Whether a page says what stands where there is no data, as sparse GeoTIFFs of GDAL do."""
+    return _NODATA_TAG in keyframe.tags
+
+
 def _check_whole(page: Any, file_size: int) -> None:
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
         if offset + count > file_size:
             raise DataError("the file ends before its pixels do: it is truncated.")
     keyframe = page.keyframe
     held = page.databytecounts
+    missing = num_missing(page)
+    if missing and not declares_nodata(keyframe):
+        parts = "tiles" if keyframe.is_tiled else "strips"
+        raise DataError(
+            f"{missing} of its {len(held)} {parts} are missing. It is damaged, or a sparse GeoTIFF "
+            "that declares no nodata value: write it with all its pixels."
+        )
     if keyframe.compression == 1:
-        short = 0 not in held and sum(held) < keyframe.nbytes * keyframe.bitspersample / (
+        short = not missing and sum(held) < keyframe.nbytes * keyframe.bitspersample / (
             8 * keyframe.dtype.itemsize
         )
     else:
-        short = len(held) < math.prod(keyframe.chunked)
+        short = len(held) < math.prod(keyframe.chunked) or (
+            keyframe.compression == _JPEG and not all(_ends_of_jpeg(page))
+        )
     if short:
         raise DataError("it has fewer pixels than it promises: it is damaged.")
 

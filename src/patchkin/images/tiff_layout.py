@@ -7,7 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from patchkin.images.tiff import open_tiff, orientation_of, page_series
+from patchkin.images.tiff import (
+    declares_nodata,
+    num_missing,
+    open_tiff,
+    orientation_of,
+    page_series,
+)
 
 Kind = Literal["ome", "imagej", "shaped", "plain"]
 _KINDS: tuple[Kind, ...] = ("ome", "imagej", "shaped")
@@ -97,6 +103,13 @@ def tiff_layout(path: Path) -> TiffLayout:
             kind = "plain"
         if len(file.series) > len(found) or any(each.series.is_pyramidal for each in found):
             notes.append("its reduced copies are not carried over")
+        if declares_nodata(keyframe):
+            missing = sum(
+                num_missing(stored) for stored in first.series.pages if stored is not None
+            )
+            parts = "tiles" if keyframe.is_tiled else "strips"
+            if missing:
+                notes.append(f"{missing} empty {parts} (sparse) are read as nodata and written out")
         sizes = dict(zip(first.series.axes, first.series.shape, strict=True))
         one = len(found) == 1
         turned = orientation_of(keyframe)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from patchkin.errors import ConfigError, nearest
 from patchkin.numerics import widened, without_autocast
+from patchkin.randomness import sent
 
 AdversarialMode = Literal["lsgan", "vanilla", "nonsaturating", "hinge", "hinge-clipped", "wgan"]
 """Which loss the discriminator and the generator play. wgan has no penalty on the critic here."""
@@ -167,7 +168,7 @@ def mixed_images(real_BCHW: Tensor, fake_BCHW: Tensor, share_B111: Tensor) -> Te
     >>> mixed_images(real_BCHW, fake_BCHW, torch.full((1, 1, 1, 1), 0.25))
     tensor([[[[0.2500, 0.2500]]]], requires_grad=True)
     """
-    share_B111 = share_B111.to(real_BCHW)
+    share_B111 = sent(share_B111, real_BCHW)
     mixed_BCHW = share_B111 * real_BCHW.detach() + (1 - share_B111) * fake_BCHW.detach()
     return mixed_BCHW.requires_grad_()
 

@@ -26,7 +26,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from patchkin.errors import ConfigError, nearest
-from patchkin.randomness import Draws
+from patchkin.randomness import Draws, sent
 
 AugmentationKind = Literal["color", "translation", "cutout"]
 """A row of the table above."""
@@ -58,7 +58,7 @@ def augmented(x_BCHW: Tensor, kinds: Collection[AugmentationKind], draws: Draws)
     num_images, _, height, width = x_BCHW.shape
     sides = torch.tensor([height, width])
     if "color" in kinds:
-        drawn_B3 = draws.uniform_rows(num_images, 3).to(x_BCHW)
+        drawn_B3 = sent(draws.uniform_rows(num_images, 3), x_BCHW)
         x_BCHW = recolour(
             x_BCHW,
             brightness_B=_BRIGHTNESS * (2 * drawn_B3[:, 0] - 1),
@@ -133,7 +133,7 @@ def cut_out(x_BCHW: Tensor, corner_B2: Tensor, size: tuple[int, int]) -> Tensor:
         for side, extent, first_B in zip(x_BCHW.shape[2:], size, corner_B2.unbind(1), strict=True)
     )
     hidden_B1HW = inside_BH[:, None, :, None] & inside_BW[:, None, None, :]
-    return x_BCHW.masked_fill(hidden_B1HW.to(x_BCHW.device), 0.0)
+    return x_BCHW.masked_fill(sent(hidden_B1HW, x_BCHW.device), 0.0)
 
 
 def check_kinds(kinds: Collection[str]) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from patchkin.errors import ConfigError, ShapeError, check_same_shape, nearest
 from patchkin.numerics import widened, without_autocast
+from patchkin.randomness import sent
 
 MapComparison = Literal["cosine", "l1"]
 """How two similarity maps are compared (released: `cos`, `l1`)."""
@@ -70,7 +71,7 @@ def self_similarity(
             keys_BCN = keys_BCN / math.sqrt(channels)
         if places_K is None:
             places_K = torch.arange(height * width, device=feature_BCHW.device)
-        places_K = places_K.to(feature_BCHW.device)
+        places_K = sent(places_K, feature_BCHW.device)
         similarity_BKN = keys_BCN.index_select(2, places_K).mT @ keys_BCN
         if window < height and window < width:
             # All products cost less than copying a window of features for every place.

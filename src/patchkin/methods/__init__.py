@@ -1,5 +1,8 @@
 """The methods, one file each."""
 
+from typing import Any
+
+from patchkin import plugins
 from patchkin.method import Method
 from patchkin.methods.cut import Cut
 from patchkin.methods.cyclegan import CycleGan
@@ -42,6 +45,20 @@ METHODS: dict[str, type[Method]] = {
 }
 """Name on the command line -> class. A new method is one file and one row here."""
 
+
+def known_methods() -> dict[str, type[Method]]:
+    """Those of patchkin, and of installed packages (`patchkin.plugins`), by name."""
+    added = plugins.working_plugins(plugins.METHODS, check=_no_method, taken=METHODS)
+    return {**METHODS, **added}
+
+
+def _no_method(name: str, found: Any) -> str | None:
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        return "it is no subclass of patchkin.Method"
+    own = getattr(found, "name", None)
+    return None if own == name else f"the method calls itself {own!r}, its entry `{name}`"
+
+
 __all__ = [
     "METHODS",
     "Cut",
@@ -62,4 +79,5 @@ __all__ = [
     "StarGanV2",
     "StarGanV2Relation",
     "TravelGan",
+    "known_methods",
 ]

@@ -55,7 +55,7 @@ from patchkin.networks.drit import (
     least_image,
 )
 from patchkin.networks.munit import MultiScaleConfig, MultiScaleDiscriminator, style_rows
-from patchkin.randomness import Draws, SeededDraws
+from patchkin.randomness import Draws, SeededDraws, sent
 from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.terms.adversary import scale_adversarial_terms, scale_discriminator_terms
 from patchkin.terms.drit import (
@@ -297,7 +297,7 @@ class Drit(StyledMethod):
         """From N(0, I), one per image; with mode seeking two."""
         width = self.config.networks.attribute_width
         count = 2 if self.config.mode_seeking_weight else 1
-        return [draws.normal_rows(len(like_BCHW), width).to(like_BCHW) for _ in range(count)]
+        return [sent(draws.normal_rows(len(like_BCHW), width), like_BCHW) for _ in range(count)]
 
     def _discriminator_terms(
         self, number: str, fakes: BySide, reals: BySide, *, times: int = 1

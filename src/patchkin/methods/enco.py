@@ -91,7 +91,7 @@ class EnCoConfig:
     """Length of an embedded patch."""
     head_norm: RowNorm = "batch"
     """Within head and predictor. With batch norm an image's loss depends on the others of the
-    batch of its process; the paper's figure draws layer norm."""
+    batch; the paper's figure draws layer norm."""
     predictor: bool = True
     """Predict the encoder's embedding from the decoder's, rather than compare them."""
     stop_gradient: bool = True

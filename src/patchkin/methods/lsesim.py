@@ -30,10 +30,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, final
 
 import torch
-import tyro
 from torch import Tensor
 
-from patchkin.config import check_not_negative
+from patchkin.config import alternatives, check_not_negative
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import UnpairedBatch
 from patchkin.errors import ShapeError
@@ -63,7 +62,7 @@ from patchkin.networks import (
 from patchkin.networks.recolouring import ColourChange
 from patchkin.networks.vgg import VGG16_WIDTH
 from patchkin.numerics import without_autocast
-from patchkin.randomness import Draws
+from patchkin.randomness import Draws, sent
 from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.terms.adversary import adversarial_terms, discriminator_terms
 from patchkin.terms.identity import identity_terms
@@ -78,13 +77,13 @@ _SINGLE_RATE = AdamConfig(learning_rate=1e-3, beta1=0.0, beta2=0.99)
 class LSeSimConfig:
     """Defaults are the published command for single-modal translation: FSeSim."""
 
-    generator: Annotated[ResNetConfig | StyleGan2GeneratorConfig, tyro.conf.AvoidSubcommands] = (
-        field(default_factory=ResNetConfig)
+    generator: Annotated[ResNetConfig | StyleGan2GeneratorConfig, alternatives()] = field(
+        default_factory=ResNetConfig
     )
     """CUT's, or StyleGAN2's (single-image). Its fields tell which, as those of D."""
-    discriminator: Annotated[
-        PatchGANConfig | StyleGan2DiscriminatorConfig, tyro.conf.AvoidSubcommands
-    ] = field(default_factory=PatchGANConfig)
+    discriminator: Annotated[PatchGANConfig | StyleGan2DiscriminatorConfig, alternatives()] = field(
+        default_factory=PatchGANConfig
+    )
     initialization: InitConfig = field(default_factory=InitConfig)
     """Of G and D, unless they are StyleGAN2's, which have scaled weights of their own; the selector
     starts from N(0, 0.02), as released."""
@@ -283,7 +282,7 @@ class LSeSim(Method):
         if isinstance(self.G, ResNetGenerator):
             return self.translate(x_BCHW)
         sizes = self.G.noise_sizes(x_BCHW.shape[2], x_BCHW.shape[3])
-        noise = [draws.normal_rows(len(x_BCHW), 1, h, w).to(x_BCHW.device) for h, w in sizes]
+        noise = [sent(draws.normal_rows(len(x_BCHW), 1, h, w), x_BCHW.device) for h, w in sizes]
         y_BCHW: Tensor = self.G(x_BCHW, noise)
         return y_BCHW
 

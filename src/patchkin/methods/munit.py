@@ -50,7 +50,7 @@ from patchkin.networks.munit import (
     style_rows,
 )
 from patchkin.networks.vgg import VGG16_WIDTH, VGGFeatures
-from patchkin.randomness import Draws, SeededDraws
+from patchkin.randomness import Draws, SeededDraws, sent
 from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.terms.adversary import scale_adversarial_terms, scale_discriminator_terms
 from patchkin.terms.previews import styled_previews
@@ -266,7 +266,7 @@ class Munit(StyledMethod):
         """A style of domain A for every image of B, then one of B for every image of A."""
         width = self.config.generator.style_width
         return {
-            domain: draws.normal_rows(len(contents[other]), width).to(contents[other])
+            domain: sent(draws.normal_rows(len(contents[other]), width), contents[other])
             for domain, other in (("A", "B"), ("B", "A"))
         }
 

@@ -24,10 +24,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, final
 
 import torch
-import tyro
 from torch import Tensor
 
-from patchkin.config import check_not_negative
+from patchkin.config import alternatives, check_not_negative
 from patchkin.data.config import DataConfig
 from patchkin.data.paired import PairedBatch
 from patchkin.errors import ConfigError
@@ -51,7 +50,7 @@ from patchkin.terms.adversary import adversarial_terms, discriminator_terms
 class Pix2PixConfig:
     """Defaults are the released pix2pix."""
 
-    generator: Annotated[UNetConfig | ResNetConfig, tyro.conf.AvoidSubcommands] = field(
+    generator: Annotated[UNetConfig | ResNetConfig, alternatives()] = field(
         default_factory=UNetConfig
     )
     """A U-Net, or CycleGAN's residual generator, which can be a teacher. Its fields tell which."""

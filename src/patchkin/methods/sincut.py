@@ -57,7 +57,7 @@ from patchkin.networks import (
     match_channels,
     patch_maps,
 )
-from patchkin.randomness import Draws
+from patchkin.randomness import Draws, sent
 from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.terms.adversary import adversarial_terms, discriminator_terms
 from patchkin.terms.identity import identity_terms
@@ -281,7 +281,7 @@ class SinCut(Method):
     def _noise(self, x_BCHW: Tensor, draws: Draws) -> list[Tensor]:
         height, width = x_BCHW.shape[-2:]
         sizes = self.G.noise_sizes(height, width)
-        return [draws.normal_rows(len(x_BCHW), 1, h, w).to(x_BCHW.device) for h, w in sizes]
+        return [sent(draws.normal_rows(len(x_BCHW), 1, h, w), x_BCHW.device) for h, w in sizes]
 
     def _nce_terms(
         self,

@@ -6,9 +6,9 @@ Shape suffixes: C channels, H and W pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
 from patchkin.errors import ShapeError, check_same_shape
@@ -89,6 +89,15 @@ def _windowed(x_HW: Tensor) -> Tensor:
     """Weighted means over all windows that fit."""
     offsets = torch.arange(WINDOW_PIXELS, dtype=x_HW.dtype) - (WINDOW_PIXELS - 1) / 2
     weights = torch.exp(-0.5 * (offsets / _DEVIATION_PIXELS) ** 2)
-    weights /= weights.sum()
-    rows_11HW = nnf.conv2d(x_HW[None, None], weights.view(1, 1, -1, 1))
-    return nnf.conv2d(rows_11HW, weights.view(1, 1, 1, -1))[0, 0]
+    for axis in (0, 1):
+        x_HW = _weighted(x_HW, (weights / weights.sum()).tolist(), axis)
+    return x_HW
+
+
+def _weighted(x_HW: Tensor, weights: Sequence[float], axis: int) -> Tensor:
+    """Sums along an axis. torch's convolution of float64 copies its input once per weight."""
+    length = x_HW.shape[axis] - len(weights) + 1
+    total_HW = torch.zeros_like(x_HW.narrow(axis, 0, length))
+    for offset, weight in enumerate(weights):
+        total_HW.add_(x_HW.narrow(axis, offset, length), alpha=weight)
+    return total_HW

@@ -54,12 +54,16 @@ from patchkin.networks.two_sided import (
     pool_pair,
 )
 from patchkin.networks.unet import UNet, UNetConfig
+from patchkin.networks.whole_batch import BatchNorm1d, BatchNorm2d, Dropout
 
 __all__ = [
     "STRIDED_DISCRIMINATOR",
     "STRIDED_GENERATOR",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "BlurDownsample",
     "BlurUpsample",
+    "Dropout",
     "HeadKind",
     "ImagePool",
     "ImagePoolConfig",

@@ -29,6 +29,7 @@ from patchkin.errors import ConfigError, ShapeError
 from patchkin.networks.munit import ConvBlock, ResidualBlock, SpatialMean, StyleEncoder
 from patchkin.networks.normalization import EPSILON, InstanceNorm2d
 from patchkin.numerics import widened, without_autocast
+from patchkin.randomness import sent
 
 Side = Literal["A", "B"]
 """A domain."""
@@ -104,7 +105,7 @@ class Attribute(NamedTuple):
             return self.mean_BS
         with without_autocast(self.mean_BS):
             deviation_BS = (0.5 * widened(self.log_variance_BS)).exp()
-            return widened(self.mean_BS) + deviation_BS * noise_BS.to(deviation_BS)
+            return widened(self.mean_BS) + deviation_BS * sent(noise_BS, deviation_BS)
 
 
 class ScaledLayerNorm2d(nn.Module):
@@ -113,6 +114,8 @@ class ScaledLayerNorm2d(nn.Module):
     >>> ScaledLayerNorm2d(1)(torch.tensor([[[[1.0, 3.0]]]])).flatten().round(decimals=3)
     tensor([-1.,  1.], grad_fn=<RoundBackward1>)
     """
+
+    whole_image: ClassVar[bool] = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -5,8 +5,8 @@ Shape suffixes: B images, C channels, H and W pixels, P stored images, N values 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,22 @@ class ImagePoolConfig:
             raise ConfigError(f"`capacity` must be at least 0; got {self.capacity}.")
         if self.side < 1:
             raise ConfigError(f"`side` must be at least 1; got {self.side}.")
+
+
+@dataclass
+class _Known:
+    """What a pool's small buffers say, in Python: reading them from a GPU would wait for it."""
+
+    num_stored: int = 0
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    buffers: tuple[Tensor, ...] = ()
+    """Where this was read."""
+    versions: tuple[int, ...] = ()
+    """Of them, which every change counts up."""
+
+
+def _versions(tensors: Sequence[Tensor]) -> tuple[int, ...]:
+    return tuple(tensor._version for tensor in tensors)
 
 
 class ImagePool(nn.Module):
@@ -63,6 +79,7 @@ class ImagePool(nn.Module):
         self.register_buffer("images_PN", torch.zeros(config.capacity, room))
         self.register_buffer("num_stored", torch.zeros((), dtype=torch.int64))
         self.register_buffer("sizes_P2", torch.zeros(config.capacity, 2, dtype=torch.int64))
+        self._known = _Known()
 
     @torch.no_grad()
     def forward(
@@ -92,11 +109,11 @@ class ImagePool(nn.Module):
             return fake_BCHW.detach()
         fake_BCHW = gather(fake_BCHW.detach())
         self._check(fake_BCHW)
-        num_stored, shown = int(self.num_stored), []
+        known, shown = self._read(), []
         for new_CHW in fake_BCHW:
-            if num_stored < self.config.capacity:
-                self._store(num_stored, new_CHW)
-                num_stored += 1
+            if known.num_stored < self.config.capacity:
+                self._store(known.num_stored, new_CHW)
+                known.num_stored += 1
                 shown.append(new_CHW)
             elif draws.coin():
                 slot = draws.integer(self.config.capacity)
@@ -104,7 +121,8 @@ class ImagePool(nn.Module):
                 self._store(slot, new_CHW)
             else:
                 shown.append(new_CHW)
-        self.num_stored.fill_(num_stored)
+        self.num_stored.fill_(known.num_stored)
+        known.versions = _versions(known.buffers)
         if len({image_CHW.shape for image_CHW in shown}) > 1:
             raise ShapeError(
                 "The image pool holds images of several sizes, which cannot be shown in one batch; "
@@ -112,13 +130,24 @@ class ImagePool(nn.Module):
             )
         return torch.stack(shown)
 
+    def _read(self) -> _Known:
+        """What the buffers say; they are looked at only where something else has written them."""
+        known, buffers = self._known, (self.num_stored, self.sizes_P2)
+        same = all(a is b for a, b in zip(known.buffers, buffers, strict=False))
+        if not same or known.versions != _versions(buffers):
+            sizes = [(height, width) for height, width in self.sizes_P2.tolist()]
+            self._known = _Known(int(self.num_stored), sizes, buffers)
+        return self._known
+
     def _store(self, slot: int, image_CHW: Tensor) -> None:
         row_N = image_CHW.flatten().to(self.images_PN.dtype)
         self.images_PN[slot, : len(row_N)] = row_N
-        self.sizes_P2[slot] = torch.tensor(image_CHW.shape[1:])
+        height, width = self._known.sizes[slot] = (image_CHW.shape[1], image_CHW.shape[2])
+        self.sizes_P2[slot, 0].fill_(height)
+        self.sizes_P2[slot, 1].fill_(width)
 
     def _stored(self, slot: int, like_CHW: Tensor) -> Tensor:
-        height, width = self.sizes_P2[slot].tolist()
+        height, width = self._known.sizes[slot]
         row_N = self.images_PN[slot, : self.channels * height * width].clone()
         return row_N.view(self.channels, height, width).to(like_CHW.dtype)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from patchkin.errors import ShapeError
 from patchkin.numerics import unit_rows, without_autocast
+from patchkin.randomness import sent
 
 
 class NegativeGenerator(nn.Module):
@@ -85,7 +86,7 @@ class NegativeGenerator(nn.Module):
         with without_autocast(description_BC):
             dtype = mlp.get_parameter("0.weight").dtype
             num_images, num_negatives = len(description_BC), noise.shape[-2]
-            noise_BPZ = noise.to(description_BC.device, dtype).expand(num_images, -1, -1)
+            noise_BPZ = sent(noise, description_BC.device).to(dtype).expand(num_images, -1, -1)
             description_BPC = description_BC.to(dtype)[:, None].expand(-1, num_negatives, -1)
             return unit_rows(mlp(torch.cat([description_BPC, noise_BPZ], dim=-1)))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as nnf
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from patchkin.networks.cpu.kept_inputs import Operation, convolved
 from patchkin.networks.cpu.layout import layout_of
 from patchkin.networks.resampling import BlurDownsample, BlurUpsample, ReflectionPad2d
+from patchkin.networks.whole_batch import BatchNorm2d
 
 _REPEATABLE = (nn.ReLU, nn.LeakyReLU, ReflectionPad2d, BlurDownsample, BlurUpsample)
 """Layers behind a norm that are cheap beside a convolution and give the same again."""
@@ -72,6 +73,9 @@ class InstanceNorm2d(nn.Module):
     >>> y_BCHW[0, 0].flatten()
     tensor([-1.3416, -0.4472,  0.4472,  1.3416])
     """
+
+    whole_image: ClassVar[bool] = True
+    """It takes statistics over all pixels of an image; see `Method.tiling`."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Normalise `x_BCHW` over its pixels."""
@@ -246,7 +250,7 @@ def norm_layer(kind: NormKind, channels: int) -> nn.Module:
     if kind == "instance":
         return InstanceNorm2d()
     if kind == "batch":
-        return nn.BatchNorm2d(channels, eps=EPSILON)
+        return BatchNorm2d(channels, eps=EPSILON)
     return nn.Identity()
 
 

@@ -88,6 +88,15 @@ class PatchGAN(nn.Module):
         """Logits [B, 1, h, w], one per patch."""
         return apply_layers(self.model, x_BCHW)
 
+    def rectified(self, x_BCHW: Tensor) -> list[Tensor]:
+        """The maps behind its rectifiers, the widest last: what a discriminator sees in images."""
+        maps: list[Tensor] = []
+        for layer in self.model[:-1]:
+            x_BCHW = layer(x_BCHW)
+            if isinstance(layer, nn.LeakyReLU):
+                maps.append(x_BCHW)
+        return maps
+
 
 class PixelDiscriminator(nn.Module):
     """One logit per pixel, from 1 x 1 convolutions.

@@ -15,7 +15,7 @@ from torch import Tensor
 from patchkin.config import check_at_least_one
 from patchkin.errors import ConfigError, ShapeError
 from patchkin.numerics import widened
-from patchkin.randomness import Draws
+from patchkin.randomness import Draws, sent
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +87,7 @@ def select_each(rows_BNC: Tensor, places: Tensor) -> Tensor:
             [[3.]]])
     """
     images = torch.arange(len(rows_BNC), device=rows_BNC.device)
-    return rows_BNC[images.view(-1, *[1] * (places.ndim - 1)), places.to(rows_BNC.device)]
+    return rows_BNC[images.view(-1, *[1] * (places.ndim - 1)), sent(places, rows_BNC.device)]
 
 
 def guided_places(
@@ -177,4 +177,5 @@ def _neighbours(length: int, enlarged: int, like: Tensor) -> tuple[Tensor, Tenso
 
 def _permutations(draws: Draws, num_images: int, num_places: int, device: torch.device) -> Tensor:
     """A random order of all places for each image, [B, N]."""
-    return draws.uniform_rows(num_images, num_places).to(device).argsort(dim=1, stable=True)
+    order_BN = sent(draws.uniform_rows(num_images, num_places), device)
+    return order_BN.argsort(dim=1, stable=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from patchkin.errors import ConfigError, ShapeError
 from patchkin.networks.places import gather_each
 from patchkin.networks.resnet import ResNetBlock, ResNetGenerator
+from patchkin.networks.whole_batch import BatchNorm1d
 from patchkin.numerics import unit_rows, without_autocast
 
 RowNorm = Literal["batch", "layer", "none"]
@@ -188,7 +189,7 @@ def _norm(kind: RowNorm, width: int, *, last: bool = False) -> nn.Module:
     """The norm behind a linear layer; batch norm has no scale and shift behind the last one."""
     match kind:
         case "batch":
-            return nn.BatchNorm1d(width, affine=not last)
+            return BatchNorm1d(width, affine=not last)
         case "layer":
             return nn.LayerNorm(width)
         case "none":

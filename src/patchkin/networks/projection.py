@@ -19,7 +19,7 @@ from patchkin.networks.attention import AttentionRouting
 from patchkin.networks.cpu.layout import layout_of
 from patchkin.networks.places import gather_each
 from patchkin.numerics import unit_rows, without_autocast
-from patchkin.randomness import Draws
+from patchkin.randomness import Draws, sent
 
 
 def gather_places(feature_BCHW: Tensor, places_K: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def gather_places(feature_BCHW: Tensor, places_K: Tensor) -> Tensor:
                 f"`places_K` must be positions on a map of {height} x {width}, that is 0 to "
                 f"{height * width - 1}; got {low} to {high}. Were they drawn for another tap?"
             )
-    places_K = places_K.to(feature_BCHW.device)
+    places_K = sent(places_K, feature_BCHW.device)
     if layout_of(feature_BCHW) == torch.channels_last:
         return feature_BCHW.permute(0, 2, 3, 1).flatten(1, 2).index_select(1, places_K)
     # Index the last axis: permuting first would hand channels-last gradients to the layer below.
@@ -89,7 +89,7 @@ def draw_places(features: Sequence[Tensor], num_patches: int, draws: Draws) -> l
     [6, 2]
     """
     return [
-        draws.places(feature.shape[2] * feature.shape[3], num_patches).to(feature.device)
+        sent(draws.places(feature.shape[2] * feature.shape[3], num_patches), feature.device)
         for feature in features
     ]
 

@@ -82,19 +82,18 @@ class _Doubled(torch.autograd.Function):
     """Twofold bilinear enlargement, keeping no map."""
 
     @staticmethod
-    def forward(ctx: Any, x_BCHW: Tensor) -> Tensor:
+    def forward(ctx: Any, x_BCHW: Tensor, filter_HW: Tensor) -> Tensor:
+        ctx.filter_HW = filter_HW
         return nnf.interpolate(x_BCHW, scale_factor=2, mode="bilinear", align_corners=False)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         # What a pixel was spread over is gathered by the same weights.
         gradient_BCHW = gradients[0]
         channels = gradient_BCHW.shape[1]
-        filter_HW = 4 * binomial_filter(4).to(gradient_BCHW)
+        filter_C1HW = ctx.filter_HW.to(gradient_BCHW.dtype).repeat(channels, 1, 1, 1)
         padded_BCHW = nnf.pad(gradient_BCHW, [1] * 4, mode="replicate")
-        return nnf.conv2d(
-            padded_BCHW, filter_HW.repeat(channels, 1, 1, 1), stride=2, groups=channels
-        )
+        return nnf.conv2d(padded_BCHW, filter_C1HW, stride=2, groups=channels), None
 
 
 def _blur(x_BCHW: Tensor, filter_C1HW: Tensor, taps: int, stride: int) -> Tensor:
@@ -231,13 +230,23 @@ class BlurUpsample(nn.Module):
             [0., 1., 3., 4.]])
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filt", self.constants()["filt"], persistent=False)
+
+    filt: Tensor
+
+    def constants(self) -> dict[str, Tensor]:
+        """The filter of the gradient: no file holds it."""
+        return {"filt": 4 * binomial_filter(4)}
+
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Enlarge `x_BCHW`."""
         if _needs_ordered_sums(x_BCHW):
             return double(double(x_BCHW, dim=-1), dim=-2)
         with _own_type(x_BCHW):
             if _records(x_BCHW):
-                doubled_BCHW: Tensor = _Doubled.apply(x_BCHW)
+                doubled_BCHW: Tensor = _Doubled.apply(x_BCHW, self.filt)
                 return doubled_BCHW
             return nnf.interpolate(x_BCHW, scale_factor=2, mode="bilinear", align_corners=False)
 

@@ -30,6 +30,7 @@ from patchkin.errors import ConfigError, ShapeError
 from patchkin.networks.cpu.winograd import Conv3x3
 from patchkin.networks.normalization import NormKind, apply_layers, norm_layer, uses_bias
 from patchkin.networks.resampling import BlurDownsample, BlurUpsample, ReflectionPad2d
+from patchkin.networks.whole_batch import Dropout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,12 +78,14 @@ class ResNetBlock(nn.Module):
         super().__init__()
         self.recompute = recompute
         bias = uses_bias(norm)
+        # What is computed again must drop the same values, which torch's own generator provides.
+        dropped = nn.Dropout if recompute else Dropout
         self.conv_block = nn.Sequential(
             ReflectionPad2d(1),
             Conv3x3(channels, channels, bias=bias),
             norm_layer(norm, channels),
             nn.ReLU(),
-            *([nn.Dropout(0.5)] if dropout else []),
+            *([dropped(0.5)] if dropout else []),
             ReflectionPad2d(1),
             Conv3x3(channels, channels, bias=bias),
             norm_layer(norm, channels),

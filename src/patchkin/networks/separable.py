@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from patchkin.errors import CheckpointError, ConfigError, ShapeError
-from patchkin.networks.normalization import norm_layer
+from patchkin.networks.normalization import NormKind, norm_layer
 from patchkin.networks.resampling import ReflectionPad2d
 
 Channels = tuple[int, ...]
@@ -150,16 +150,15 @@ def channels_of(weights: Mapping[str, Tensor]) -> Channels:
 class SeparableConv(nn.Module):
     """A convolution in two: one 3 x 3 filter per channel, norm, then 1 x 1.
 
-    Without padding of its own.
+    Without padding of its own. In between stands an instance norm in networks of batch norm too,
+    and both halves have biases there, as released.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, norm: SeparableNorm = "instance"
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: NormKind = "instance") -> None:
         super().__init__()
         self.conv = nn.Sequential(
             nn.Conv2d(in_channels, in_channels, 3, groups=in_channels),
-            norm_layer(norm, in_channels),
+            norm_layer("none" if norm == "none" else "instance", in_channels),
             nn.Conv2d(in_channels, out_channels, 1),
         )
 
@@ -175,7 +174,7 @@ class SeparableBlock(nn.Module):
     The identity stands where the released networks have a dropout of rate 0.
     """
 
-    def __init__(self, trunk: int, inner: int, norm: SeparableNorm = "instance") -> None:
+    def __init__(self, trunk: int, inner: int, norm: NormKind = "instance") -> None:
         super().__init__()
         self.conv_block = nn.Sequential(
             ReflectionPad2d(1),
@@ -194,28 +193,41 @@ class SeparableBlock(nn.Module):
         return y_BCHW
 
 
+def convolved(width_in: int, width_out: int, norm: NormKind, *, stride: int = 0) -> list[nn.Module]:
+    """A 7 x 7 convolution without padding, or with a stride one of 3 x 3; norm and ReLU."""
+    bias = norm != "batch"
+    layer = (
+        nn.Conv2d(width_in, width_out, 3, stride=stride, padding=1, bias=bias)
+        if stride
+        else nn.Conv2d(width_in, width_out, 7, bias=bias)
+    )
+    return [layer, norm_layer(norm, width_out), nn.ReLU()]
+
+
+def enlarging(width_in: int, width_out: int, norm: NormKind) -> list[nn.Module]:
+    """A transposed convolution that doubles the sides, norm and ReLU."""
+    layer = nn.ConvTranspose2d(
+        width_in, width_out, 3, stride=2, padding=1, output_padding=1, bias=norm != "batch"
+    )
+    return [layer, norm_layer(norm, width_out), nn.ReLU()]
+
+
 def separable_layers(
-    channels: Channels, in_channels: int, out_channels: int, norm: SeparableNorm = "instance"
+    channels: Channels, in_channels: int, out_channels: int, norm: NormKind = "instance"
 ) -> nn.Sequential:
     """The generator's layers, at the indices of the released networks."""
     first, second, trunk, *inner, enlarged, last = (
         entry * multiplier for entry, multiplier in zip(channels, MULTIPLIERS, strict=True)
     )
 
-    def convolved(layer: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:
-        return [layer, norm_layer(norm, layer.out_channels), nn.ReLU()]
-
-    def transposed(width_in: int, width_out: int) -> nn.ConvTranspose2d:
-        return nn.ConvTranspose2d(width_in, width_out, 3, stride=2, padding=1, output_padding=1)
-
     return nn.Sequential(
         ReflectionPad2d(3),
-        *convolved(nn.Conv2d(in_channels, first, 7)),
-        *convolved(nn.Conv2d(first, second, 3, stride=2, padding=1)),
-        *convolved(nn.Conv2d(second, trunk, 3, stride=2, padding=1)),
+        *convolved(in_channels, first, norm),
+        *convolved(first, second, norm, stride=2),
+        *convolved(second, trunk, norm, stride=2),
         *(SeparableBlock(trunk, width, norm) for width in inner for _ in range(GROUP_SIZE)),
-        *convolved(transposed(trunk, enlarged)),
-        *convolved(transposed(enlarged, last)),
+        *enlarging(trunk, enlarged, norm),
+        *enlarging(enlarged, last, norm),
         ReflectionPad2d(3),
         nn.Conv2d(last, out_channels, 7),
         nn.Tanh(),
@@ -231,7 +243,7 @@ class SeparableGenerator(nn.Module):
         out_channels: of the target images.
         clamp: limit inputs to [-1, 1] first, as teachers, supernets and what is cut from them do.
             The released trainer of `mobile` teachers does not.
-        norm: after every convolution but the last.
+        norm: after every convolution but the last; batch norm is of students of OMGD only.
 
     >>> generator = SeparableGenerator((16, 16, 32, 16, 32, 32, 16, 16))
     >>> sum(weight.numel() for weight in generator.parameters())
@@ -252,7 +264,7 @@ class SeparableGenerator(nn.Module):
         out_channels: int = 3,
         *,
         clamp: bool = True,
-        norm: SeparableNorm = "instance",
+        norm: NormKind = "instance",
     ) -> None:
         super().__init__()
         self.channels = check_configuration(channels)
@@ -268,6 +280,46 @@ class SeparableGenerator(nn.Module):
         """
         y_BCHW: Tensor = self.model(prepared_input(x_BCHW, self.in_channels, clamp=self.clamp))
         return y_BCHW
+
+    def forward_with_taps(
+        self, x_BCHW: Tensor, taps: Sequence[int] = MAPPING_TAPS
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The translation, and the maps that the layers at `taps` give, in their order.
+
+        Raises:
+            ConfigError: a tap is no layer.
+            ShapeError: as `forward`.
+        """
+        *maps, y_BCHW = self.maps_at(x_BCHW, (*taps, len(self.model) - 1))
+        return y_BCHW, maps
+
+    def maps_at(self, x_BCHW: Tensor, taps: Sequence[int]) -> list[Tensor]:
+        """The maps that the layers at `taps` give; those behind the last are not computed.
+
+        Raises:
+            ConfigError: a tap is no layer.
+            ShapeError: as `forward`.
+        """
+        check_taps(taps, len(self.model))
+        x_BCHW = prepared_input(x_BCHW, self.in_channels, clamp=self.clamp)
+        maps: list[Tensor] = []
+        for layer in self.model[: max(taps) + 1]:
+            x_BCHW = layer(x_BCHW)
+            maps.append(x_BCHW)
+        return [maps[tap] for tap in taps]
+
+
+def check_taps(taps: Sequence[int], layers: int) -> None:
+    """Refuse taps that are no layers of a generator.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for tap in taps:
+        if not 0 <= tap < layers:
+            raise ConfigError(
+                f"`taps` must be layers of the generator, 0 to {layers - 1}; got {tap}."
+            )
 
 
 def prepared_input(x_BCHW: Tensor, in_channels: int, *, clamp: bool = True) -> Tensor:

@@ -18,6 +18,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from patchkin.errors import ShapeError
+from patchkin.networks.whole_batch import BatchNorm2d
 from patchkin.numerics import without_autocast
 
 _KERNEL = 4
@@ -35,7 +36,7 @@ class ShiftBatchNorm2d(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1, affine=False)
+        self.norm = BatchNorm2d(channels, eps=1e-3, momentum=0.1, affine=False)
         self.shift_C = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from patchkin.networks.separable import (
     SeparableGenerator,
     SeparableNorm,
     check_configuration,
+    check_taps,
     expand,
     prepared_input,
     separable_layers,
@@ -94,12 +95,7 @@ class Supernet(nn.Module):
             ConfigError: as `forward`, or a tap that is no layer.
             ShapeError: as `forward`.
         """
-        for tap in taps:
-            if not 0 <= tap < len(self.model):
-                raise ConfigError(
-                    f"`taps` must be layers of the generator, 0 to {len(self.model) - 1}; "
-                    f"got {tap}."
-                )
+        check_taps(taps, len(self.model))
         widths = self._widths(self.checked(channels))
         x_BCHW = prepared_input(x_BCHW, self.in_channels)
         maps: dict[int, Tensor] = {}

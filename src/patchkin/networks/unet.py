@@ -12,8 +12,9 @@ Shape suffixes: B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as nnf
@@ -27,11 +28,21 @@ from patchkin.networks.normalization import (
     norm_layer,
     uses_bias,
 )
+from patchkin.networks.whole_batch import BatchNorm2d, Dropout
 
 _KERNEL = 4
 _SLOPE = 0.2
 _WIDEST = 8
 _FIRST_DROPOUT_LEVEL = 4
+_TAPPED_LEVELS = 6
+UNET_TAPS = (
+    "model.model.1.model.3.model.0",
+    "model.model.1.model.3.model.3.model.3.model.0",
+    "model.model.1.model.3.model.3.model.4",
+    "model.model.1.model.4",
+)
+"""Rectifiers of a plain U-Net whose maps OMGD compares, widths 2, 8, 16 and 4 times `ngf`."""
+UNET_TAP_WIDTHS = (2, 8, 16, 4)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,8 +78,21 @@ class UNetConfig:
         check_halvings(self, "levels")
 
 
+_Layers = Callable[[int], list[nn.Module]]
+"""Layers of a width."""
+
+
+def _no_layers(width: int) -> list[nn.Module]:
+    return []
+
+
 class UNet(nn.Module):
     """A generator with a connection across at every resolution.
+
+    Args:
+        config: its sizes.
+        behind: makes further layers of a width, which stand behind the halving and the doubling of
+            every level but the innermost; before the last ReLU of the outermost. None unless given.
 
     >>> generator = UNet(UNetConfig(ngf=2, levels=3))
     >>> generator(torch.zeros(1, 3, 16, 24)).shape, generator.multiple_of
@@ -80,11 +104,11 @@ class UNet(nn.Module):
     min_size: int
     """Shortest side."""
 
-    def __init__(self, config: UNetConfig | None = None) -> None:
+    def __init__(self, config: UNetConfig | None = None, *, behind: _Layers | None = None) -> None:
         super().__init__()
         self.config = config = config or UNetConfig()
         self.multiple_of = self.min_size = 2**config.levels
-        self.model = _Level(config, level=0)
+        self.model = _Level(config, level=0, behind=behind or _no_layers)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Translate `x_BCHW`.
@@ -97,6 +121,35 @@ class UNet(nn.Module):
             self._check(x_BCHW)
         y_BCHW: Tensor = self.model(x_BCHW)
         return y_BCHW
+
+    def forward_with_taps(self, x_BCHW: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The translation, and the four maps that OMGD compares: what the halvings of the third and
+        the fifth level are given, and the doublings of the fourth and the second, rectified.
+
+        They have 2, 8, 16 and 4 times `ngf` channels. There must be at least six levels.
+
+        Raises:
+            ConfigError: there are fewer.
+            ShapeError: as `forward`.
+        """
+        if self.config.levels < _TAPPED_LEVELS:
+            raise ConfigError(
+                f"The maps of a U-Net are compared from {_TAPPED_LEVELS} `levels` on; got "
+                f"{self.config.levels}."
+            )
+        maps: dict[str, Tensor] = {}
+        hooks = [
+            self.get_submodule(tap).register_forward_hook(
+                lambda _, inputs, output, tap=tap: maps.update({tap: output})
+            )
+            for tap in UNET_TAPS
+        ]
+        try:
+            y_BCHW = self(x_BCHW)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return y_BCHW, [maps[tap] for tap in UNET_TAPS]
 
     def _check(self, x_BCHW: Tensor) -> None:
         if x_BCHW.ndim != 4 or x_BCHW.shape[1] != self.config.in_channels:
@@ -116,7 +169,7 @@ class UNet(nn.Module):
 class _Level(nn.Module):
     """Halve, go inside, double; all but the outermost pass their input on beside the result."""
 
-    def __init__(self, config: UNetConfig, level: int) -> None:
+    def __init__(self, config: UNetConfig, level: int, behind: _Layers) -> None:
         super().__init__()
         self.outermost = level == 0
         innermost = level == config.levels - 1
@@ -133,14 +186,16 @@ class _Level(nn.Module):
             padding=1,
             bias=bias or self.outermost,
         )
-        inside = [] if innermost else [_Level(config, level + 1)]
+        inside = [] if innermost else [_Level(config, level + 1, behind)]
         layers: list[nn.Module]
         if self.outermost:
-            layers = [halve, *inside, nn.ReLU(), double, nn.Tanh()]
+            layers = [halve, *behind(width), *inside, *behind(2 * width), nn.ReLU(), double]
+            layers.append(nn.Tanh())
         else:
             layers = [nn.LeakyReLU(_SLOPE), halve]
-            layers += [] if innermost else [_norm(config, width)]
+            layers += [] if innermost else [_norm(config, width), *behind(width)]
             layers += [*inside, nn.ReLU(), double, _norm(config, width_out)]
+            layers += [] if innermost else behind(width_out)
             if config.dropout and level >= _FIRST_DROPOUT_LEVEL and not innermost:
                 layers.append(_Dropout(at_test=config.dropout_at_test))
         self.model = nn.Sequential(*layers)
@@ -151,8 +206,10 @@ class _Level(nn.Module):
         return y_BCHW if self.outermost else torch.cat([x_BCHW, y_BCHW], dim=1)
 
 
-class _ImageStatisticsBatchNorm2d(nn.BatchNorm2d):
+class _ImageStatisticsBatchNorm2d(BatchNorm2d):
     """Batch norm that in evaluation takes each image for a batch of its own."""
+
+    whole_image: ClassVar[bool] = True
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training:
@@ -163,15 +220,17 @@ class _ImageStatisticsBatchNorm2d(nn.BatchNorm2d):
         return y_BCHW
 
 
-class _Dropout(nn.Dropout):
+class _Dropout(Dropout):
     """Drops half of the values while training, and afterwards too if `at_test`."""
 
     def __init__(self, *, at_test: bool) -> None:
         super().__init__()
         self.at_test = at_test
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return nnf.dropout(x_BCHW, 0.5, training=self.training or self.at_test)
+    def forward(self, input: Tensor) -> Tensor:
+        if self.at_test and not self.training:
+            return nnf.dropout(input, self.p)
+        return super().forward(input)
 
 
 def _norm(config: UNetConfig, channels: int) -> nn.Module:

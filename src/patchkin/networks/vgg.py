@@ -44,6 +44,8 @@ class VGGFeatures(nn.Module):
         weights: file with torchvision's `vgg16` or its `features`; not for `random`.
         random: draw the weights (He et al. 2015), always the same.
         width: channels of the first stage; 64 unless `random`.
+        normalized: take the mean of ImageNet's colours away and divide by their deviation, as VGG16
+            was trained; OMGD gives it images in [0, 1] as they are.
 
     >>> network = VGGFeatures((4, 9), random=True, width=2)
     >>> [tuple(feature.shape) for feature in network(torch.zeros(1, 3, 32, 24))]
@@ -59,9 +61,11 @@ class VGGFeatures(nn.Module):
         weights: str | None = None,
         random: bool = False,
         width: int = VGG16_WIDTH,
+        normalized: bool = True,
     ) -> None:
         super().__init__()
         self.layers = tuple(layers)
+        self.normalized = normalized
         num_layers = sum(step != _POOLED for step in _PLAN)
         if not self.layers or not all(0 <= layer < num_layers for layer in self.layers):
             raise ConfigError(
@@ -127,11 +131,14 @@ class VGGFeatures(nn.Module):
                 f"features; got {x_BCHW.shape[2]} x {x_BCHW.shape[3]}."
             )
         x_BCHW = widened(x_BCHW)
-        mean, deviation = (
-            torch.tensor(row, dtype=x_BCHW.dtype, device=x_BCHW.device).view(1, 3, 1, 1)
-            for row in (_MEAN, _DEVIATION)
-        )
-        x_BCHW = (match_channels(x_BCHW, 3) * 0.5 + 0.5 - mean) / deviation
+        x_BCHW = match_channels(x_BCHW, 3) * 0.5 + 0.5
+        if self.normalized:
+            # Filled where the images are: a tensor of a list would be sent, and waited for.
+            mean, deviation = (
+                torch.cat([x_BCHW.new_full((1, 1, 1, 1), value) for value in row], dim=1)
+                for row in (_MEAN, _DEVIATION)
+            )
+            x_BCHW = (x_BCHW - mean) / deviation
         maps: list[Tensor] = []
         for step in _PLAN:
             if len(maps) == len(self._shapes):

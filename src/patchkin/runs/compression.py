@@ -2,7 +2,7 @@
 
 distill    a run of `Distillation` that starts from the teacher's file
 search     which widths of a finished run score best within a budget
-export     one of its configurations as a model of its own
+export     one of its configurations as a model of its own (`runs.small_models`)
 cost       of any model: parameters, multiply-accumulates, milliseconds
 """
 
@@ -16,20 +16,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from patchkin.compression import (
     CompressedResNet,
     Distillation,
     DistillationConfig,
+    OnlineDistillation,
     SearchSpace,
     TeacherConfig,
 )
 from patchkin.compression.cost import (
     Cost,
     Latency,
-    configuration_cost,
     latencies,
     network_cost,
     torch_call,
@@ -41,7 +40,6 @@ from patchkin.compression.search import (
     OnScored,
     SearchConfig,
 )
-from patchkin.config import to_plain
 from patchkin.data.config import DataConfig
 from patchkin.devices import Device
 from patchkin.errors import CheckpointError, ConfigError
@@ -51,15 +49,14 @@ from patchkin.networks import ResNetGenerator
 from patchkin.networks.separable import Channels, format_channels, parse_channels
 from patchkin.runs.config import RunConfig
 from patchkin.runs.fitness import RunFitness, ScoringConfig, compressed, open_supernet
+from patchkin.runs.small_models import alone
 from patchkin.runs.train import train
 from patchkin.sides import Sides, height_width
 from patchkin.storage.atomic import new_file, storage_errors
 from patchkin.storage.checkpoint import (
-    ModelHeader,
     find_model,
     open_model,
     read_header,
-    write_tensors,
 )
 from patchkin.storage.locks import FolderLock
 from patchkin.storage.outlines import load_strictly
@@ -211,52 +208,6 @@ def _teacher(
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def export(
-    supernet: Distillation, header: ModelHeader, channels: Channels, output: Path
-) -> tuple[CompressedResNet, Cost]:
-    """Write a configuration as a model file; its cost for one image of the training size.
-
-    Raises:
-        ConfigError: the configuration is wider than the supernet.
-        StorageError: the file cannot be written.
-        CheckpointError: what was written does not translate as the supernet does.
-    """
-    small = compressed(supernet, channels)
-    metadata = ModelHeader(
-        method=small.name,
-        config=to_plain(small.config),
-        step=header.step,
-        size=header.size,
-        encoding=header.encoding,
-    ).to_metadata()
-    with new_file(output) as part:
-        write_tensors(part, small.state_dict(), metadata)
-    _check_equal(supernet, output, small.config.channels)
-    in_channels, out_channels = small.channels
-    cost = configuration_cost(
-        small.config.channels,
-        height=header.height_width[0],
-        width=header.height_width[1],
-        in_channels=in_channels,
-        out_channels=out_channels,
-    )
-    return small, cost
-
-
-@torch.no_grad()
-def _check_equal(supernet: Distillation, output: Path, channels: Channels) -> None:
-    again = Translator.load(output, device="cpu").method
-    generator = torch.Generator().manual_seed(0)
-    x_BCHW = torch.rand(1, supernet.channels[0], 32, 48, generator=generator) * 2 - 1
-    device = next(supernet.G.parameters()).device
-    expected_BCHW = supernet.G(x_BCHW.to(device), channels).cpu()
-    difference = float((again.translate(x_BCHW) - expected_BCHW).abs().max())
-    if not difference <= (1e-6 if device.type == "cpu" else 1e-3):
-        raise CheckpointError(
-            f"`{output}` does not translate as its supernet does: they differ by {difference}."
-        )
 
 
 def search(
@@ -443,6 +394,8 @@ class Costed:
         method = translator.method
         if isinstance(method, Distillation):
             method = compressed(method, method.space.largest)
+        elif isinstance(method, OnlineDistillation):
+            method = alone(method)
         smallest = min(height_width(size))
         if smallest < max(1, method.min_size):
             raise ConfigError(

@@ -23,6 +23,8 @@ HISTORY = "history"
 """Key of `config.yaml`: how the settings were changed on the way (`runs.resuming`)."""
 METHOD_FILE = "file"
 """Key of `config.yaml`: the file of a method that is not one of patchkin's."""
+TAKEN_FROM_DATA = frozenset({"num_domains", "image_size"})
+"""Settings of a method that a run takes from its data (`with_domains`), not from its preset."""
 logger = logging.getLogger(__name__)
 
 
@@ -87,6 +89,9 @@ def from_anywhere(config: RunConfig[Any]) -> RunConfig[Any]:
     training = config.training
     if training.score_weights is not None:
         training = replace(training, score_weights=Path(_absolute(training.score_weights)))
+    start = training.start_from
+    if start is not None and (Path(start).exists() or Path(start).name != start):  # else a name
+        training = replace(training, start_from=_absolute(start))
     return replace(config, data=data, training=training)
 
 

@@ -29,6 +29,7 @@ from patchkin.data.paired import PairedBatch, evaluation_pairs
 from patchkin.devices import Device, choose_device
 from patchkin.errors import CheckpointError, ConfigError, nearest
 from patchkin.images import to_uint8
+from patchkin.images.limits import allow_pixels
 from patchkin.method import Method, translating_mode
 from patchkin.metrics.cityscapes import fetch_judge
 from patchkin.metrics.segmentation import CityscapesScorer
@@ -109,6 +110,8 @@ class ScoringConfig:
     """The score that decides, instead of the usual one."""
     device: Device = "auto"
     """Where to translate."""
+    max_pixels: int | None = None
+    """Pixels that an image may have; as the run was trained unless given."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,7 @@ def _run_config(
             method=supernet.config, data=DataConfig(size=header.size, load_size=header.size)
         )
     data = replace(run.data, workers=0)
+    allow_pixels(config.max_pixels or data.max_pixels)
     if config.data is not None:
         data = replace(data, root=config.data, source=None, target=None)
     training = TrainingConfig(

@@ -36,7 +36,7 @@ from patchkin.training import TrainingConfig
 CONFIG_FILE, DATA_FILE = "config.yaml", MANIFEST_FILE
 HARMLESS = frozenset(
     {
-        *("data.workers", "data.cache", "data.max_broken"),
+        *("data.workers", "data.cache", "data.max_broken", "data.max_pixels"),
         *("training.device", "training.devices", "training.nodes"),
         *("training.compile", "training.cuda_graphs", "training.deterministic"),
         *("training.log_every", "training.save_every", "training.keep", "training.preview_every"),
@@ -111,8 +111,8 @@ class Resumption:
         if computed:
             raise ConfigError(
                 f"The run in `{self._run_dir}` has other settings: {'; '.join(computed)}. Leave "
-                "them out, start another run, or add --change: they hold from here on, and the "
-                "report says so."
+                "out what says so (--preset and --config do too), start another run, or add "
+                "--change: they hold from here on, and the report says so."
             )
 
     def known_data(self) -> KnownData:

@@ -6,6 +6,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from patchkin.config import to_plain
 from patchkin.data.domains import DomainBatch, find_domain_files
 from patchkin.data.record import record_files
 from patchkin.errors import CheckpointError, ConfigError
+from patchkin.images.limits import allow_pixels
 from patchkin.method import Method
 from patchkin.randomness import derive_seed
 from patchkin.runs.announcement import header, session
@@ -28,6 +30,7 @@ from patchkin.runs.resuming import (
     write_data,
 )
 from patchkin.runs.sources import Process, source_of
+from patchkin.runs.starting import Beginning, begin_from
 from patchkin.runs.views import check_settings, check_sizes, check_sizes_of_processes
 from patchkin.scoring.report import write_report
 from patchkin.scoring.results import SCORES_FILE
@@ -78,6 +81,7 @@ def train(
             for a reason that the user can mend.
     """
     config = from_anywhere(config)
+    allow_pixels(config.data.max_pixels)
     fabric = launch(config.training)
     lock = FolderLock(run_dir, remedy="choose another --run-dir")
     with ending_together(), interrupted_by_sigterm():
@@ -116,17 +120,13 @@ def _train(
             allow_changed_data=allow_changed_data,
         )  # fmt: skip
         by_first_process(fabric, resumption.check_settings)
-    domains: tuple[str, ...] = ()
-    if kind.batch_type is DomainBatch:
-        domains = find_domain_files(config.data).names
-        if resume:
-            check_domains_of_run(domains, run_dir)
-        else:
-            config = with_domains(config, domains)
+    config, domains = _with_domains(kind, config, run_dir, resume=resume)
     torch.manual_seed(derive_seed(config.training.seed, "weights"))
     method = kind(config.method)
+    beginning: Beginning | None = None
     if not resume:
         begin(method)
+        config, beginning = _begun(method, config)
     check_settings(method, config.data, processes=fabric.world_size)
     if not resume:
         check_sizes(method, config.data)
@@ -173,16 +173,19 @@ def _train(
             resumption.write(step)
             write_files()
         log({"step": step, "session": session(method, config, fabric)})
+        if beginning is not None:
+            log({"step": step, "begun_from": beginning.plain()})
 
     by_first_process(
         fabric, partial(resumption.check_files, record) if resumption else begin_folder
     )
     if fabric.is_global_zero:
-        for line in header(
+        lines = header(
             method, config, run_dir, data.files(), fabric=fabric,
             steps_per_epoch=data.steps_per_epoch,
-        ):  # fmt: skip
-            sys.stderr.write(f"{line}\n")
+        )  # fmt: skip
+        lines += beginning.told() if beginning is not None else []
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
     model_header = ModelHeader(
         method=kind.name,
         config=to_plain(config.method),
@@ -207,6 +210,28 @@ def _train(
         on_start=start,
     )
     return write_report(run_dir) if fabric.is_global_zero else None
+
+
+def _with_domains(
+    kind: type[Method], config: RunConfig[Any], run_dir: Path, *, resume: bool
+) -> tuple[RunConfig[Any], tuple[str, ...]]:
+    """The configuration with as many domains as the data has, and their names, if any."""
+    if kind.batch_type is not DomainBatch:
+        return config, ()
+    domains = find_domain_files(config.data).names
+    if not resume:
+        return with_domains(config, domains), domains
+    check_domains_of_run(domains, run_dir)
+    return config, domains
+
+
+def _begun(method: Method, config: RunConfig[Any]) -> tuple[RunConfig[Any], Beginning | None]:
+    """An untrained method with the weights that its run begins from, which the settings name."""
+    training = config.training
+    if training.start_from is None:
+        return config, None
+    beginning = begin_from(method, training.start_from, sha256=training.start_sha256)
+    return replace(config, training=replace(training, start_sha256=beginning.sha256)), beginning
 
 
 def _check_domains(method: Method, domains: tuple[str, ...]) -> None:

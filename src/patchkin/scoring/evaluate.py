@@ -46,6 +46,7 @@ from patchkin.scoring.pair_scores import (
     perceptual_distance,
 )
 from patchkin.scoring.pairs import Pair, Translations, pairs_of, unmatched
+from patchkin.scoring.plugged import plugged_metrics
 from patchkin.scoring.results import Result
 from patchkin.scoring.scores import Scores
 from patchkin.scoring.settings import EvaluationConfig, Progress, silent
@@ -170,6 +171,7 @@ class _PairScoring:
                     held_out.inputs, config.judge, config.judge_weights, device=device
                 )
             )
+        self._all += plugged_metrics(config.metrics)
         self._all.append(self._suspicions)
 
     def add(self, pair: Pair) -> None:

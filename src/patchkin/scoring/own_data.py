@@ -82,6 +82,20 @@ def names_of_own_data(run: Path) -> set[str]:
     return names
 
 
+def own_name(run: Path) -> str:
+    """The `name_of_data` of a run, in full: where it is now, or where it was if it is not found.
+
+    Raises:
+        ConfigError: `config.yaml` is no YAML.
+    """
+    plain = read_yaml(run / CONFIG_FILE).get("data") or {}
+    parts = [plain["source"], plain["target"]] if plain.get("source") else [plain.get("root", TOY)]
+    try:
+        return full_name(_JOIN.join(p if p == TOY else str(_found(run, p)) for p in parts))
+    except DataError:  # it was moved
+        return full_name(_JOIN.join(parts), _trained_in(run))
+
+
 def name_of_data(config: DataConfig) -> str:
     """A set in a result: its root, or both folders.
 

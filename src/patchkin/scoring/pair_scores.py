@@ -390,10 +390,13 @@ class Suspicions:
 
     def add(self, pair: Pair) -> None:
         """See `PairScore`."""
-        if pair.input_CHW is None:
-            return
+        if pair.input_CHW is not None:
+            self.notice(pair.output_CHW, pair.input_CHW)
+
+    def notice(self, output_CHW: Tensor, input_CHW: Tensor) -> None:
+        """An output as it is saved."""
         self._known += 1
-        for warning in translation_warnings(pair.output_CHW[None], pair.input_CHW[None]):
+        for warning in translation_warnings(output_CHW[None], input_CHW[None]):
             kind = warning.removeprefix("1 of 1 outputs ")
             self._found[kind] = self._found.get(kind, 0) + 1
 

@@ -64,6 +64,13 @@ def _facts(run_dir: Path, records: list[dict[str, Any]]) -> dict[str, str]:
         machines = [f"{s['device']}, {s['precision']}; {s['system']}" for s in sessions]
         facts["Machine"] = "; then ".join(dict.fromkeys(machines))
         facts["Parameters"] = f"{last['parameters']:,} that learn"
+    begun_from = next((r["begun_from"] for r in records if "begun_from" in r), None)
+    if begun_from is not None:
+        taken = ", ".join(begun_from["taken"])
+        facts["Begun from"] = (
+            f"{begun_from['model']} ({begun_from['method']}, step {begun_from['step']}): {taken}; "
+            f"SHA-256 {begun_from['sha256'][:12]}"
+        )
     images = _images(run_dir)
     if images:
         facts["Images"] = images
@@ -112,7 +119,8 @@ def _command(config: dict[str, Any], run_dir: Path) -> str:
     """What makes the run again, from any folder."""
     name, file = config["name"], config.get("file")
     program = f"python {shlex.quote(file)}" if file else "patchkin"
-    verb = "compress distill" if name == "distillation" else f"train {name}"
+    distilled = name in ("distillation", "online-distillation")
+    verb = "compress distill" if distilled else f"train {name}"
     again = run_dir.with_name(f"{run_dir.name}-again")
     settings = shlex.quote(str(run_dir / "config.yaml"))
     return f"{program} {verb} --config {settings} --run-dir {shlex.quote(str(again))}"

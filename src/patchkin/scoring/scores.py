@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from patchkin import plugins
 from patchkin.errors import ConfigError, nearest
 
 Scores: TypeAlias = dict[str, float]
@@ -256,10 +257,23 @@ def find_score(name: str) -> Score:
     Traceback (most recent call last):
     patchkin.errors.ConfigError: Unknown score `strip_iou`. Did you mean `stripe_iou`?
     """
-    last = name.rpartition("/")[2]
-    if last not in SCORES:
+    score = _known(name)
+    if score is None:
+        last = name.rpartition("/")[2]
         raise ConfigError(f"Unknown score `{last}`. {nearest(last, SCORES)}")
-    return SCORES[last]
+    return score
+
+
+def _known(name: str) -> Score | None:
+    """A score of ours, or one that a metric of an installed package declares."""
+    last = name.rpartition("/")[2]
+    if last in SCORES:
+        return SCORES[last]
+    for metric in plugins.working_plugins(plugins.METRICS).values():
+        for score in getattr(metric, "declares", ()):
+            if isinstance(score, Score) and score.name == last:
+                return score
+    return None
 
 
 def describe(name: str) -> str:
@@ -268,7 +282,7 @@ def describe(name: str) -> str:
     >>> describe("counterpart/psnr")
     'Peak signal-to-noise ratio of the output to the truth (dB; higher is better).'
     """
-    score = SCORES.get(name.rpartition("/")[2])
+    score = _known(name)
     if score is None:
         return ""
     way = "neither way is better" if score.better is None else f"{score.better} is better"
@@ -297,7 +311,7 @@ def best_of(name: str, values: Iterable[float]) -> float | None:
     >>> print(best_of("change", [30.0, 20.0]))
     None
     """
-    score = SCORES.get(name.rpartition("/")[2])
+    score = _known(name)
     if score is None or score.better is None:
         return None
     known = [value for value in values if not math.isnan(value)]

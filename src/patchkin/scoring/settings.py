@@ -47,6 +47,8 @@ class EvaluationConfig:
     """Segmentation network that reads translations of Cityscapes label maps. None: not scored."""
     judge_weights: Path | None = None
     """File of its weights; downloaded unless given."""
+    metrics: tuple[str, ...] = ()
+    """Of installed packages (`patchkin.plugins`), by name."""
     batch_size: int = 1
     """Images of one size translated at once."""
     device: Device = "auto"

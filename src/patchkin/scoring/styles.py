@@ -13,7 +13,7 @@ C channels, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
@@ -24,35 +24,42 @@ from torch import Tensor
 
 from patchkin.config import to_plain
 from patchkin.data.config import DataConfig
-from patchkin.data.domains import DomainBatch, DomainFiles, domain_images, find_domain_files
+from patchkin.data.domains import (
+    DomainBatch,
+    DomainFiles,
+    Images,
+    ImagesInFiles,
+    find_domain_files,
+)
 from patchkin.data.layouts import Domains
 from patchkin.devices import choose_device
 from patchkin.errors import ConfigError, DataError, nearest
-from patchkin.images import ValueRange, image_grid, safe_levels
+from patchkin.images import ValueRange, image_grid
 from patchkin.method import Method, StyledMethod
 from patchkin.metrics.collecting import Statistics
-from patchkin.metrics.content import relation_change
-from patchkin.metrics.extractors import Extractor, SqueezeNetExtractor, make_extractor
+from patchkin.metrics.extractors import Extractor, make_extractor
 from patchkin.metrics.perceptual import PerceptualDistance, PerceptualNet
 from patchkin.metrics.protocols import Protocol, find_protocol
-from patchkin.metrics.statistics import cached_statistics, compare
-from patchkin.metrics.statistics import output_statistics as statistics_of_outputs
-from patchkin.scoring.distances import recorded
+from patchkin.metrics.statistics import cached_statistics
+from patchkin.scoring.distances import recorded, telling
 from patchkin.scoring.evaluate import EvaluationConfig, evaluate
 from patchkin.scoring.held_out import find_held_out, told_split
 from patchkin.scoring.results import Result
 from patchkin.scoring.scores import Scores
+from patchkin.scoring.settings import Progress, silent
 from patchkin.scoring.subjects import described_model
 from patchkin.scoring.tasks import (
     MODES,
+    ChangeScore,
+    DomainTruthScore,
     LatentStyles,
+    Made,
     Mode,
-    Task,
-    as_images,
-    counterpart_scores,
+    RealDistance,
+    RelationScore,
     mean_over,
     outputs_of,
-    score_outputs,
+    scored,
     styles_by_mode,
 )
 from patchkin.translation.translator import Translator
@@ -73,6 +80,7 @@ def evaluate_styles(
     *,
     model: str = "",
     samples: int | None = None,
+    progress: Progress = silent,
 ) -> Result:
     """Score a model of a `StyledMethod` on the held-out images of a set.
 
@@ -84,6 +92,7 @@ def evaluate_styles(
             another is named; with other protocols it is scored if it is named.
         model: where the translator came from, for the result.
         samples: outputs per image; by default those of the protocol.
+        progress: for a progress bar.
 
     Raises:
         DataError: as `evaluate`; or a domain that the model knows is missing.
@@ -93,25 +102,33 @@ def evaluate_styles(
     if samples is not None and samples < 2:
         raise ConfigError(f"`--samples` must be at least 2 to differ; got {samples}.")
     if is_multi_domain(translator.method):
-        return _evaluate_domains(translator, data, config, model=model, samples=samples)
-    result = evaluate(translator, data, config, model=model)
+        return _evaluate_domains(
+            translator, data, config, model=model, samples=samples, progress=progress
+        )
+    result = evaluate(translator, data, config, model=model, progress=progress)
     if samples is None:
         return result
     if config.lpips is None:
         raise ConfigError("--samples are compared by LPIPS; name its backbone: --lpips alex.")
     perceptual = _perceptual(config.lpips, config)
-    inputs_NCHW = domain_images(
-        find_held_out(data, config.split).inputs.files,
-        size=_size(translator),
-        channels=translator.channels[0],
-        value_range=translator.value_ranges[0],
-    )
+    inputs = _images(translator, find_held_out(data, config.split).inputs.files)
     styles = LatentStyles(translator, seed=0)
-    task = score_outputs(
-        outputs_of(translator, inputs_NCHW, styles, 0, samples), inputs_NCHW, perceptual=perceptual
+    diversity = scored(
+        _counted(
+            outputs_of(translator, inputs, styles, 0, samples),
+            telling(progress, "styles", len(inputs)),
+        ),
+        [ChangeScore(perceptual)],
     )
-    diversity = {name: task.scores[name] for name in task.scores if name != "change"}
+    diversity.pop("change", None)
     return replace(result, scores=result.scores | diversity)
+
+
+def _images(translator: Translator, paths: Sequence[Path]) -> ImagesInFiles:
+    """Files as the model takes them, at the size that it was trained at."""
+    return ImagesInFiles(
+        paths, _size(translator), translator.channels[0], translator.value_ranges[0]
+    )
 
 
 def _evaluate_domains(
@@ -121,6 +138,7 @@ def _evaluate_domains(
     *,
     model: str,
     samples: int | None,
+    progress: Progress,
 ) -> Result:
     _refuse_scores_of_pairs(config)
     files = _known_domains(translator, find_domain_files(data))
@@ -128,16 +146,7 @@ def _evaluate_domains(
     if not held_out:
         raise DataError(f"`{data.root}` has no {config.split} images.")
     split, told = told_split(config.split, test=files.test, val=files.val)
-    size = _size(translator)
-    images = [
-        domain_images(
-            paths,
-            size=size,
-            channels=translator.channels[0],
-            value_range=translator.value_ranges[0],
-        )
-        for paths in held_out
-    ]
+    images = [_images(translator, paths) for paths in held_out]
     of_real = translator.value_ranges[1]
     protocols = [find_protocol(name) for name in config.protocols]
     num_outputs = samples or max([2, *(protocol.outputs_per_input for protocol in protocols)])
@@ -148,26 +157,25 @@ def _evaluate_domains(
     perceptual = _perceptual(net, config) if net else None
     styles = styles_by_mode(translator, images, seed=protocols[0].seed if protocols else 0)
     tasks: dict[str, Scores] = {}
-    shown: dict[tuple[Mode, int, int], Tensor] = {}
+    shown: dict[tuple[Mode, int, int], list[Tensor]] = {}
     warnings: list[str] = []
     for mode in MODES:
         for source, target in permutations(range(len(files.names)), 2):
             name = f"{files.names[source]}2{files.names[target]}"
             outputs = outputs_of(translator, images[source], styles[mode], target, num_outputs)
-            task = score_outputs(outputs, images[source], perceptual=perceptual)
-            scores = task.scores | _content(task, images[source], extractors)
-            for protocol in bound:
-                scores |= real.distances(protocol, target, task, held_out[source])
-            scores |= counterpart_scores(
-                task.levels_NKCHW,
-                images[source],
-                held_out[source],
-                files.names[target],
-                value_range=of_real,
+            change, first = ChangeScore(perceptual), _FirstOutputs()
+            tasks[f"{mode}/{name}"] = scored(
+                _counted(outputs, telling(progress, f"{mode} {name}", len(images[source]))),
+                [
+                    change,
+                    RelationScore(extractors),
+                    *(real.distance(protocol, target) for protocol in bound),
+                    DomainTruthScore(held_out[source], files.names[target], value_range=of_real),
+                    first,
+                ],
             )
-            tasks[f"{mode}/{name}"] = scores
-            shown[mode, source, target] = task.levels_NKCHW[:_GALLERY_IMAGES, 0]
-            warnings += [f"{mode} {name}: {warning}" for warning in task.warnings]
+            shown[mode, source, target] = first.images
+            warnings += [f"{mode} {name}: {warning}" for warning in change.warnings]
     return Result(
         scores={
             f"{mode}/{name}": value
@@ -186,7 +194,7 @@ def _evaluate_domains(
             "split": split,
             **({"value_ranges": list(ranges)} if any(ranges := translator.value_ranges) else {}),
             "domains": list(files.names),
-            "size": size,
+            "size": _size(translator),
             "counts": {
                 "inputs": sum(map(len, held_out)),
                 "outputs_per_input": num_outputs,
@@ -276,21 +284,10 @@ class _RealStatistics:
                     real, protocol, extractors[protocol.extractor], value_range=value_range
                 )
 
-    def distances(
-        self, protocol: Protocol, target: int, task: Task, sources: Sequence[Path]
-    ) -> Scores:
-        """Of all outputs of a pair of domains to the real images of its target."""
-        outputs = (
-            (f"{path.stem}_{index:02d}", safe_levels(levels_CHW))
-            for path, levels_KCHW in zip(sources, task.levels_NKCHW, strict=True)
-            for index, levels_CHW in enumerate(levels_KCHW)
-        )
-        found = statistics_of_outputs(outputs, protocol, self._extractors[protocol.extractor])
-        distances = compare(self._known[protocol.name, target], found)
-        return {
-            f"{protocol.name}/frechet": distances.frechet,
-            f"{protocol.name}/kernel": distances.kernel,
-        }
+    def distance(self, protocol: Protocol, target: int) -> RealDistance:
+        """For all outputs of a pair of domains, to the real images of its target."""
+        extractor = self._extractors[protocol.extractor]
+        return RealDistance(protocol, extractor, self._known[protocol.name, target])
 
     def counts(self) -> dict[str, int]:
         """Real images, by protocol and domain."""
@@ -300,23 +297,30 @@ class _RealStatistics:
         }
 
 
-def _content(task: Task, inputs_NCHW: Tensor, extractors: dict[str, Extractor]) -> Scores:
-    """Relation consistency of the first output of each image, where an extractor has maps."""
-    extractor = next((e for e in extractors.values() if isinstance(e, SqueezeNetExtractor)), None)
-    if extractor is None:
+def _counted(made: Iterable[Made], tell: Callable[[int], None]) -> Iterator[Made]:
+    for number, each in enumerate(made, start=1):
+        yield each
+        tell(number)
+
+
+class _FirstOutputs:
+    """Keeps those of the first inputs for the gallery."""
+
+    def __init__(self) -> None:
+        self.images: list[Tensor] = []
+
+    def add(self, made: Made) -> None:
+        """See `OutputScore`."""
+        if len(self.images) < _GALLERY_IMAGES:
+            self.images.append(made.saved_KCHW[0])
+
+    def scores(self) -> Scores:
+        """None; see `images`."""
         return {}
-    changes = [
-        relation_change(
-            extractor.feature_map(levels_KCHW[:1].expand(-1, 3, -1, -1)),
-            extractor.feature_map((input_CHW[None].expand(-1, 3, -1, -1) + 1) * 127.5),
-        )
-        for levels_KCHW, input_CHW in zip(task.levels_NKCHW, inputs_NCHW, strict=True)
-    ]
-    return {"relation_change": float(torch.cat([change.reshape(1) for change in changes]).mean())}
 
 
 def _gallery(
-    names: Sequence[str], images: Sequence[Tensor], shown: dict[tuple[Mode, int, int], Tensor]
+    names: Sequence[str], images: Sequence[Images], shown: dict[tuple[Mode, int, int], list[Tensor]]
 ) -> Image.Image:
     """The first images of each domain, and their first latent and reference outputs."""
     rows = []
@@ -328,7 +332,7 @@ def _gallery(
                     if target == source:
                         row.append(torch.ones(3, 4, 4))
                     else:
-                        row.append(as_images(shown[mode, source, target][index]))
+                        row.append(shown[mode, source, target][index])
             rows.append(row)
     captions = ["input", *(f"{name} {mode[:3]}." for name in names for mode in MODES)]
     return image_grid(rows, captions)

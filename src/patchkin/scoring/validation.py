@@ -22,11 +22,11 @@ from typing import Protocol as Interface
 import torch
 from torch import Tensor
 
-from patchkin.data.domains import domain_images
+from patchkin.data.domains import Images, ImagesInFiles
 from patchkin.data.loading import evaluation_images
 from patchkin.data.paired import PairedBatch
 from patchkin.data.toy import domain_truth_file, mask_file, truth_file
-from patchkin.images import Ranges, ValueRange, safe_levels
+from patchkin.images import Ranges, ValueRange
 from patchkin.method import Method
 from patchkin.metrics.content import class_rate
 from patchkin.metrics.counterpart import mean_scores, score_against_counterpart
@@ -39,11 +39,16 @@ from patchkin.scoring.pairs import pairs_of
 from patchkin.scoring.scores import Scores, declared, find_score
 from patchkin.scoring.tasks import (
     MODES,
+    ChangeScore,
+    DomainTruthScore,
+    Made,
     Mode,
-    counterpart_scores,
+    OutputScore,
+    RealDistance,
+    all_scores,
     mean_over,
     outputs_of,
-    score_outputs,
+    scored,
     styles_by_mode,
 )
 from patchkin.sides import Sides
@@ -257,7 +262,6 @@ class DomainValidation:
         images = self._images()
         styles = styles_by_mode(translator, images, seed=0)
         return self._scores(
-            images,
             lambda mode, source, target: outputs_of(
                 translator, images[source], styles[mode], target, self.num_outputs
             ),
@@ -267,42 +271,33 @@ class DomainValidation:
         """The scores of leaving every image as it is, where there are hidden truths."""
         if not self.has_truth:
             return None
-        images = self._images()
-        copies = (self.num_outputs, -1, -1, -1)
+        images, copies = self._images(), (self.num_outputs, -1, -1, -1)
         return self._scores(
-            images, lambda _, source, __: (image.expand(copies) for image in images[source])
+            lambda _, source, __: (
+                Made(image_CHW, image_CHW.expand(copies))
+                for image_CHW in map(images[source].__getitem__, range(len(images[source])))
+            )
         )
 
-    def _images(self) -> list[Tensor]:
+    def _images(self) -> list[Images]:
         return [
-            domain_images(
-                paths, size=self.size, channels=self.channels, value_range=self.value_range
-            )
-            for paths in self.paths
+            ImagesInFiles(paths, self.size, self.channels, self.value_range) for paths in self.paths
         ]
 
-    def _scores(
-        self, images: Sequence[Tensor], outputs: Callable[[Mode, int, int], Iterable[Tensor]]
-    ) -> Scores:
+    def _scores(self, outputs: Callable[[Mode, int, int], Iterable[Made]]) -> Scores:
         scores: Scores = {}
         for mode in MODES:
             by_target = {}
             for target, name in enumerate(self.names):
-                rows, levels = [], []
+                rows, distances = [], self._distances(target)
                 for source in range(len(self.names)):
                     if source == target:
                         continue
-                    task = score_outputs(outputs(mode, source, target), images[source])
-                    levels.append(task.levels_NKCHW.flatten(0, 1))
-                    truth = counterpart_scores(
-                        task.levels_NKCHW,
-                        images[source],
-                        self.paths[source],
-                        name,
-                        value_range=self.value_range,
-                    )
-                    rows.append(task.scores | truth)
-                by_target[name] = mean_over(rows) | self._distances(levels, target)
+                    truth = DomainTruthScore(self.paths[source], name, value_range=self.value_range)
+                    of_source: list[OutputScore] = [ChangeScore(), truth]
+                    scored(outputs(mode, source, target), [*of_source, *distances])
+                    rows.append(all_scores(of_source))
+                by_target[name] = mean_over(rows) | all_scores(distances)
             scores |= {f"{mode}/{n}": value for n, value in mean_over(by_target.values()).items()}
             scores |= {
                 f"{mode}/{name}/{score}": found[score]
@@ -312,12 +307,10 @@ class DomainValidation:
             }
         return scores
 
-    def _distances(self, levels: Sequence[Tensor], target: int) -> Scores:
+    def _distances(self, target: int) -> list[RealDistance]:
         if self.protocol is None or self.extractor is None:
-            return {}
+            return []
         real = cached_statistics(
             self.paths[target], self.protocol, self.extractor, value_range=self.value_range
         )
-        outputs = ((str(i), safe_levels(image)) for i, image in enumerate(torch.cat(list(levels))))
-        found = output_statistics(outputs, self.protocol, self.extractor)
-        return {f"{self.protocol.name}/frechet": compare(real, found).frechet}
+        return [RealDistance(self.protocol, self.extractor, real, kernel=False)]

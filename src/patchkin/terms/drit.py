@@ -22,7 +22,7 @@ from patchkin.networks.drit import (
     SharedContentEncoder,
     Side,
 )
-from patchkin.randomness import Draws
+from patchkin.randomness import Draws, sent
 
 _LAST_STEPS = 2
 """Of an epoch, in which the released code lets all networks learn."""
@@ -52,8 +52,9 @@ def content_noise(networks: DritNetworks, images: BySide, deviation: float, draw
     """Noise of the size of the images' contents."""
     return {
         side: deviation
-        * draws.normal_rows(len(images[side]), *networks.E_content.map_shape(images[side])).to(
-            images[side]
+        * sent(
+            draws.normal_rows(len(images[side]), *networks.E_content.map_shape(images[side])),
+            images[side],
         )
         for side in SIDES
     }

@@ -28,7 +28,7 @@ from patchkin.networks.starganv2 import (
     style_of,
 )
 from patchkin.numerics import without_autocast
-from patchkin.randomness import Draws, SeededDraws
+from patchkin.randomness import Draws, SeededDraws, sent
 from patchkin.schedules import AdamConfig
 
 _ADAM = AdamConfig(learning_rate=1e-4, beta1=0.0, beta2=0.99, weight_decay=1e-4)
@@ -115,7 +115,7 @@ def style_tasks(
     micro_batch = networks.config.micro_batch
     images = (batch.x_BCHW, batch.domain_B, batch.target_B)
     latents = [
-        draws.normal_rows(len(batch), networks.F.latent_width).to(batch.x_BCHW) for _ in range(2)
+        sent(draws.normal_rows(len(batch), networks.F.latent_width), batch.x_BCHW) for _ in range(2)
     ]
     references = (batch.reference_BCHW, batch.second_reference_BCHW)
     return {
@@ -215,7 +215,7 @@ def domain_reference_styles(
     """
     num_domains = networks.config.networks.num_domains
     domain_B = same_domain(domain, len(reference_BCHW), num_domains)
-    styles_BS: Tensor = networks.E(reference_BCHW, domain_B.to(reference_BCHW.device))
+    styles_BS: Tensor = networks.E(reference_BCHW, sent(domain_B, reference_BCHW.device))
     return styles_BS
 
 

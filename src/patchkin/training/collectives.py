@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -84,6 +85,64 @@ def whole_batch_with_graph(fabric: Fabric, tensor: Tensor) -> Tensor:
     rows = list(gathered)
     rows[fabric.global_rank] = _learning(tensor, fabric.world_size)
     return torch.stack(rows, dim=1).flatten(0, 1)
+
+
+class SharingProcesses:
+    """The processes of a run as layers see them: `networks.whole_batch.Processes`."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
+        self._devices = [fabric.device] if fabric.device.type == "cuda" else []
+        self._seed = 0
+        self._states: list[Tensor] | None = None
+
+    @property
+    def rank(self) -> int:
+        """Of this one."""
+        return self._fabric.global_rank
+
+    @property
+    def count(self) -> int:
+        """Of all."""
+        return self._fabric.world_size
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over processes. Its gradient is the sum of the gradients of all of them."""
+        total: Tensor = _Total.apply(tensor, self._fabric)
+        return total
+
+    def seed(self, seed: int) -> None:
+        """Start the numbers that all draw alike, such as at the beginning of a step."""
+        self._seed, self._states = seed, None
+
+    @contextmanager
+    def drawing_alike(self) -> Iterator[None]:
+        """Numbers of one stream in all processes; the generators' own go on behind the block."""
+        with torch.random.fork_rng(self._devices):
+            if self._states is None:
+                torch.manual_seed(self._seed)
+            else:
+                torch.set_rng_state(self._states[0])
+                for device, state in zip(self._devices, self._states[1:], strict=True):
+                    torch.cuda.set_rng_state(state, device)
+            yield
+            on_devices = [torch.cuda.get_rng_state(device) for device in self._devices]
+            self._states = [torch.get_rng_state(), *on_devices]
+
+
+class _Total(torch.autograd.Function):
+    """The sum of all processes' tensors, to any order of derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, fabric: Fabric) -> Tensor:
+        ctx.fabric = fabric
+        total = fabric.all_reduce(tensor.detach().clone(), reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Total.apply(gradients[0], ctx.fabric), None
 
 
 def _learning(tensor: Tensor, times: int) -> Tensor:

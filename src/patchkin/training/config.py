@@ -1,4 +1,4 @@
-"""How a run is carried out. Nothing here changes what is computed, but for precision."""
+"""How a run is carried out. What it begins from and precision change what is computed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from patchkin.config import flag
+from patchkin.config import flag, no_flag
 from patchkin.devices import Device, Precision
 from patchkin.errors import ConfigError
 
@@ -18,6 +18,11 @@ class TrainingConfig:
     seed: Annotated[int, flag("--seed")] = 0
     """Same seed, same processor and versions: the same run, bit for bit. On a GPU only with
     `--deterministic`; without, some sums are added in an order that changes."""
+    start_from: Annotated[str | None, flag("--from")] = None
+    """Model whose weights the run begins with, as far as they fit: a run, a checkpoint, a model
+    file (also of `import-weights`) or a shipped model. Optimizers are fresh."""
+    start_sha256: Annotated[str | None, no_flag()] = None
+    """Of that model's file; a run writes down what it found."""
     precision: Annotated[Precision, flag("--precision")] = "32-true"
     """Of the networks: 32-true is IEEE float32, tf32 rounds on NVIDIA GPUs. Losses are computed in
     float32 always."""

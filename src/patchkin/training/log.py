@@ -118,10 +118,14 @@ class RunLog:
 
 
 class Window:
-    """Means of the terms since the last line of the log, and the time they took."""
+    """Means of the terms since the last line of the log, and the time they took.
+
+    Of a term that not every step has, the mean over those that have it.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
         self._images = 0
         self._waited = 0.0
         self._began = time.perf_counter()
@@ -131,6 +135,7 @@ class Window:
         """One step: its terms, its images, and the seconds the loader let it wait."""
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
         self._images += images
         self._waited += waited
         self.steps += 1
@@ -139,7 +144,7 @@ class Window:
         """The record of a log line, without its step."""
         seconds = max(time.perf_counter() - self._began, 1e-9)
         return {
-            "terms": {name: total / self.steps for name, total in self._sums.items()},
+            "terms": {name: total / self._counts[name] for name, total in self._sums.items()},
             "images_per_second": self._images / seconds,
             "seconds_per_step": seconds / self.steps,
             "loader_wait": self._waited / seconds,

@@ -16,7 +16,7 @@ from patchkin.devices import peak_memory_bytes
 from patchkin.errors import CheckpointError, DivergenceError, PatchkinError
 from patchkin.images import image_grid, write_pillow
 from patchkin.method import Method, Progress, translating_mode
-from patchkin.randomness import SeededDraws, derive_seed
+from patchkin.randomness import SeededDraws
 from patchkin.schedules import ScheduleConfig
 from patchkin.storage.checkpoint import (
     EMA_PREFIX,
@@ -39,6 +39,7 @@ from patchkin.training.config import TrainingConfig
 from patchkin.training.fabric import Fabric
 from patchkin.training.log import Forecast, RunLog, Window
 from patchkin.training.stopping import LeaveNow, Stop, stop_signals
+from patchkin.training.unread import DivergedAtError, Unread
 from patchkin.training.updater import Updater
 
 OnStart = Callable[[int, Callable[[Mapping[str, Any]], None]], None]
@@ -154,7 +155,7 @@ class _Run:
         self.compiled = CompiledSteps(
             method, self.updater, training, fabric.device, say=self.log.say
         )
-        self.window = Window()
+        self.window, self.unread = Window(), Unread()
         self.forecast = Forecast(0)
         self.stop = Stop(may_leave=False)
         self._preview_batch = data.preview_batch() if fabric.is_global_zero else None
@@ -224,7 +225,13 @@ class _Run:
             batch = next(batches)
         began = time.perf_counter()
         self.compiled(partial(self._train_step, batch))
-        self.window.add(self._mean_terms(), images=self._images(batch), waited=began - waiting)
+        self.unread.add(
+            self.step,
+            self._mean_terms(),
+            self.updater.judged,
+            images=self._images(batch),
+            waited=began - waiting,
+        )
         ended = time.perf_counter()
         self.stop.slowest_step = max(self.stop.slowest_step, ended - began)
         for line in self.forecast.add(ended - waiting):
@@ -232,7 +239,10 @@ class _Run:
         final = self.step == self.total_steps
         stopped = any_process(self.fabric, self.stop.asked)
         saving = final or stopped or self.step % self.training.save_every == 0
-        if saving or self.step % self.training.log_every == 0:
+        logging = saving or self.step % self.training.log_every == 0
+        if logging or self._shows(final=final) or self._scores(final=final):
+            self._read_terms()  # before anything is made of weights that may not be good
+        if logging:
             self._write_log()
         scored = self._look(final=final) if not stopped else False
         if saving or scored:
@@ -244,6 +254,7 @@ class _Run:
     def _leave(self) -> None:
         """Save the last step that was finished, without the other processes."""
         if self.step > 0 and self.step not in self.store.steps():
+            self._read_terms()
             if self.window.steps:
                 self.log.write(self._log_record())
             self._write_checkpoint()
@@ -273,30 +284,38 @@ class _Run:
                 world_size=self.fabric.world_size,
             ),
         )
-        # Dropout and noise, unlike `Draws`, differ between processes.
-        torch.manual_seed(derive_seed(self.training.seed, self.step, self.fabric.global_rank))
+        self.updater.seed_layers(self.training.seed, self.step)
         factor = self.schedule.learning_rate_factor(progress.unit, progress.total_units)
         self.updater.begin_step(factor)
         try:
             with self.fabric.autocast():
                 self.method.train_step(batch, self.updater, progress)
         except DivergenceError as error:
-            saved = self.store.steps()
-            last = f"`{self.store.path(saved[-1])}`" if saved else "none was saved yet"
-            raise DivergenceError(
-                f"{error} at step {self.step + 1}. Last good checkpoint: {last}. "
-                "Lower the learning rate, or use --precision 32-true."
-            ) from error
+            raise self._diverged(error, self.step + 1) from error
         self.step += 1
         if self.average is not None:
             self.average.update(self.schedule.averaging_decay(self.step))
 
+    def _read_terms(self) -> None:
+        """Wait for the steps so far, and take their terms into the window."""
+        try:
+            self.unread.read_into(self.window)
+        except DivergedAtError as error:
+            raise self._diverged(error, error.step) from error
+
+    def _diverged(self, error: DivergenceError, step: int) -> DivergenceError:
+        saved = self.store.steps()
+        last = f"`{self.store.path(saved[-1])}`" if saved else "none was saved yet"
+        return DivergenceError(
+            f"{error} at step {step}. Last good checkpoint: {last}. "
+            "Lower the learning rate, or use --precision 32-true."
+        )
+
     def _look(self, *, final: bool) -> bool:
         """Previews and scores, where they are due. True if there is a new score."""
-        self._preview(final=final)
-        every = self.training.score_every
-        due = final or self.step == 0 or (every and self.step % every == 0)
-        if self.scorer is None or not due:
+        if self._shows(final=final):
+            by_first_process(self.fabric, self._write_preview)
+        if self.scorer is None or not self._scores(final=final):
             return False
         with self._averaged(), translating_mode(self.method), self.stop.left_at_once():
             scores = self.scorer.score(self.method)
@@ -318,11 +337,14 @@ class _Run:
         if better:
             self.best = _Best(self.step, value)
 
-    def _preview(self, *, final: bool) -> None:
-        every = self.training.preview_every
-        due = final or self.step == 0 or (every and self.step % every == 0)
-        if due:
-            by_first_process(self.fabric, self._write_preview)
+    def _shows(self, *, final: bool) -> bool:
+        return self._is_due(self.training.preview_every, final=final)
+
+    def _scores(self, *, final: bool) -> bool:
+        return self._is_due(self.training.score_every, final=final)
+
+    def _is_due(self, every: int, *, final: bool) -> bool:
+        return final or self.step == 0 or (every > 0 and self.step % every == 0)
 
     def _write_preview(self) -> None:
         if self._preview_batch is None:
@@ -341,11 +363,11 @@ class _Run:
     def _averaged(self) -> Any:
         return self.average.in_place() if self.average is not None else nullcontext()
 
-    def _mean_terms(self) -> dict[str, float]:
+    def _mean_terms(self) -> dict[str, torch.Tensor]:
         names = list(self.updater.terms)
         values = torch.stack([self.updater.terms[name].float() for name in names])
         values = mean_over_processes(self.fabric, values)
-        return dict(zip(names, values.tolist(), strict=True))
+        return dict(zip(names, values.unbind(), strict=True))
 
     def _images(self, batch: Any) -> int:
         return len(batch) * self.fabric.world_size

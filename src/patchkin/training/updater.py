@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,13 +14,39 @@ from torch import Tensor, nn
 from patchkin.errors import DivergenceError
 from patchkin.method import Method, Terms
 from patchkin.networks.cpu.layout import lay_out
+from patchkin.networks.whole_batch import join
+from patchkin.randomness import derive_seed
 from patchkin.schedules import AdamConfig
 from patchkin.training.collectives import (
+    SharingProcesses,
     mean_over_processes,
     whole_batch,
     whole_batch_with_graph,
 )
 from patchkin.training.fabric import Fabric
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The terms of one update of a step, whose values nobody has looked at yet."""
+
+    updated: str
+    names: tuple[str, ...]
+    values: list[Tensor]
+    """Of the terms, and of their sum over all processes."""
+
+    def judge(self, values: Sequence[float]) -> None:
+        """Look at the values, which are those of `values`.
+
+        Raises:
+            DivergenceError: one is NaN or infinite. In other processes than the one where it is,
+                that is the sum.
+        """
+        for name, value in zip(self.names, values, strict=True):
+            if not math.isfinite(value):
+                raise DivergenceError(
+                    f"The term `{name}` of the update of {self.updated} became {value}"
+                )
 
 
 class Updater:
@@ -28,13 +56,39 @@ class Updater:
     method calls its networks in more ways than `forward`, and each update concerns only some.
     """
 
-    def __init__(self, method: Method, fabric: Fabric, *, clip_norm: float | None = None) -> None:
+    def __init__(
+        self,
+        method: Method,
+        fabric: Fabric,
+        *,
+        clip_norm: float | None = None,
+        judges_later: bool | None = None,
+    ) -> None:
+        """For a method whose networks are where they will train.
+
+        Args:
+            method: in any state.
+            fabric: of the run.
+            clip_norm: for networks without one of their own.
+            judges_later: whether terms that are not finite are found by `judged`, or at once; by
+                default on a GPU, which would be waited for. Nothing is stepped from them, nor from
+                anything after them, in either case.
+        """
         self._fabric = fabric
+        self.judged: list[Judged] = []
+        """Of the step so far, what is to be looked at before anything of the run is kept; empty
+        where that was done at once."""
+        if judges_later is None:
+            judges_later = fabric.device.type == "cuda"
+        self._bad = torch.zeros((), device=fabric.device) if judges_later else None
         self._clip_norms: dict[torch.optim.Adam, float | None] = {}
         self._networks: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Adam] = {}
         self.terms: dict[str, Tensor] = {}
         """Terms of every update of the step so far, as `networks.term`, and reported values."""
+        self._processes = SharingProcesses(fabric)
+        if fabric.world_size > 1:
+            join(method, self._processes)
         lay_out(method, fabric.device)
         method.requires_grad_(False)
         for name, config in method.adam().items():
@@ -53,9 +107,19 @@ class Updater:
     def begin_step(self, learning_rate_factor: float) -> None:
         """Forget the terms of the step before and set this step's learning rates."""
         self.terms.clear()
+        self.judged = []
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = self._base_rates[name] * learning_rate_factor
+
+    def seed_layers(self, seed: int, step: int) -> None:
+        """Seed what layers draw in a step.
+
+        torch's generators go their own way in each process. Layers that draw for the whole batch
+        draw what one process would.
+        """
+        torch.manual_seed(derive_seed(seed, step, self._fabric.global_rank))
+        self._processes.seed(derive_seed(seed, step, 0))
 
     def __call__(
         self, *networks: str, loss: Callable[[], Terms] | Sequence[Callable[[], Terms]]
@@ -63,7 +127,8 @@ class Updater:
         """See `patchkin.method.Update`.
 
         Raises:
-            DivergenceError: a term is NaN or infinite; nothing was stepped.
+            DivergenceError: a term is NaN or infinite; nothing was stepped. On a GPU `judged` tells
+                so later, and nothing was stepped since.
         """
         optimizers = [self.optimizers[name] for name in networks]
         parameters = [list(self._networks[name].parameters()) for name in networks]
@@ -112,12 +177,12 @@ class Updater:
         total = torch.stack(list(terms.values())).sum()
         # The mean over processes, so that all of them stop where one of them has to.
         everywhere = mean_over_processes(self._fabric, total)
-        if not torch.isfinite(everywhere):
-            culprit, value = next(
-                ((n, float(t)) for n, t in terms.items() if not t.isfinite()),
-                ("sum", float(everywhere)),
-            )
-            raise DivergenceError(f"The term `{culprit}` of the update of {updated} became {value}")
+        judged = Judged(updated, (*terms, "sum"), [*terms.values(), everywhere])
+        if self._bad is not None:
+            self._bad.copy_(torch.maximum(self._bad, (~everywhere.isfinite()).float()))
+            self.judged.append(judged)
+        elif not torch.isfinite(everywhere):
+            judged.judge([float(value) for value in judged.values])
 
     @contextmanager
     def _only_these_learn(self, names: Iterable[str]) -> Iterator[None]:
@@ -147,8 +212,12 @@ class Updater:
         if self.scaler is None:
             for optimizer, group in zip(optimizers, parameters, strict=True):
                 self._clip(optimizer, group)
+                optimizer.found_inf = self._bad  # type: ignore[attr-defined]
                 optimizer.step()
             return
+        if self._bad is not None:  # the scaler looks for gradients that are not finite
+            gradients = [p.grad for group in parameters for p in group if p.grad is not None]
+            torch._foreach_mul_(gradients, torch.where(self._bad > 0, torch.nan, 1.0))
         # The scale may change only after every optimizer of this backward pass has stepped, which
         # is why the optimizers are not wrapped one by one.
         for optimizer, group in zip(optimizers, parameters, strict=True):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as nnf
@@ -13,14 +14,15 @@ from torch import Tensor
 
 from patchkin.compression import COMPRESSED_METHODS
 from patchkin.devices import Device, Precision, autocast_dtype, choose_device
-from patchkin.errors import ConfigError
+from patchkin.errors import ConfigError, ShapeError
 from patchkin.images import Encoding, Picture, Ranges, declared_ranges, read_image, to_tensor
 from patchkin.method import Direction, Method, StyledMethod, translating_mode
-from patchkin.methods import METHODS
+from patchkin.methods import known_methods
 from patchkin.networks.cpu.layout import lay_out
 from patchkin.randomness import Draws
 from patchkin.storage.checkpoint import ModelHeader, find_model, open_model
 from patchkin.translation.enlarging import Resizing, enlarged, jointly_enlarged, reduced
+from patchkin.translation.given import check_tensor, given_image
 from patchkin.translation.loading import load_method
 
 
@@ -33,6 +35,13 @@ class Translator:
     >>> translator = Translator(small)
     >>> translator(torch.zeros(1, 3, 33, 50)).shape
     torch.Size([1, 3, 33, 50])
+    >>> import numpy as np
+    >>> translator(np.zeros((33, 50, 3), np.uint8)).dtype
+    dtype('uint8')
+
+    Several threads may call one that was loaded: its networks stay in evaluation mode, and calls
+    change nothing in them. One for a method at hand, which may be in training, sets the method's
+    mode for each call and takes one call at a time.
     """
 
     def __init__(
@@ -57,7 +66,8 @@ class Translator:
             device: where to compute.
             precision: of the networks.
             resizing: of images that are larger than the model should see.
-            owned: nobody else uses the method, so that its weights may be laid out for speed.
+            owned: nobody else uses the method, so that its weights may be laid out for speed, and
+                its networks stay in evaluation mode.
         """
         if direction not in method.directions:
             raise ConfigError(
@@ -85,7 +95,9 @@ class Translator:
         """That networks compute in; None for that of the weights."""
         self.method.to(self.device)
         self._layout = torch.contiguous_format
+        self._one_at_a_time = None if owned else threading.RLock()
         if owned:
+            self.method.eval()
             lay_out(self.method, self.device)
         if owned and self.dtype is not None:  # 16-bit convolutions reorder any other layout
             self._layout = torch.channels_last
@@ -100,21 +112,23 @@ class Translator:
         which: Literal["last", "best"] = "last",
         weights: Literal["averaged", "live"] = "averaged",
         complete: bool = False,
+        value_ranges: Ranges | None = None,
         direction: Direction = "AtoB",
         device: Device = "auto",
         precision: Precision = "32-true",
         resizing: Resizing | None = None,
     ) -> Translator:
-        """A translator from a run folder, a checkpoint folder or a model file.
+        """A translator from a run folder, a checkpoint folder, a model file or a shipped model.
 
         Args:
-            model: where it is.
-            methods: known methods by name; those of patchkin unless given.
+            model: where it is, or the name of a shipped one.
+            methods: known methods by name; those of patchkin and of plug-ins unless given.
             which: the checkpoint of a run folder to take.
             weights: averaged weights where there are any, or the live ones.
             complete: also load what `translate` does not use, such as a projection head. A network
                 that was not loaded, or that the file has nothing of (an imported model may lack
                 some), is an error when it is used.
+            value_ranges: of the images from A to B; those that the model declares unless given.
             direction: BtoA for the way back of a method that has one.
             device: where to compute.
             precision: of the networks.
@@ -125,13 +139,14 @@ class Translator:
             ConfigError: the method does not translate in this direction.
         """
         path = find_model(Path(model), which=which)
-        known = {**COMPRESSED_METHODS, **(methods or METHODS)}
+        known = {**COMPRESSED_METHODS, **(methods or known_methods())}
         with open_model(path) as file:
             method, used = load_method(file, known, weights=weights, complete=complete)
             header = file.header
         translator = cls(
             method,
             header=header,
+            value_ranges=value_ranges,
             direction=direction,
             device=device,
             precision=precision,
@@ -141,16 +156,66 @@ class Translator:
         translator.file, translator.weights = path, used
         return translator
 
-    def __call__(self, x_BCHW: Tensor, styles_BS: Tensor | None = None) -> Tensor:
-        """Translate images of any height and width, values in [-1, 1].
+    @overload
+    def __call__(self, image: Tensor, styles_BS: Tensor | None = None) -> Tensor: ...
+
+    @overload
+    def __call__(self, image: Any, styles_BS: Tensor | None = None) -> Any: ...
+
+    def __call__(self, image: Any, styles_BS: Tensor | None = None) -> Any:
+        """Translate an image of any height and width, or several; see `translation.given`.
 
         They are padded by reflection to what the network takes and cropped back. Those that
         `resizing` makes smaller are put back as it says.
 
         Args:
-            x_BCHW: on any device.
+            image: a path, a Pillow image, an array [H, W] or [H, W, C], a tensor [C, H, W] or
+                [B, C, H, W] in [-1, 1] on any device, or a list of these.
             styles_BS: for methods whose translations have a style, one for each image.
+
+        Returns:
+            The same kind: tensors in [-1, 1] on the translator's device, arrays and Pillow images
+            in the levels of what was given. For a path a Pillow image, or an array where Pillow has
+            no mode for it. Outputs have the channels of the model.
+
+        Raises:
+            ShapeError: an array or a tensor of another shape.
+            DataError: another kind of thing, or an image that cannot be read or does not fit.
+
+        >>> from patchkin.methods.cut import Cut, CutConfig
+        >>> from patchkin.networks import ResNetConfig
+        >>> translator = Translator(Cut(CutConfig(generator=ResNetConfig(ngf=4, blocks=6))))
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> grey, colour = translator([np.zeros((40, 40)), Image.new("RGB", (40, 50))])
+        >>> grey.shape, grey.dtype, colour.size
+        ((40, 40, 3), dtype('float64'), (40, 50))
         """
+        if isinstance(image, (list, tuple)):
+            if styles_BS is not None and len(styles_BS) != len(image):
+                raise ShapeError(
+                    f"`styles_BS` must have one style for each of {len(image)} images; got "
+                    f"{len(styles_BS)}."
+                )
+            if styles_BS is None:
+                return [self(each) for each in image]
+            return [self(each, s_S[None]) for each, s_S in zip(image, styles_BS, strict=True)]
+        if isinstance(image, Tensor):
+            check_tensor(
+                tuple(image.shape),
+                self.channels[0],
+                is_float=image.is_floating_point(),
+                dtype=image.dtype,
+            )
+            x_BCHW = image if image.ndim == 4 else image[None]
+            y_BCHW = self._of_tensors(x_BCHW, styles_BS).to(image.dtype)
+            return y_BCHW if image.ndim == 4 else y_BCHW[0]
+        given = given_image(image, channels=self.channels[0], value_ranges=self.value_ranges)
+        y_BCHW = self._of_tensors(torch.from_numpy(given.values_CHW)[None], styles_BS)
+        return given.back(y_BCHW[0].cpu().numpy())
+
+    def _of_tensors(self, x_BCHW: Tensor, styles_BS: Tensor | None) -> Tensor:
+        x_BCHW = x_BCHW.to(self._weight_dtype())
         resizing, size = self.resizing, (x_BCHW.shape[-2], x_BCHW.shape[-1])
         if resizing is None or min(size) <= resizing.side:
             return self._at_own_size(x_BCHW, styles_BS)
@@ -170,12 +235,20 @@ class Translator:
             y_BCHW = self._translate(padded.contiguous(memory_format=self._layout), styles_BS)
         return y_BCHW.float()[..., :height, :width]
 
+    def _weight_dtype(self) -> torch.dtype:
+        parameters = self.method.parameters()
+        return next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
+
     @contextmanager
     def _computing(self) -> Iterator[None]:
         autocast = torch.autocast(
             self.device.type, dtype=self.dtype or torch.bfloat16, enabled=self.dtype is not None
         )
-        with translating_mode(self.method), autocast:
+        if self._one_at_a_time is None:  # in evaluation mode since it was made
+            with torch.no_grad(), autocast:
+                yield
+            return
+        with self._one_at_a_time, translating_mode(self.method), autocast:
             yield
 
     def _translate(self, x_BCHW: Tensor, styles_BS: Tensor | None) -> Tensor:

@@ -24,7 +24,10 @@ from patchkin.data.domains.training import (
 from patchkin.data.domains.views import (
     CROP_AREA,
     CROP_RATIO,
+    Images,
+    ImagesInFiles,
     crop_box,
+    domain_image,
     domain_images,
     domain_view,
 )
@@ -38,8 +41,11 @@ __all__ = [
     "DomainDataset",
     "DomainFiles",
     "DomainItem",
+    "Images",
+    "ImagesInFiles",
     "collate_domains",
     "crop_box",
+    "domain_image",
     "domain_images",
     "domain_layout",
     "domain_loader",

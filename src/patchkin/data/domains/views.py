@@ -6,8 +6,10 @@ Shape suffixes: B images, C channels, H and W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -76,13 +78,58 @@ def _cut(pixels: Pixels, left: int, top: int, width: int, height: int) -> Pixels
     return pixels[:, top : top + height, left : left + width]
 
 
+class Images(Protocol):
+    """Images [C, H, W] one at a time: a tensor of them, or files that are read when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImagesInFiles:
+    """`Images` of some files, each read anew as `domain_image`."""
+
+    paths: Sequence[Path]
+    size: int
+    channels: int = 3
+    value_range: ValueRange | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        return domain_image(
+            self.paths[index],
+            size=self.size,
+            channels=self.channels,
+            value_range=self.value_range,
+        )
+
+
+def domain_image(
+    path: Path, *, size: int, channels: int = 3, value_range: ValueRange | None = None
+) -> Tensor:
+    """A whole image as [C, size, size], without crop or flip: StarGAN v2's test view.
+
+    Raises:
+        DataError: if the file cannot be used.
+    """
+    pixels = transformable(read_image(path, channels), value_range)
+    return finished(resized(pixels, size, size, "bilinear"))
+
+
 def domain_images(
     paths: Iterable[Path], *, size: int, channels: int = 3, value_range: ValueRange | None = None
 ) -> Tensor:
-    """Whole images as [B, C, size, size], in order, without crop or flip: StarGAN v2's test view.
+    """Whole images as [B, C, size, size], in order: each as `domain_image`.
 
     Raises:
         DataError: if a file cannot be used.
     """
-    images = (transformable(read_image(path, channels), value_range) for path in paths)
-    return torch.stack([finished(resized(image, size, size, "bilinear")) for image in images])
+    return torch.stack(
+        [
+            domain_image(path, size=size, channels=channels, value_range=value_range)
+            for path in paths
+        ]
+    )

@@ -6,6 +6,8 @@ all layers.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,8 @@ class ImageLayerNorm2d(nn.Module):
     >>> norm(torch.tensor([[[[1.0, 2.0, 3.0]]]])).flatten().round(decimals=3)
     tensor([-1.,  0.,  1.], grad_fn=<RoundBackward1>)
     """
+
+    whole_image: ClassVar[bool] = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()

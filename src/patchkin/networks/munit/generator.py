@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from patchkin.errors import ShapeError
@@ -21,6 +22,7 @@ from patchkin.networks.munit.blocks import (
 )
 from patchkin.networks.munit.config import MunitGeneratorConfig
 from patchkin.networks.normalization import InstanceNorm2d
+from patchkin.randomness import sent
 
 _STYLE_HALVINGS = 4
 _LEAST_STYLED = 2**_STYLE_HALVINGS
@@ -223,10 +225,12 @@ def style_rows(styles_BS: Tensor | None, default_1S: Tensor, x_BCHW: Tensor) -> 
     torch.Size([2, 8])
     """
     styles_BS = default_1S if styles_BS is None else styles_BS
-    num_images, width = len(x_BCHW), default_1S.shape[1]
+    num_images, width = x_BCHW.shape[0], default_1S.shape[1]
+    if torch.compiler.is_compiling():  # a test of sizes would fix them
+        return styles_BS.to(x_BCHW).expand(num_images, width)
     if styles_BS.shape not in ((1, width), (num_images, width)):
         raise ShapeError(
             f"`styles_BS` must hold {width} numbers for each of the {num_images} images; got "
             f"{tuple(styles_BS.shape)}."
         )
-    return styles_BS.to(x_BCHW).expand(num_images, width)
+    return sent(styles_BS, x_BCHW).expand(num_images, width)

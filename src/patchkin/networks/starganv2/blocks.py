@@ -6,6 +6,7 @@ Shape suffixes: B images, C channels, H and W pixels, S numbers of a style.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as nnf
@@ -24,6 +25,8 @@ class AffineInstanceNorm2d(nn.Module):
     torch.Size([1, 2, 2, 4])
     """
 
+    whole_image: ClassVar[bool] = True
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
@@ -41,6 +44,8 @@ class AdaptiveInstanceNorm2d(nn.Module):
     >>> norm(torch.randn(2, 4, 5, 5), torch.zeros(2, 3)).shape
     torch.Size([2, 4, 5, 5])
     """
+
+    whole_image: ClassVar[bool] = True
 
     def __init__(self, channels: int, style_width: int) -> None:
         super().__init__()

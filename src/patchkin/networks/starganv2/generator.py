@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from patchkin.errors import ConfigError, ShapeError
@@ -105,7 +106,11 @@ class StyleGenerator(nn.Module):
         Raises:
             ShapeError: if there is not one style of the right length for each image.
         """
-        if style_BS.shape != (len(encoding_BCHW), self.style_width):
+        fits = torch.compiler.is_compiling() or style_BS.shape == (
+            len(encoding_BCHW),  # which would fix the number of images there
+            self.style_width,
+        )
+        if not fits:
             raise ShapeError(
                 f"`style_BS` must be {(len(encoding_BCHW), self.style_width)}, a style for each "
                 f"image; got {tuple(style_BS.shape)}."

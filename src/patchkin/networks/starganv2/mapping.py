@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from patchkin.networks.starganv2.config import StyleNetworksConfig
 from patchkin.networks.starganv2.domains import of_domain
-from patchkin.randomness import Draws
+from patchkin.randomness import Draws, sent
 
 
 class MappingNetwork(nn.Module):
@@ -54,8 +54,8 @@ class MappingNetwork(nn.Module):
     def random_styles(self, draws: Draws, domain_B: Tensor) -> Tensor:
         """F(z, y) for a random latent z in each domain y, [B, S]."""
         weight = self.shared.get_parameter("0.weight")
-        latent_BL = draws.normal(len(domain_B), self.latent_width).to(weight)
-        return self.forward(latent_BL, domain_B.to(weight.device))
+        latent_BL = sent(draws.normal(len(domain_B), self.latent_width), weight)
+        return self.forward(latent_BL, sent(domain_B, weight.device))
 
 
 def _perceptron(widths: Sequence[int]) -> nn.Sequential:

@@ -12,6 +12,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from patchkin.networks.resampling import binomial_filter
+from patchkin.randomness import sent
 
 _SLOPE = 0.2
 GAIN = math.sqrt(2)
@@ -177,7 +178,7 @@ class Noise(nn.Module):
 
     def forward(self, x_BCHW: Tensor, noise_B1HW: Tensor) -> Tensor:
         """The sum of `x_BCHW` and its noise."""
-        return x_BCHW + self.weight * noise_B1HW.to(x_BCHW)
+        return x_BCHW + self.weight * sent(noise_B1HW, x_BCHW)
 
 
 class StyledConv(nn.Module):

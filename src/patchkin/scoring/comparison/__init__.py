@@ -1,0 +1,1 @@
+"""Runs, models and folders of translations side by side, in one table."""

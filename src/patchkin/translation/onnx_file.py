@@ -1,0 +1,223 @@
+"""An exported model at work in ONNX Runtime. Imports no torch.
+
+Shape suffixes: B images, C channels, H and W pixels, S numbers of a style.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from patchkin.errors import CheckpointError, ConfigError, ShapeError, missing_extra
+from patchkin.images import Array, Ranges
+from patchkin.translation.exported import IMAGE, STYLE, ExportHeader
+
+if TYPE_CHECKING:
+    from patchkin.devices import Device, Precision
+
+ONNX_SUFFIX = ".onnx"
+_PROVIDERS = {
+    "cuda": "CUDAExecutionProvider",
+    "mps": "CoreMLExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+"""Of ONNX Runtime, by the name of a device; in the order in which `auto` takes them."""
+_MEMORY = ("bad allocation", "bad_alloc", "failed to allocate", "out of memory")
+
+
+def providers_of(device: Device, available: list[str]) -> list[str]:
+    """What computes on a device, and the CPU for operators that it lacks.
+
+    Args:
+        device: by name; `auto` takes an accelerator if there is one.
+        available: what this build of ONNX Runtime has.
+
+    Raises:
+        ConfigError: it cannot compute there.
+
+    >>> providers_of("auto", ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    ['CUDAExecutionProvider', 'CPUExecutionProvider']
+    """
+    names = list(_PROVIDERS) if device == "auto" else [device]
+    found = next((_PROVIDERS[name] for name in names if _PROVIDERS[name] in available), None)
+    if found is None:
+        package = " (the package onnxruntime-gpu has)" if device == "cuda" else ""
+        raise ConfigError(
+            f"--device {device}: this ONNX Runtime has no {_PROVIDERS[device]}{package}. "
+            "Use --device cpu."
+        )
+    return list(dict.fromkeys([found, _PROVIDERS["cpu"]]))
+
+
+class OnnxTranslator:
+    """A model that `patchkin export` wrote; takes images of any size, as `Translator` does."""
+
+    precision: Precision = "32-true"
+    resizing = None
+
+    def __init__(
+        self, content: bytes | Path, *, device: Device = "auto", threads: int | None = None
+    ) -> None:
+        """From a file, or what would be in one.
+
+        Args:
+            content: the file, or its bytes.
+            device: where to compute.
+            threads: of a CPU; one for each core unless given.
+
+        Raises:
+            CheckpointError: it is no ONNX model, none of patchkin's, or contradicts itself.
+            ConfigError: the device is not there, or ONNX Runtime is not.
+        """
+        self.file = content if isinstance(content, Path) else None
+        name = self.file or "the exported model"
+        self._session = _opened(content, name, device=device, threads=threads)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.header = ExportHeader.from_metadata(metadata, name)
+        _check_graph(self._session, self.header, name)
+        self._from_zero = self.header.range == "0..1"
+
+    @property
+    def method_name(self) -> str:
+        """Of the method that it was trained with."""
+        return self.header.method
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Of the images it takes, and of those it gives."""
+        return self.header.channels
+
+    @property
+    def value_ranges(self) -> Ranges:
+        """Of the images it takes, and of those it gives, in files of more than 8 bits."""
+        return self.header.ranges
+
+    @property
+    def direction(self) -> Literal["AtoB", "BtoA"]:
+        """Of its translations."""
+        return self.header.direction
+
+    @property
+    def weights(self) -> str:
+        """Averaged or live."""
+        return self.header.weights
+
+    @property
+    def step(self) -> int | None:
+        """Of its training."""
+        return self.header.step
+
+    @property
+    def training_size(self) -> tuple[int, int]:
+        """Width and height that a whole image had in training."""
+        return self.header.training_size
+
+    def arrays(self, x_BCHW: Array, styles_BS: Array | None = None) -> Array:
+        """Translate images of any height and width, values in [-1, 1].
+
+        Args:
+            x_BCHW: images.
+            styles_BS: for models whose translations have a style, one for each image; the usual
+                one of the first domain unless given.
+
+        Raises:
+            MemoryError: there is not enough.
+            ShapeError: other channels than the model takes.
+        """
+        channels, height, width = x_BCHW.shape[1:]
+        if channels != self.channels[0]:
+            raise ShapeError(f"The model takes {self.channels[0]} channels; got {channels}.")
+        feed: dict[str, Array] = {IMAGE: np.ascontiguousarray(self._padded(x_BCHW), np.float32)}
+        if self._from_zero:
+            feed[IMAGE] = (feed[IMAGE] + np.float32(1)) / np.float32(2)
+        if self.header.styles:
+            feed[STYLE] = self._styles(styles_BS, len(x_BCHW))
+        y_BCHW: Array = self._run(feed)[..., :height, :width]
+        return y_BCHW * 2 - 1 if self._from_zero else y_BCHW
+
+    def _styles(self, styles_BS: Array | None, count: int) -> Array:
+        if styles_BS is None:
+            styles_BS = np.asarray([self.header.styles[0].numbers])
+        width = len(self.header.styles[0].numbers)
+        return np.ascontiguousarray(np.broadcast_to(styles_BS, (count, width)), np.float32)
+
+    def _padded(self, x_BCHW: Array) -> Array:
+        """At the bottom and right, where a side is shorter than the graph takes."""
+        for axis in (-1, -2):
+            if x_BCHW.shape[axis] < self.header.minimum:
+                x_BCHW = _lengthened(
+                    x_BCHW, axis, multiple=self.header.multiple, minimum=self.header.minimum
+                )
+        return x_BCHW
+
+    def _run(self, feed: dict[str, Array]) -> Array:
+        try:
+            y_BCHW: Array = self._session.run(None, feed)[0]
+        except Exception as error:  # the exceptions of ONNX Runtime have no base of their own
+            if any(words in str(error).lower() for words in _MEMORY):
+                raise MemoryError from error
+            raise
+        return y_BCHW
+
+
+def _lengthened(x_BCHW: Array, axis: int, *, multiple: int, minimum: int) -> Array:
+    """As `translator.pad_to` for one axis: by reflection, or where that does not reach the border.
+
+    >>> _lengthened(np.arange(3.0), -1, multiple=4, minimum=4)
+    array([0., 1., 2., 1.])
+    >>> _lengthened(np.arange(2.0), -1, multiple=4, minimum=4)
+    array([0., 1., 1., 1.])
+    """
+    length = x_BCHW.shape[axis]
+    target = max(-(-length // multiple), -(-minimum // multiple)) * multiple
+    place = np.arange(target)
+    beyond = 2 * length - 2 - place if target - length < length else length - 1
+    return np.take(x_BCHW, np.where(place < length, place, beyond), axis=axis)
+
+
+def _opened(content: bytes | Path, name: Path | str, *, device: Device, threads: int | None) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        message = missing_extra("An ONNX model", package="onnxruntime", extra="onnx-runtime")
+        raise ConfigError(message) from error
+    try:
+        graph = content.read_bytes() if isinstance(content, Path) else content
+    except OSError as error:
+        raise CheckpointError(f"`{name}` cannot be read: {error.strerror or error}.") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or _cores()
+    providers = providers_of(device, onnxruntime.get_available_providers())
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=providers)
+    except Exception as error:  # as above: no base of their own
+        if any(words in str(error).lower() for words in _MEMORY):
+            raise CheckpointError(f"Opening `{name}` needs more memory.") from error
+        told = str(error).strip().partition("\n")[0][:200].rstrip(".")
+        raise CheckpointError(f"`{name}` is no ONNX model that can be run: {told}.") from error
+
+
+def _cores() -> int:
+    """That this process may use; `OMP_NUM_THREADS` says fewer, as it does to torch."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _check_graph(session: Any, header: ExportHeader, name: Path | str) -> None:
+    """Raise `CheckpointError` where a graph is not what its metadata says."""
+    wanted = {IMAGE: (4, header.channels[0])}
+    if header.styles:
+        wanted[STYLE] = (2, len(header.styles[0].numbers))
+    found = {entry.name: (len(entry.shape), entry.shape[1]) for entry in session.get_inputs()}
+    if found != wanted:
+        raise CheckpointError(
+            f"`{name}` contradicts itself: its metadata promises the inputs {wanted}, and its "
+            f"graph has {found} (number of axes, channels)."
+        )
