@@ -1,4 +1,4 @@
-"""The built site: no link of it is dead, nothing is fetched from elsewhere, and a browser shows it."""
+"""The built site: no link is dead, nothing comes from elsewhere, and a browser shows it."""
 
 from __future__ import annotations
 
