@@ -67,6 +67,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     for place in range(0, len(parts), 2):  # the odd ones are blocks of code
         parts[place] = IN_REFERENCE.sub(followed, IN_TEXT.sub(followed, parts[place]))
         parts[place] = METHOD.sub(lambda match: about(match[1]), parts[place])
+        parts[place] = parts[place].replace("<!-- released flags -->", released_flags())
     return "".join(parts)
 
 
@@ -145,3 +146,30 @@ def _about(row: dict[str, object]) -> Iterator[str]:
     presets = row["presets"]
     assert isinstance(presets, dict)
     yield from (f"| `{preset}` | {summary} |" for preset, summary in presets.items())
+
+
+@cache
+def released_flags() -> str:
+    """Every flag of the released CUT and CycleGAN with ours, as the command line answers."""
+    from patchkin.cli import released_flags as released
+
+    told = {
+        "--netG": "resnet_9blocks",
+        "--netD": "pixel",
+        "--gpu_ids": "0,1",
+        "--nce_idt": "false",
+        "--flip_equivariance": "true",
+        "--nce_layers": "0,4,8,12,16",
+        "--gan_mode": "lsgan",
+    }
+    rows = ["| there | here |", "|---|---|"]
+    for flag, translated in released._WITH_VALUE.items():
+        value = told.get(flag, "V")
+        rows.append(f"| `{flag} {value}` | `{' '.join(translated(value)) or 'nothing'}` |")
+    for flag, ours in released._ALONE.items():
+        rows.append(f"| `{flag}` | `{' '.join(ours)}` |")
+    rows.append(
+        "| `--n_epochs 200 --n_epochs_decay 200` | `--epochs 400 --schedule.decay-fraction 0.5` |"
+    )
+    needless = ", ".join(f"`{flag}`" for flag in released._NEEDLESS)
+    return "\n".join(rows) + f"\n\nWithout a counterpart, and not needed: {needless}."

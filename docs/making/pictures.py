@@ -34,6 +34,11 @@ def within(image: Image.Image, width: int) -> Image.Image:
     return image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
 
 
+def upper(image: Image.Image, share: float) -> Image.Image:
+    """The upper part of a picture."""
+    return image.crop((0, 0, image.width, round(image.height * share)))
+
+
 def save(image: Image.Image, path: Path) -> None:
     """With as many colours as `MOST_BYTES` allow."""
     for colours in (256, 128, 64, 32, 16):
@@ -53,9 +58,9 @@ def main(run: Path, toy: Path, folder: Path) -> None:
     save(grid([inputs, outputs]), folder / "start-translated.png")
     previews = sorted((run / "previews").glob("step_*.png"))
     for path, name in ((previews[0], "0"), (previews[-1], "last")):
-        save(within(Image.open(path), 720), folder / f"start-preview-{name}.png")
+        save(upper(Image.open(path), 0.52), folder / f"start-preview-{name}.png")
     inspection = next(iter(sorted((run / "inspection").glob("*.png"))))
-    save(within(Image.open(inspection), 800), folder / "start-inspection.png")
+    save(upper(within(Image.open(inspection), 760), 0.62), folder / "start-inspection.png")
     report(run / "report.html", folder / "report.png")
 
 
@@ -71,7 +76,9 @@ def report(page: Path, target: Path) -> None:
         tab = browser.new_page(viewport={"width": 1000, "height": 900})
         tab.goto(page.absolute().as_uri())
         shot = target.with_suffix(".part.png")
-        tab.screenshot(path=str(shot))
+        heading = tab.locator("h2", has_text="Validation scores").bounding_box()
+        area = {"x": 0, "y": heading["y"] - 10, "width": 1000, "height": 900}
+        tab.screenshot(path=str(shot), clip=area, full_page=True)
         browser.close()
     save(within(Image.open(shot), 800), target)
     shot.unlink()
