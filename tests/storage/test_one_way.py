@@ -20,7 +20,11 @@ KNOWN = {
     "data/cache/store.py": ["part.open"],  # within new_file
     "data/download.py": ["part.open"],  # a download goes on
     "export/graph.py": ["torch.export.save"],  # into memory
-    "images/deep.py": ["path.write_bytes", "path.write_bytes", "file.save"],  # within new_file, as all of images
+    "images/deep.py": [
+        "path.write_bytes",
+        "path.write_bytes",
+        "file.save",
+    ],  # within new_file, as all of images
     "images/png16.py": ["path.write_bytes"],
     "images/pnm.py": ["path.write_bytes"],
     "images/saving.py": ["images.save"],
