@@ -36,7 +36,7 @@ def verbs_that_only_read():
             verb = importlib.import_module(module.name)
             if getattr(verb, "parse", None) is real.parse and verb is not real:
                 patched.setattr(verb, "parse", read)
-        patched.setattr(training, "_saved_config", lambda arguments: None)  # no run is there
+        patched.setattr(training, "saved_config", lambda arguments: None)  # no run is there
         yield
 
 
