@@ -17,9 +17,11 @@ OF_OTHERS = {
     *("--shm-size", "--gpus"),  # Docker
     *("--sizes", "--batches", "--patches", "--precisions"),  # benchmarks/scaling/run.py
     *("--rows", "--list"),  # benchmarks/toy/stability.py
+    *("--user", "--no-deps"),  # pip and docker
+    *("--method.field-name", "--method.colour-weight"),  # stand for any field; of an example
 }
 """Flags of other programs that the text speaks of."""
-OF_RELEASED = {"docs/coming-from.md"}
+OF_RELEASED = {"docs/coming-from.md", "docs/walks.md"}
 """Pages that tell the flags of other projects."""
 
 
