@@ -57,7 +57,7 @@ def complaint(arguments: list[str]) -> str | None:
 def flags() -> frozenset[str]:
     """All options of all verbs and all methods."""
     parts = {"data": ("download", "check", "toy"), "compress": ()}
-    parts["compress"] = ("distill", "search", "export", "cost")
+    parts["compress"] = ("distill", "distill --preset online", "search", "export", "cost")
     parts["train"] = tuple(METHODS)
     found = {"--help", "--version"}
     for verb in VERBS:
