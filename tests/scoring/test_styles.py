@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 import weakref
@@ -176,11 +175,7 @@ def test_images_are_read_scored_and_forgotten_one_after_another(translator, root
         most[what] = max(most[what], len(living))
         return thing
 
-    def making(*arguments):
-        gc.collect()
-        return counted("made", made(*arguments))
-
-    monkeypatch.setattr(tasks, "Made", making)
+    monkeypatch.setattr(tasks, "Made", lambda *arguments: counted("made", made(*arguments)))
     evaluated(translator, root, samples=2)
     assert most == {"made": 2}
     living.clear()
