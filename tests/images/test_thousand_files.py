@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import imagecodecs
 import numpy as np
-import PIL
 import pytest
 import tifffile
 from PIL import Image, ImageOps
@@ -191,8 +190,8 @@ def _pillow_files() -> Iterator[Case]:
             yield Case(name, content, pixels)
     for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "group4", "group3"):
         for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
-            if mode == "YCbCr" and PIL.__version__.startswith("11."):
-                continue  # Pillow 11.3 ends the process when it writes these
+            if compression == "jpeg" and mode in ("1", "P"):
+                continue  # Pillow 11.3 ends the process when it is asked for this
             try:
                 content = _saved(base.convert(mode), "TIFF", compression=compression)
             except (OSError, KeyError, ValueError):
