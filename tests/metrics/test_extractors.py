@@ -29,7 +29,7 @@ def fidelity(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "load_state_dict_from_url", lambda *args, **options: {})
         patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda *args: None)
-        network = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+        network = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).eval()
     torch.manual_seed(1)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):

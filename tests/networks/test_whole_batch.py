@@ -102,3 +102,21 @@ def test_dropout_that_drops_nothing_draws_nothing():
     x = torch.randn(2, 3)
     assert torch.equal(layer(x), x)
     torch.testing.assert_close(Dropout(0.5).eval()(x), x, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("default")  # the compiler looks at gradients of what has none
+@pytest.mark.parametrize("layer", [BatchNorm2d(3), Dropout(0.3)], ids=["norm", "dropout"])
+def test_a_compiler_leaves_out_what_calls_on_others(layer):
+    processes = TwoAlike(seed=7)
+    join(layer, processes)
+    x = torch.randn(4, 3, 6, 5)
+
+    def network(x):
+        return layer(x * 2) + 1
+
+    torch.manual_seed(0)
+    expected = network(x)
+    compiled = torch.compile(network, backend="eager")
+    torch.manual_seed(0)
+    assert torch.equal(compiled(x), expected)
+    torch.compiler.reset()

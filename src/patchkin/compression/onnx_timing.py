@@ -8,6 +8,8 @@ Shape suffixes: B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +57,8 @@ def onnx_graph(network: nn.Module, x_BCHW: Tensor) -> bytes:
     """
     _check_installed()
     try:
-        program: Any = torch.onnx.export(network, (x_BCHW,), dynamo=True, verbose=False)
+        with contextlib.redirect_stdout(sys.stderr):  # onnxscript 0.5.3 tells what it rewrote
+            program: Any = torch.onnx.export(network, (x_BCHW,), dynamo=True, verbose=False)
     except torch.onnx.errors.OnnxExporterError as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"This network cannot be written as ONNX: {reason}") from error

@@ -11,6 +11,7 @@ Shape suffixes: B images of this process, C channels; more axes may follow.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -51,8 +52,7 @@ class BatchNorm1d(nn.BatchNorm1d):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise over rows: [B, C]."""
         if self.training and self.processes is not None:
-            y: Tensor = _normalized(self, input, self.processes)
-            return y
+            return _uncompiled(_normalized)(self, input, self.processes)
         return super().forward(input)
 
 
@@ -64,8 +64,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise over images and pixels: [B, C, H, W]."""
         if self.training and self.processes is not None:
-            y: Tensor = _normalized(self, input, self.processes)
-            return y
+            return _uncompiled(_normalized)(self, input, self.processes)
         return super().forward(input)
 
 
@@ -77,8 +76,7 @@ class Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         """Drop a share `p` of the values while training: [B, ...]."""
         if self.training and self.p > 0 and self.processes is not None:
-            y: Tensor = input * _kept(input, self.p, self.processes)
-            return y
+            return input * _uncompiled(_kept)(input, self.p, self.processes)
         return super().forward(input)
 
 
@@ -115,7 +113,17 @@ def alone(network: nn.Module) -> list[str]:
     return words
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _uncompiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Compilers leave it out: it calls on other processes, or sets generators.
+
+    Decorated once and for all, it would import the compiler: 1 s and 240 MB in every process.
+    """
+    if not torch.compiler.is_compiling():
+        return function
+    outside: Callable[..., Tensor] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return outside
+
+
 def _normalized(layer: BatchNorm1d | BatchNorm2d, x_BC: Tensor, processes: Processes) -> Tensor:
     """Mean and variance in two sums over processes: squares of numbers that are centred already."""
     axes = [0, *range(2, x_BC.ndim)]
@@ -148,7 +156,6 @@ def _remember(layer: BatchNorm1d | BatchNorm2d, mean_C: Tensor, unbiased_C: Tens
     layer.running_var.lerp_(unbiased_C.to(layer.running_var.dtype), layer.momentum)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _kept(x_B: Tensor, p: float, processes: Processes) -> Tensor:
     """0 or 1 / (1 - p) for each value: the rows here of what one process would draw for all.
 
