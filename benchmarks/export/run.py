@@ -101,7 +101,8 @@ def _apart(wide: Path, small: Path, images: list[np.ndarray]) -> str:
 def _tell_speed(
     name: str, model: Path, files: dict[str, Path], options: argparse.Namespace
 ) -> None:
-    print(f"| {name} generator: times as fast as {BASE} | " + " | ".join(map(str, options.sizes)))
+    sizes = " | ".join(f"{size} pixels" for size in options.sizes)
+    print(f"| {name} generator: times as fast as {BASE} | {sizes} |")
     print("|---|" + "---|" * len(options.sizes))
     rows: dict[str, list[float]] = {}
     for size in options.sizes:

@@ -18,6 +18,7 @@ from patchkin.export import writing
 from patchkin.export.writing import ExportSettings, export_model
 from patchkin.translation.exported import ExportHeader
 from patchkin.translation.onnx_file import OnnxTranslator, providers_of
+from patchkin.translation.tiles import Tiles
 from patchkin.translation.translator import Translator
 
 
@@ -225,6 +226,29 @@ def test_an_image_that_needs_more_memory_is_one_line(tmp_path, exported, capsys,
     assert told[0].startswith("1 translated")
     assert told[1].endswith("translating it needs more memory.")
     assert (tmp_path / "out" / "b.png").is_file()
+
+
+@pytest.mark.parametrize("kind", ["file", "model"])
+def test_large_images_are_translated_in_parts(tmp_path, loud, exported, capsys, kind):
+    levels = np.random.default_rng(0).integers(0, 256, (70, 45, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    model = exported if kind == "file" else loud
+    command = ["translate", str(model), str(tmp_path / "a.png"), "-o", str(tmp_path / "out")]
+    assert main([*command, "--tile", "32", "--overlap", "8"]) == 0
+    assert "norms take statistics over the image" in capsys.readouterr().err
+    x_BCHW = levels.transpose(2, 0, 1)[None].astype(np.float32) / 127.5 - 1
+    expected_BCHW = np.zeros_like(x_BCHW)
+    translator = Translator.load(loud, device="cpu")
+    for rows, columns, weight_HW in Tiles(side=32, overlap=8).over(70, 45):
+        part_BCHW = translator(torch.from_numpy(x_BCHW[..., rows, columns]))
+        expected_BCHW[..., rows, columns] += part_BCHW.numpy() * weight_HW
+    expected_HWC = ((expected_BCHW[0].transpose(1, 2, 0) + 1) * 127.5).round()
+    got_HWC = levels_of(tmp_path / "out" / "a.png").astype(int)
+    assert np.abs(got_HWC - expected_HWC).max() <= 1
+    assert main(command) == 0  # whole, and therefore made anew
+    assert "1 made with other options" in capsys.readouterr().err
+    assert "leave out --tile" in said(capsys, *command, "--tile", 32, "--resize", 32)
+    assert "from 0 to half of --tile, 16" in said(capsys, *command, "--tile", 32, "--overlap", 17)
 
 
 def test_providers():
