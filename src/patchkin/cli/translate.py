@@ -40,6 +40,7 @@ from patchkin.translation.saving import Saving
 from patchkin.translation.scale import scale_warning
 from patchkin.translation.stale import in_words, maker_of, own_target, sort_jobs
 from patchkin.translation.style_files import Style, domain_label, domain_of, styled_jobs
+from patchkin.translation.tiles import TiledTranslator, Tiles
 
 if TYPE_CHECKING:
     from patchkin.method import Method
@@ -74,6 +75,10 @@ class TranslateOptions:
     for images much larger than those that the model was trained on."""
     enlarge: Enlarging = "joint"
     """How: `joint` takes detail from the input, `plain` does not."""
+    tile: int | None = None
+    """Translate larger images in parts of so many pixels a side: memory is that of a part."""
+    overlap: int = 64
+    """Pixels that neighbouring parts share, and fade into each other over."""
     pages: Literal["each", "first"] = "each"
     """Of files that have several (stacks, animations): translate each, into the same kind of file,
     or the first."""
@@ -138,6 +143,7 @@ def run(arguments: Sequence[str], methods: Methods) -> int:
     if options.processes < 1:
         raise ConfigError(f"`--processes` must be at least 1; got {options.processes}.")
     _resizing(options)
+    _tiles(options)
     _saving(options)
     check_output(options.output)
     if options.grid is not None:
@@ -188,15 +194,18 @@ def _translate(
         place = local_number() * options.processes + number - 1
         take_accelerator(options.device, place, options.precision)
     translator = _load(options, methods)
-    planned = _plan(options)
+    tiles, planned = _tiles(options), _plan(options)
+    tiled = None if tiles is None else TiledTranslator(translator, tiles)
     if shard.number == number == 1:
         sources = [job.source for job in planned.jobs]
-        for line in (*planned.notes, scale_warning(translator, sources)):
+        tiled_warning = "" if tiled is None else tiled.warning
+        for line in (*planned.notes, scale_warning(translator, sources), tiled_warning):
             tell(line)
     chosen = _styles(options, translator)
     mine = shard.divided(number, options.processes)
     saving = _saving(options)
-    maker = maker_of(translator, options.model, **saving.options())
+    cut = {} if tiles is None else {"tile": tiles.side, "overlap": tiles.overlap}
+    maker = maker_of(translator, options.model, **saving.options(), **cut)
     recorder = Recorder(maker, part=f"{mine.number}of{mine.count}")
     jobs, block = planned.jobs, options.batch_size
     targets_of: Callable[[Job], Sequence[Path]] = own_target
@@ -228,7 +237,7 @@ def _translate(
         )
     else:
         outcome = translate_files(
-            translator,
+            tiled or translator,
             share.todo,
             saving=saving,
             recorder=recorder,
@@ -248,6 +257,19 @@ def _resizing(options: TranslateOptions) -> Resizing | None:
     if options.resize is None:
         return None
     return Resizing(side=options.resize, enlarging=options.enlarge)
+
+
+def _tiles(options: TranslateOptions) -> Tiles | None:
+    """Of large images.
+
+    Raises:
+        ConfigError: another option keeps them whole.
+    """
+    if options.tile is None:
+        return None
+    if options.resize is not None or options.interpolate:
+        raise ConfigError("--resize and --interpolate keep images whole; leave out --tile.")
+    return Tiles(side=options.tile, overlap=options.overlap)
 
 
 def _saving(options: TranslateOptions) -> Saving:

@@ -115,7 +115,7 @@ def export_model(
         found = _checked(model.SerializeToString(), cases, "float32")
         if settings.numbers != "float32":
             model, found, faster = _smaller(model, header, translator, settings, cases)
-        header = replace(header, difference=(found.mean, found.largest))
+        header = replace(header, numbers=settings.numbers, difference=(found.mean, found.largest))
         with_metadata(model, header.to_metadata())
         content = model.SerializeToString()
     else:

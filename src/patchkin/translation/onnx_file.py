@@ -117,6 +117,11 @@ class OnnxTranslator:
         return self.header.training_size
 
     @property
+    def tiling(self) -> Literal["supported", "discouraged", "internal"]:
+        """Whether the parts of an image may be translated apart; see `Method.tiling`."""
+        return self.header.tiling
+
+    @property
     def has_styles(self) -> bool:
         """Whether its translations have a style."""
         return bool(self.header.styles)

@@ -240,6 +240,11 @@ class Translator:
         return self.method.name
 
     @property
+    def tiling(self) -> Literal["supported", "discouraged", "internal"]:
+        """Whether the parts of an image may be translated apart; see `Method.tiling`."""
+        return self.method.tiling
+
+    @property
     def has_styles(self) -> bool:
         """Whether its translations have a style."""
         return isinstance(self.method, StyledMethod)
