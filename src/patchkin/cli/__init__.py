@@ -26,6 +26,7 @@ VERBS = {
     "compare": "one table and one page over runs",
     "inspect": "what a patch relates to, in the input and in the output",
     "import-weights": "checkpoints of upstream projects into a patchkin model",
+    "push": "a model and its card to the Hugging Face Hub",
     "compress": "a small model from a trained one: distill, search, export",
     "data": "download a public set, check a folder, write the toy set",
     "bench": "speed of training and translation against this machine's peak",
