@@ -26,6 +26,7 @@ VERBS = {
     "compare": "one table of runs, models and folders: text, CSV, LaTeX, JSON, page",
     "inspect": "what a patch relates to, in the input and in the output",
     "import-weights": "checkpoints of upstream projects into a patchkin model",
+    "push": "a model and its card to the Hugging Face Hub",
     "compress": "a small model from a trained one: distill, search, export",
     "export": "a model as ONNX, for other programs and for machines without torch",
     "data": "download a public set, check a folder, write the toy set",

@@ -16,6 +16,7 @@ from patchkin.data.layouts import TOY
 from patchkin.errors import ConfigError, nearest
 from patchkin.method import Method, Preset
 from patchkin.schedules import ScheduleConfig
+from patchkin.storage.hub import hub_name
 from patchkin.training import TrainingConfig
 
 C = TypeVar("C")
@@ -90,7 +91,8 @@ def from_anywhere(config: RunConfig[Any]) -> RunConfig[Any]:
     if training.score_weights is not None:
         training = replace(training, score_weights=Path(_absolute(training.score_weights)))
     start = training.start_from
-    if start is not None and (Path(start).exists() or Path(start).name != start):  # else a name
+    is_path = start is not None and (Path(start).exists() or Path(start).name != start)
+    if start is not None and is_path and hub_name(start) is None:  # else a name
         training = replace(training, start_from=_absolute(start))
     return replace(config, data=data, training=training)
 

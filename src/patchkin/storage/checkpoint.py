@@ -37,6 +37,7 @@ from patchkin.storage.atomic import (
     write_text,
 )
 from patchkin.storage.headers import checked_header
+from patchkin.storage.hub import fetch_model, hub_name
 from patchkin.storage.names import current_names, with_pool_sizes
 from patchkin.storage.shipped import find_shipped, named_so
 from patchkin.storage.tensor_files import TensorFile, open_tensors
@@ -260,12 +261,15 @@ def find_model(path: Path, *, which: str = "last") -> Path:
 
     Args:
         path: `runs/x`, `runs/x/checkpoints/step_00001000`, a `.safetensors` file, or if nothing of
-            this name is there the name of a shipped model.
+            this name is there the name of a shipped model; or `hf:OWNER/NAME` (`storage.hub`).
         which: `last` or `best`, for a run folder.
 
     Raises:
         CheckpointError: nothing of the kind is there.
     """
+    on_hub = hub_name(path)
+    if on_hub is not None:
+        return fetch_model(on_hub)
     if path.is_file():
         return path
     if not path.exists():

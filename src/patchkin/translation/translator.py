@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,9 +22,11 @@ from patchkin.methods import known_methods
 from patchkin.networks.cpu.layout import lay_out
 from patchkin.randomness import Draws
 from patchkin.storage.checkpoint import ModelHeader, find_model, open_model
+from patchkin.storage.hub import PREFIX, push_folder
 from patchkin.translation.enlarging import enlarged, jointly_enlarged, reduced
 from patchkin.translation.given import check_tensor, given_image
 from patchkin.translation.loading import load_method
+from patchkin.translation.pretrained import save_pretrained
 from patchkin.translation.resizing import Resizing
 from patchkin.translation.scale import training_size
 
@@ -157,6 +160,61 @@ class Translator:
         )
         translator.file, translator.weights = path, used
         return translator
+
+    # The Hub
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, **options: Any
+    ) -> Translator:
+        """A translator from the Hugging Face Hub (`patchkin[hub]`), or from a folder.
+
+        Args:
+            name: OWNER/NAME, or a folder of `save_pretrained`.
+            revision: branch, tag or commit; the newest unless given.
+            options: of `load`.
+
+        Raises:
+            DownloadError: there is no such model, or no network.
+            CheckpointError: it is no model of patchkin.
+        """
+        if Path(name).is_dir():
+            return cls.load(name, **options)
+        at = f"@{revision}" if revision else ""
+        return cls.load(f"{PREFIX}{name}{at}", **options)
+
+    def save_pretrained(
+        self, folder: Path | str, *, card: str | None = None, pictures: Mapping[str, Path] = {}
+    ) -> None:
+        """Write a model file of the networks that translate, and a model card.
+
+        Args:
+            folder: made if it is not there.
+            card: README.md; a short one unless given.
+            pictures: name in the folder -> file.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        save_pretrained(self.method, self.header, Path(folder), card=card, pictures=pictures)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        card: str | None = None,
+        pictures: Mapping[str, Path] = {},
+        private: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """Put what `save_pretrained` writes on the Hub, in one commit; returns where it is.
+
+        Raises:
+            DownloadError: it is refused, or there is no network.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, card=card, pictures=pictures)
+            return push_folder(Path(folder), name, private=private, token=token)
 
     @overload
     def __call__(self, image: Tensor, styles_BS: Tensor | None = None) -> Tensor: ...
