@@ -66,6 +66,10 @@ class FixedDraws:
         """The next uniform numbers."""
         return self.uniform(num_images, *shape)
 
+    def order_rows(self, num_images: int, length: int) -> Tensor:
+        """The next places, for each image."""
+        return torch.stack([self.places(length, length) for _ in range(num_images)])
+
 
 def one_process(device: str, precision: str = "32-true") -> Fabric:
     """One process on a device."""

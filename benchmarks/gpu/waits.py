@@ -12,11 +12,10 @@ import argparse
 
 from card import CARD, card, moved_to_card
 from methods.test_contract import VARIANTS, batch_for, build, training_size
-from training.test_devices import FIRST, CardFabric
-
 from patchkin.method import Progress
 from patchkin.randomness import SeededDraws
 from patchkin.training import Updater
+from training.test_devices import FIRST, CardFabric
 
 
 def waits_of(variant: str) -> dict[str, int]:

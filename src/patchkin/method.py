@@ -81,15 +81,18 @@ class Update(Protocol):
 Part = TypeVar("Part", bound=Sized)
 
 
-def in_parts(terms: Callable[[Part], Terms], parts: Sequence[Part]) -> list[Callable[[], Terms]]:
+def in_parts(
+    terms: Callable[..., Terms], parts: Sequence[Part], *beside: Sequence[Any]
+) -> list[Callable[[], Terms]]:
     """The losses of the parts of a batch, for `Update`: their sum is the loss of the whole.
 
     Exact where every term is a mean over images, as without batch norm and without comparing the
     images of a batch.
 
     Args:
-        terms: of a part, weights included.
+        terms: of a part and what belongs to it of each of `beside`, weights included.
         parts: with their numbers of images as lengths.
+        beside: more for each part, such as draws for its images.
 
     >>> losses = in_parts(lambda part: {"mean": torch.tensor(part).mean()}, [[1.0, 2.0], [6.0]])
     >>> sum(loss()["mean"] for loss in losses)
@@ -97,10 +100,10 @@ def in_parts(terms: Callable[[Part], Terms], parts: Sequence[Part]) -> list[Call
     """
     total = sum(len(part) for part in parts)
 
-    def weighted(part: Part) -> Terms:
-        return {name: term * (len(part) / total) for name, term in terms(part).items()}
+    def weighted(part: Part, *others: Any) -> Terms:
+        return {name: term * (len(part) / total) for name, term in terms(part, *others).items()}
 
-    return [partial(weighted, part) for part in parts]
+    return [partial(weighted, *row) for row in zip(parts, *beside, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

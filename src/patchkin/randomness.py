@@ -85,6 +85,13 @@ class Draws(Protocol):
         """
         ...
 
+    def order_rows(self, num_images: int, length: int) -> Tensor:
+        """An order of 0, ..., length - 1 for each image of this process, [num_images, length].
+
+        They are this process's rows of those drawn for the whole batch.
+        """
+        ...
+
 
 class SeededDraws:
     """`Draws` from a generator that belongs to one step."""
@@ -150,6 +157,17 @@ class SeededDraws:
         True
         """
         return self._own_rows(self.uniform(self._world_size * num_images, *shape))
+
+    def order_rows(self, num_images: int, length: int) -> Tensor:
+        """See `Draws.order_rows`.
+
+        >>> whole = SeededDraws(0, 0).order_rows(4, 3)
+        >>> second = SeededDraws(0, 0, rank=1, world_size=2).order_rows(2, 3)
+        >>> torch.equal(second, whole[1::2]), whole.sort().values[3]
+        (True, tensor([0, 1, 2]))
+        """
+        orders = [self.places(length, length) for _ in range(self._world_size * num_images)]
+        return self._own_rows(torch.stack(orders))
 
     def _own_rows(self, rows: Tensor) -> Tensor:
         return rows[self._rank :: self._world_size]  # processes take turns in the batch

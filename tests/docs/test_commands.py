@@ -20,6 +20,8 @@ OF_OTHERS = {
     *("--method.field-name", "--method.colour-weight"),  # made up, and of an example
     *("--sizes", "--batches", "--patches", "--precisions"),  # benchmarks/scaling/run.py
     *("--rows", "--list"),  # benchmarks/toy/stability.py
+    *("--user", "--no-deps"),  # pip and docker
+    *("--method.field-name", "--method.colour-weight"),  # stand for any field; of an example
 }
 """Flags of other programs that the text speaks of."""
 OF_RELEASED = {"docs/coming-from.md", "docs/walks.md"}

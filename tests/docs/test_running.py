@@ -23,7 +23,6 @@ from patchkin.cli import train as training
 
 NOT_RUN = {
     "100000_nets_ema.ckpt": "half a gigabyte; tests/upstream reads files of this form",
-    "pytorch-fid": "its extractor is downloaded; tests/metrics has its numbers",
     "#!/bin/bash": "a script for Slurm",
     "--devices 1 --batch-size 2": "continues a run of two processes; tests/training",
     "--protocol --samples 4": "LPIPS needs downloaded weights; tests/scoring/test_styles.py",

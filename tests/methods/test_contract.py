@@ -551,6 +551,9 @@ class SameForAll(SeededDraws):
     def uniform_rows(self, num_images, *shape):
         return self.uniform(1, *shape).expand(num_images, *shape)
 
+    def order_rows(self, num_images, length):
+        return self.places(length, length).expand(num_images, length)
+
 
 def test_a_step_moves_the_named_networks_and_no_others(variant):
     method = prepared(build(variant))

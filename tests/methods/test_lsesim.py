@@ -57,13 +57,21 @@ def test_the_selector_needs_images_of_one_size():
         step(method, batch)
 
 
-def test_colours_change_alike_for_all_images_and_within_bounds():
-    x = torch.rand(3, 3, 6, 5) * 2 - 1
-    y = ColourChange.drawn(SeededDraws(0, 0))(x)
+def test_every_image_has_colours_of_its_own_within_bounds():
+    x = (torch.rand(1, 3, 6, 5) * 2 - 1).repeat(3, 1, 1, 1)
+    change = ColourChange.drawn(SeededDraws(0, 0), 3)
+    y = change(x)
     assert y.min() >= -1
     assert y.max() <= 1
-    assert (y - x).abs().mean() > 0.01
-    torch.testing.assert_close(ColourChange.drawn(SeededDraws(0, 0))(x[1:2]), y[1:2])
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert (y[i] - y[j]).abs().mean() > 0.01
+        assert change.shifts[i] != change.shifts[j]
+    for image, of_one in enumerate(change.split(1)):
+        assert torch.equal(of_one(x[:1])[0], y[image])
+        alone = ColourChange.drawn(SeededDraws(0, 0, rank=image, world_size=3), 1)
+        assert alone == of_one  # as one of three processes
+    assert change.split(None) == [change]
+    assert [len(part.shifts) for part in change.split(2)] == [2, 1]
 
 
 def test_brightness_contrast_saturation_and_hue_have_the_released_ranges():
@@ -71,8 +79,8 @@ def test_brightness_contrast_saturation_and_hue_have_the_released_ranges():
     x = torch.tensor([0.2, 0.4, 0.6]).view(1, 3, 1, 1) * 2 - 1
 
     def changed(factors):
-        draws = FixedDraws(places=[torch.arange(4)], uniforms=[torch.tensor(factors)])
-        return (ColourChange.drawn(draws)(x).flatten() + 1) / 2
+        draws = FixedDraws(places=[torch.arange(4)], uniforms=[torch.tensor([factors])])
+        return (ColourChange.drawn(draws, 1)(x).flatten() + 1) / 2
 
     torch.testing.assert_close(changed([0.5, 0.5, 0.5, 0.5]), torch.tensor([0.2, 0.4, 0.6]))
     torch.testing.assert_close(changed([0.0, 0.5, 0.5, 0.5]), torch.tensor([0.1, 0.2, 0.3]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from patchkin.data.datasets import UnpairedBatch
 from patchkin.method import Progress
 from patchkin.methods.negcut import NegCut, NegCutConfig
 from patchkin.networks import InitConfig, PatchGANConfig, ResNetConfig
@@ -21,7 +22,7 @@ SMALL = {
 }
 
 
-def probed(kind, probe, **options):
+def probed(kind, probe, batch=None, **options):
     """What `probe` finds of the negatives of A in a step of G, before the copy of F moves."""
     torch.manual_seed(0)
     method, seen, found = NegCut(NegCutConfig(**SMALL, negatives_of=kind, **options)), [], []
@@ -38,7 +39,7 @@ def probed(kind, probe, **options):
 
     method._contrast = remembering
     progress = Progress.of_step(0, total_steps=2, draws=SeededDraws(0, 0))
-    method.train_step(random_batch(2), update, progress)
+    method.train_step(batch or random_batch(2), update, progress)
     assert hasattr(method, "F_average") == (kind == "momentum")
     return found[0]
 
@@ -67,3 +68,11 @@ def test_what_learns_through_the_negatives(kind, expected):
     assert probed(kind, taught) == expected
     assert probed(kind, taught, detached_negatives=True) == [False, False]
     assert probed(kind, differing) == {kind != "free"}
+
+
+def test_every_image_has_noise_of_its_own():
+    """Twice the same image, which describes itself alike: only the noise can differ."""
+    one = random_batch(1)
+    twice = UnpairedBatch(one.a_BCHW.repeat(2, 1, 1, 1), one.b_BCHW.repeat(2, 1, 1, 1))
+    assert probed("momentum", differing, batch=twice) == {True}
+    assert probed("free", differing, batch=twice) == {False}

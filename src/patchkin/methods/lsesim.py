@@ -333,10 +333,10 @@ class LSeSim(Method):
         same, others = [feature.detach() for feature in output], [b_BCHW]
         with torch.no_grad():
             if self.config.augment:
-                recoloured = self.S.vgg(ColourChange.drawn(draws)(a_BCHW))
+                recoloured = self.S.vgg(ColourChange.drawn(draws, len(a_BCHW))(a_BCHW))
                 source = [feature.repeat(2, 1, 1, 1) for feature in source]
                 same = [torch.cat(pair) for pair in zip(same, recoloured, strict=True)]
-                others.append(ColourChange.drawn(draws)(b_BCHW))
+                others.append(ColourChange.drawn(draws, len(b_BCHW))(b_BCHW))
             other = self.S.vgg(torch.cat(others).flip(2, 3))
         return {"contrast": self.S.contrast(source, same, other, self._places(draws))}
 

@@ -310,7 +310,8 @@ class NegCut(Method):
         """The mean over taps, places and images, and the negatives [B, P, C] per tap."""
         config = self.config
         places = draw_places(seen.keys, config.num_patches, draws)
-        noises = [draws.normal(config.num_patches, config.noise_width) for _ in seen.keys]
+        shape = len(seen.keys[0]), config.num_patches, config.noise_width
+        noises = [draws.normal_rows(*shape) for _ in seen.keys]  # each image has its own
         negatives = self.N(seen.descriptions, noises)
         pairs = embedded_pairs(seen.queries, seen.keys, places, query_head=self.F, key_head=self.F)
         contrast = mean_over_taps(

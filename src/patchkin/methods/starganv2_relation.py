@@ -246,9 +246,10 @@ class StarGanV2Relation(StyledMethod):
         tasks = style_tasks(self, batch, draws)
         if self._selecting:
             places = SharedPlaces(draws, config.structure.num_patches)
-            colours = [ColourChange.drawn(draws) for _ in range(2)]
-            selector_terms = partial(self._selector_terms, places=places, colours=colours)
-            update("S", loss=in_parts(selector_terms, tasks["reference"]))
+            changes = [ColourChange.drawn(draws, len(batch)) for _ in range(2)]
+            colours = [change.split(config.micro_batch) for change in changes]
+            selector_terms = partial(self._selector_terms, places=places)
+            update("S", loss=in_parts(selector_terms, tasks["reference"], *colours))
         for kind, parts in tasks.items():
             update("D", loss=in_parts(partial(self._discriminator_terms, kind=kind), parts))
         head = ("P",) if config.content == "relation" else ()
@@ -362,15 +363,11 @@ class StarGanV2Relation(StyledMethod):
         }
 
     def _selector_terms(
-        self, task: StyleTask, places: SharedPlaces, colours: Sequence[ColourChange]
+        self, task: StyleTask, own: ColourChange, other: ColourChange, places: SharedPlaces
     ) -> Terms:
         """The other image is the reference whose style the translation takes."""
-        own, other = (
-            change(x_BCHW)
-            for change, x_BCHW in zip(colours, (task.x_BCHW, task.source), strict=True)
-        )
         with torch.no_grad():
             source = self.S.vgg(task.x_BCHW.repeat(2, 1, 1, 1))
-            same = self.S.vgg(torch.cat([style_translated(self, task), own]))
-            others = self.S.vgg(torch.cat([task.source, other]).flip(2, 3))
+            same = self.S.vgg(torch.cat([style_translated(self, task), own(task.x_BCHW)]))
+            others = self.S.vgg(torch.cat([task.source, other(task.source)]).flip(2, 3))
         return {"contrast": self.S.contrast(source, same, others, places)}

@@ -5,6 +5,7 @@ Shape suffixes: B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,37 +19,55 @@ _STRENGTHS = {"brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.3}
 
 @dataclass(frozen=True, slots=True)
 class ColourChange:
-    """Other brightness, contrast, saturation and hue, in some order, alike for all images.
+    """Other brightness, contrast, saturation and hue, in some order; each image has its own.
 
     >>> import torch
     >>> from patchkin.randomness import SeededDraws
-    >>> change = ColourChange.drawn(SeededDraws(0, 0))
+    >>> change = ColourChange.drawn(SeededDraws(0, 0), 2)
     >>> change(torch.zeros(2, 3, 4, 5)).shape
     torch.Size([2, 3, 4, 5])
     """
 
-    shifts: tuple[tuple[str, float], ...]
-    """What is changed, and by how much in [-strength, strength]; in this order."""
+    shifts: tuple[tuple[tuple[str, float], ...], ...]
+    """Of each image: what is changed, and by how much in [-strength, strength]; in this order."""
 
     @classmethod
-    def drawn(cls, draws: Draws) -> ColourChange:
-        """A random change, in random order."""
+    def drawn(cls, draws: Draws, num_images: int) -> ColourChange:
+        """A random change for each image, in random order."""
         names = list(_STRENGTHS)
-        factors = (2 * draws.uniform(len(names)) - 1).tolist()
-        order = draws.places(len(names), len(names)).tolist()
-        return cls(tuple((names[i], _STRENGTHS[names[i]] * factors[i]) for i in order))
+        factors = (2 * draws.uniform_rows(num_images, len(names)) - 1).tolist()
+        orders = draws.order_rows(num_images, len(names)).tolist()
+        return cls(
+            tuple(
+                tuple((names[i], _STRENGTHS[names[i]] * of_image[i]) for i in order)
+                for of_image, order in zip(factors, orders, strict=True)
+            )
+        )
+
+    def split(self, num_images: int | None) -> list[ColourChange]:
+        """Those of so many images at a time; of all, if None."""
+        step = num_images or len(self.shifts)
+        return [
+            ColourChange(self.shifts[start : start + step])
+            for start in range(0, len(self.shifts), step)
+        ]
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
         """Colour images in [-1, 1], changed."""
-        from torchvision.transforms.v2 import functional as colours  # type: ignore[import-untyped]
+        images = zip(torch.split(x_BCHW, 1), self.shifts, strict=True)
+        return torch.cat([_changed(x_1CHW, shifts) for x_1CHW, shifts in images])
 
-        y_BCHW = x_BCHW * 0.5 + 0.5
-        for name, shift in self.shifts:
-            if name == "hue":
-                y_BCHW = with_other_hue(y_BCHW, shift)
-            else:
-                y_BCHW = getattr(colours, f"adjust_{name}")(y_BCHW, 1 + shift)
-        return y_BCHW * 2 - 1
+
+def _changed(x_1CHW: Tensor, shifts: Sequence[tuple[str, float]]) -> Tensor:
+    from torchvision.transforms.v2 import functional as colours  # type: ignore[import-untyped]
+
+    y_1CHW = x_1CHW * 0.5 + 0.5
+    for name, shift in shifts:
+        if name == "hue":
+            y_1CHW = with_other_hue(y_1CHW, shift)
+        else:
+            y_1CHW = getattr(colours, f"adjust_{name}")(y_1CHW, 1 + shift)
+    return y_1CHW * 2 - 1
 
 
 def with_other_hue(x_BCHW: Tensor, turn: float) -> Tensor:
