@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +38,9 @@ OTHER_PROGRAMS = {
     *("make", "pip", "docker", "python3", ".", "echo", "eval", "run=runs/h2z", "if"),
     *("~/.patchkin-completion", "~/.bashrc"),  # where output goes
 }
-INSTEAD = {"/fast/disk": "fast", "build/toy/testA/0000.png": "build/toy/testA/0000.png"}
+LAST = "runs/h2z/checkpoints/step_{}/model.safetensors"
+INSTEAD = {"/fast/disk": "fast", LAST.format("00533600"): LAST.format("00000002")}
+"""A word of a page -> what stands for it here."""
 BENCH = ("--size", "64", "--steps", "1", "--translations", "1")
 SEARCH = ("--population", "4", "--generations", "1")
 OF_DOMAINS = {"docs/domains.md", "README.md"}
@@ -102,8 +105,14 @@ def run(words: list[str], place) -> None:
         return run_script(words)
     arguments = [INSTEAD.get(word, word) for word in patchkin_arguments(words) or []]
     verb = arguments[0]
-    if verb == "train" and "--run-dir" in arguments and "--resume" not in arguments:
+    if verb == "train" and "--resume" not in arguments:
+        if "--run-dir" not in arguments:
+            arguments += ["--run-dir", "runs/unnamed"]
         shutil.rmtree(arguments[arguments.index("--run-dir") + 1], ignore_errors=True)
+    if verb == "translate" and arguments[1] == "horse2zebra":  # the model, not the images
+        shutil.rmtree("horse2zebra", ignore_errors=True)
+    if verb == "export":
+        Path(arguments[arguments.index("-o") + 1]).unlink(missing_ok=True)
     if verb == "data" and arguments[1] == "toy":
         shutil.rmtree(arguments[2], ignore_errors=True)
         arguments += ["--train", "6", "--test", "3", "--size", "64"]
