@@ -136,13 +136,13 @@ def about(name: str) -> str:
 
 
 def _about(row: dict[str, object]) -> Iterator[str]:
-    yield "| | |\n|---|---|"
+    yield "| at a glance | |\n|---|---|"
     yield f"| paper | {row['paper']} |"
     yield f"| translates | {row['sides']}, {row['data']} images |"
     yield f"| networks that learn | {row['networks']}, with {row['parameters']:,} weights |"
     yield f"| released code | {row['released code']} |"
     yield ""
-    yield "| preset | |\n|---|---|"
+    yield "| preset | what it is |\n|---|---|"
     presets = row["presets"]
     assert isinstance(presets, dict)
     yield from (f"| `{preset}` | {summary} |" for preset, summary in presets.items())

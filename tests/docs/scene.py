@@ -14,7 +14,8 @@ from PIL import Image
 from torchvision.models import squeezenet1_1
 
 from patchkin.cli import main
-from patchkin.compression import CompressedResNet
+from patchkin.compression import CompressedResNet, Distillation
+from patchkin.data.domains import DomainBatch
 from patchkin.data.toy import write_domain_toy, write_toy
 from patchkin.method import Method
 from patchkin.networks import PatchGAN, ProjectionHead, ResNetConfig, ResNetGenerator
@@ -30,7 +31,7 @@ DOMAINS = {"plain": "cat", "spotted": "dog", "striped": "wild"}
 def tiny(kind: type[Method], config: RunConfig[Any]) -> RunConfig[Any]:
     """A run of two steps with small networks, otherwise as it was asked for."""
     generator = getattr(config.method, "generator", None)
-    if isinstance(generator, ResNetConfig) or "toy" not in kind.presets:
+    if isinstance(generator, ResNetConfig) or kind is Distillation or "toy" not in kind.presets:
         method = narrowed(config.method)
     else:
         method = kind.presets["toy"].method
@@ -40,7 +41,7 @@ def tiny(kind: type[Method], config: RunConfig[Any]) -> RunConfig[Any]:
         data=replace(
             config.data,
             size=64,
-            load_size=64,
+            load_size=None if issubclass(kind.batch_type, DomainBatch) else 64,
             workers=0,
             batch_size=1 if config.data.batch_size == 1 else 2,
             validation_images=2,
@@ -126,7 +127,8 @@ def _stacks(root: Path) -> None:
             (root / folder).mkdir(parents=True)
         for index in range(3):
             stack = rng.integers(0, 4096, (2, 64, 64)).astype(np.uint16)
-            tifffile.imwrite(root / f"cells/train{domain}/{index}.ome.tif", stack, ome=True)
+            path = root / f"cells/train{domain}/{index}.ome.tif"
+            tifffile.imwrite(path, stack, ome=True, metadata={"axes": "ZYX"})
             for split in ("train", "test"):
                 scan = rng.integers(-1000, 3000, (64, 64)).astype(np.int16)
                 tifffile.imwrite(root / f"scans/{split}{domain}/{index:04d}.tif", scan)

@@ -14,7 +14,10 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 OF_OTHERS = {
     *("--node-rank", "--nproc-per-node", "--nnodes"),  # torchrun
     "--signal",  # Slurm
-    *("--shm-size", "--gpus"),  # Docker
+    *("--shm-size", "--gpus", "--user"),  # Docker
+    "--no-deps",  # pip
+    "--w_hpf",  # of the released StarGAN v2
+    *("--method.field-name", "--method.colour-weight"),  # made up, and of an example
     *("--sizes", "--batches", "--patches", "--precisions"),  # benchmarks/scaling/run.py
     *("--rows", "--list"),  # benchmarks/toy/stability.py
     *("--user", "--no-deps"),  # pip and docker
