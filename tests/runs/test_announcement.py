@@ -29,7 +29,7 @@ def told(command, tmp_path):
     write_set(tmp_path / "set", 20)
     code, err = command(
         *("train", "--data", tmp_path / "set", "--run-dir", tmp_path / "r", *FLAGS),
-        *("--steps", "30", "--batch-size", "2", "--method.weight", "3", "--score-every", "15"),
+        *("--steps", "30", "--batch-size", "2", "--method.weight", "2", "--score-every", "15"),
         *("--training.preview-every", "3"),
     )
     assert code == 0, err
@@ -43,7 +43,7 @@ def test_a_run_begins_with_what_it_is(told, tmp_path):
         *("method", "preset", "data", "images", "parameters", "device", "steps", "folder"),
     ]
     assert rows["method"] == "copy (none)"
-    changed = "--method.weight 3.0, --size 8, --data.load-size 8, --batch-size 2, --steps 30"
+    changed = "--method.weight 2.0, --size 8, --data.load-size 8, --batch-size 2, --steps 30"
     assert rows["preset"] == f"default, but {changed}"
     assert rows["data"] == str(tmp_path / "set")
     assert rows["images"] == "a 15 and 5 for validation, b 15 and 5 for validation"

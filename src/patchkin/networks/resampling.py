@@ -32,8 +32,8 @@ _BINOMIAL_ROWS = {
 }
 
 
-def binomial_filter(taps: int) -> Tensor:
-    """The two-dimensional binomial filter of `taps` x `taps` numbers that sum to one.
+def binomial_filter(taps: int, *, gain: float = 1.0) -> Tensor:
+    """The two-dimensional binomial filter of `taps` x `taps` numbers that sum to `gain`.
 
     Raises:
         ConfigError: if `taps` is not between 1 and 7.
@@ -47,7 +47,7 @@ def binomial_filter(taps: int) -> Tensor:
         raise ConfigError(f"`taps` of a blur filter must be between 1 and 7; got {taps}.")
     row = _BINOMIAL_ROWS[taps]
     total = sum(row) ** 2  # a power of two: the quotients are exact
-    return torch.tensor([[above * beside / total for beside in row] for above in row])
+    return torch.tensor([[gain * above * beside / total for beside in row] for above in row])
 
 
 class _Reflected(torch.autograd.Function):
@@ -238,7 +238,7 @@ class BlurUpsample(nn.Module):
 
     def constants(self) -> dict[str, Tensor]:
         """The filter of the gradient: no file holds it."""
-        return {"filt": 4 * binomial_filter(4)}
+        return {"filt": binomial_filter(4, gain=4.0)}
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Enlarge `x_BCHW`."""

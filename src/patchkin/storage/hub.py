@@ -7,6 +7,7 @@ A repository there has `model.safetensors`, `README.md` (the model card) and pic
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
@@ -82,13 +83,12 @@ def push_folder(
 def _library() -> Any:
     try:
         import huggingface_hub
-        from huggingface_hub.utils import disable_progress_bars
     except ImportError as error:
         raise ConfigError(
             missing_extra("The Hub", package="huggingface_hub", extra="hub")
         ) from error
     if not sys.stderr.isatty():
-        disable_progress_bars()
+        importlib.import_module("huggingface_hub.utils").disable_progress_bars()
     return huggingface_hub
 
 

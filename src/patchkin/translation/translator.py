@@ -88,8 +88,6 @@ class Translator:
         self.precision = precision
         self.resizing = resizing
         self.direction = direction
-        self.channels = method.channels if direction == "AtoB" else method.channels[::-1]
-        """Of the images it takes, and of those it gives."""
         self.domains: tuple[str, ...] = tuple(header.encoding.get("domains", ())) if header else ()
         """Names of the target domains, where there are several and the model knows them."""
         ranges = value_ranges or declared_ranges(header.encoding if header else {})
@@ -107,6 +105,12 @@ class Translator:
         if owned and self.dtype is not None:  # 16-bit convolutions reorder any other layout
             self._layout = torch.channels_last
             self.method.to(memory_format=self._layout)
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Of the images it takes, and of those it gives."""
+        source, target = self.method.channels
+        return (source, target) if self.direction == "AtoB" else (target, source)
 
     @classmethod
     def load(
