@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -20,9 +20,20 @@ def mean_over_processes(fabric: Fabric, tensor: Tensor) -> Tensor:
     """The mean of each process's tensor, without graph."""
     if fabric.world_size == 1:
         return tensor.detach()
-    reduced = fabric.all_reduce(tensor.detach().clone(), reduce_op="mean")
-    assert isinstance(reduced, Tensor)
-    return reduced
+    total = tensor.detach().to(fabric.device, copy=True).contiguous()
+    torch.distributed.all_reduce(total)  # Fabric's lets all wait for each other before it begins
+    return total.div_(fabric.world_size)
+
+
+@torch.no_grad()
+def take_from_first(fabric: Fabric, tensors: Iterable[Tensor]) -> None:
+    """Give the tensors of all processes the numbers of the first one's, one after the other."""
+    if fabric.world_size == 1:
+        return
+    for tensor in tensors:
+        sent = tensor.clone(memory_format=torch.contiguous_format)
+        torch.distributed.broadcast(sent, src=0)
+        tensor.copy_(sent)
 
 
 def any_process(fabric: Fabric, flag: bool) -> bool:

@@ -33,6 +33,7 @@ from patchkin.training.collectives import (
     batch_of_all,
     by_first_process,
     mean_over_processes,
+    take_from_first,
 )
 from patchkin.training.compilation import CompiledSteps
 from patchkin.training.config import TrainingConfig
@@ -181,8 +182,7 @@ class _Run:
             # From the same images in all processes, those of one with the whole batch.
             whole = (batch_of_all(self.fabric, batch) for batch in batches)
             self.method.prepare(whole, SeededDraws(self.training.seed, -1))
-        if self.fabric.world_size > 1:
-            self.method.load_state_dict(self.fabric.broadcast(self.method.state_dict()))
+        take_from_first(self.fabric, self.method.state_dict().values())
         self._look(final=False)
 
     def _say_differences(self) -> None:

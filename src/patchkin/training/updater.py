@@ -138,9 +138,8 @@ class Updater:
         for part in [loss] if callable(loss) else loss:
             for name, term in self._differentiate(networks, part).items():
                 terms[name] = terms[name] + term if name in terms else term
-        self._remember("+".join(networks), terms)
-        for group in parameters:
-            self._average(group)
+        total = self._averaged(parameters, torch.stack(list(terms.values())).sum())
+        self._remember("+".join(networks), terms, total)
         self._step(optimizers, parameters)
         torch.clear_autocast_cache()
 
@@ -172,11 +171,16 @@ class Updater:
             self._fabric.backward(total)
         return {name: term.detach() for name, term in terms.items()}
 
-    def _remember(self, updated: str, terms: Terms) -> None:
+    def _remember(self, updated: str, terms: Terms, everywhere: Tensor) -> None:
+        """Take the terms, and judge them.
+
+        Args:
+            updated: the networks.
+            terms: of this process.
+            everywhere: the mean of their sum over processes, so that all of them stop where one of
+                them has to.
+        """
         self.terms.update({f"{updated}.{name}": term for name, term in terms.items()})
-        total = torch.stack(list(terms.values())).sum()
-        # The mean over processes, so that all of them stop where one of them has to.
-        everywhere = mean_over_processes(self._fabric, total)
         judged = Judged(updated, (*terms, "sum"), [*terms.values(), everywhere])
         if self._bad is not None:
             self._bad.copy_(torch.maximum(self._bad, (~everywhere.isfinite()).float()))
@@ -195,16 +199,19 @@ class Updater:
             for network in others:
                 network.requires_grad_(True)
 
-    def _average(self, parameters: list[nn.Parameter]) -> None:
+    def _averaged(self, parameters: list[list[nn.Parameter]], total: Tensor) -> Tensor:
+        """Average the gradients over processes, and the sum of the terms: in one reduction."""
         if self._fabric.world_size == 1:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if not gradients:  # no term reaches this network, in any process
-            return
-        sizes = [gradient.numel() for gradient in gradients]
-        flat = mean_over_processes(self._fabric, torch.cat([g.flatten() for g in gradients]))
-        means = [m.view_as(g) for m, g in zip(torch.split(flat, sizes), gradients, strict=True)]
-        torch._foreach_copy_(gradients, means)
+            return total
+        # A network that no term reaches has none, in any process.
+        gradients = [p.grad for group in parameters for p in group if p.grad is not None]
+        parts = [*gradients, total]
+        flat = mean_over_processes(self._fabric, torch.cat([part.flatten() for part in parts]))
+        *means, everywhere = torch.split(flat, [part.numel() for part in parts])
+        torch._foreach_copy_(
+            gradients, [m.view_as(g) for m, g in zip(means, gradients, strict=True)]
+        )
+        return everywhere.view(())
 
     def _step(
         self, optimizers: list[torch.optim.Adam], parameters: list[list[nn.Parameter]]
