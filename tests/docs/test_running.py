@@ -30,6 +30,7 @@ NOT_RUN = {
     "--preset online": "tests/compression runs it at tiny size",
     "compress export runs/online": "its run is not made here",
     "--int8": "is written only where it is faster; tests/export",
+    "compress export runs/student -o": "small-models.md runs it, after its search",
     "ship.py": "writes into the package",
     "imported.safetensors outputs/other_paper": "results of others",
 }
@@ -121,10 +122,9 @@ def run(words: list[str], place) -> None:
             if re.fullmatch(r"runs/[\w-]+", word) and not (place / word).exists():
                 shutil.copytree(place / "runs" / "h2z", place / word)
     if verb == "evaluate" and "--against" not in arguments:
-        asked = (
-            arguments[arguments.index("--protocol") + 1 :] if "--protocol" in arguments else [""]
-        )
-        if asked and not asked[0].startswith("--") and "--extractor-weights" not in arguments:
+        if "--protocol" not in arguments:
+            arguments += ("--protocol", "squeezenet-224", *EXTRACTOR)
+        elif arguments[-1] != "--protocol" and "--extractor-weights" not in arguments:
             arguments += EXTRACTOR
     arguments += {"bench": BENCH}.get(verb, ())
     if arguments[:2] == ["compress", "distill"]:
