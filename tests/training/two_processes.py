@@ -14,6 +14,7 @@ from patchkin.method import Progress
 from patchkin.randomness import SeededDraws
 from patchkin.training import Updater
 from patchkin.training.fabric import Fabric
+from patchkin.training.reduction import Reduction
 from support import random_batch
 
 
@@ -24,6 +25,7 @@ def main(variant: str, num_processes: int, target: Path) -> None:
     )
     fabric.launch()
     torch.set_num_threads(1)
+    Reduction.bucket_bytes = 4096  # small networks in several buckets
     assert variant in VARIANTS
     method = build(variant, dtype=torch.float64)
     update = Updater(method, fabric)

@@ -147,8 +147,9 @@ class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, fabric: Fabric) -> Tensor:
         ctx.fabric = fabric
-        total = fabric.all_reduce(tensor.detach().clone(), reduce_op="sum")
-        assert isinstance(total, Tensor)
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)
+        if fabric.world_size > 1:
+            torch.distributed.all_reduce(total)
         return total
 
     @staticmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,11 @@ from patchkin.randomness import derive_seed
 from patchkin.schedules import AdamConfig
 from patchkin.training.collectives import (
     SharingProcesses,
-    mean_over_processes,
     whole_batch,
     whole_batch_with_graph,
 )
 from patchkin.training.fabric import Fabric
+from patchkin.training.reduction import Reduction
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,15 @@ class Updater:
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         terms: Terms = {}
-        for part in [loss] if callable(loss) else loss:
-            for name, term in self._differentiate(networks, part).items():
-                terms[name] = terms[name] + term if name in terms else term
-        total = self._averaged(parameters, torch.stack(list(terms.values())).sum())
+        *earlier, last = [loss] if callable(loss) else loss
+        for part in earlier:
+            self._differentiate(networks, part, terms)
+        reduction = self._reduction(parameters)
+        with reduction.during_backward() if reduction is not None else nullcontext():
+            self._differentiate(networks, last, terms)
+        total = torch.stack(list(terms.values())).sum()
+        if reduction is not None:
+            total = reduction.finish(total)
         self._remember("+".join(networks), terms, total)
         self._step(optimizers, parameters)
         torch.clear_autocast_cache()
@@ -160,8 +165,10 @@ class Updater:
         """See `patchkin.method.Update`."""
         return self._fabric.world_size
 
-    def _differentiate(self, networks: Sequence[str], loss: Callable[[], Terms]) -> Terms:
-        """Adds the gradient of a loss to those of the networks; its terms, without their graph."""
+    def _differentiate(
+        self, networks: Sequence[str], loss: Callable[[], Terms], into: Terms
+    ) -> None:
+        """Adds a loss's gradient to those of the networks, and its terms to those of `into`."""
         with self._only_these_learn(networks):
             terms = loss()
         total = torch.stack(list(terms.values())).sum()
@@ -169,7 +176,14 @@ class Updater:
         # forward pass left in autocast's cache are stale once the optimizer has stepped.
         with torch.autocast(total.device.type, enabled=False):
             self._fabric.backward(total)
-        return {name: term.detach() for name, term in terms.items()}
+        for name, term in terms.items():
+            into[name] = into[name] + term.detach() if name in into else term.detach()
+
+    def _reduction(self, parameters: Sequence[Sequence[nn.Parameter]]) -> Reduction | None:
+        """What averages the gradients over processes; nothing with one process."""
+        if self._fabric.world_size == 1:
+            return None
+        return Reduction([p for group in parameters for p in group], self._fabric.world_size)
 
     def _remember(self, updated: str, terms: Terms, everywhere: Tensor) -> None:
         """Take the terms, and judge them.
@@ -198,20 +212,6 @@ class Updater:
         finally:
             for network in others:
                 network.requires_grad_(True)
-
-    def _averaged(self, parameters: list[list[nn.Parameter]], total: Tensor) -> Tensor:
-        """Average the gradients over processes, and the sum of the terms: in one reduction."""
-        if self._fabric.world_size == 1:
-            return total
-        # A network that no term reaches has none, in any process.
-        gradients = [p.grad for group in parameters for p in group if p.grad is not None]
-        parts = [*gradients, total]
-        flat = mean_over_processes(self._fabric, torch.cat([part.flatten() for part in parts]))
-        *means, everywhere = torch.split(flat, [part.numel() for part in parts])
-        torch._foreach_copy_(
-            gradients, [m.view_as(g) for m, g in zip(means, gradients, strict=True)]
-        )
-        return everywhere.view(())
 
     def _step(
         self, optimizers: list[torch.optim.Adam], parameters: list[list[nn.Parameter]]
