@@ -298,7 +298,7 @@ def survivors(session: int) -> list[int]:
 
 
 def processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
 
 
 def session_of(process: int) -> int | None:
