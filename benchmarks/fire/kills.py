@@ -56,7 +56,7 @@ METHODS = {
     "cyclegan": (),
     "negcut": PLACES,
 }
-LIMIT_SECONDS = 300
+LIMIT_SECONDS = 900
 """Of one process; longer means that it hangs."""
 LEAVING_SECONDS = 20
 """For what a killed process had started to leave."""
