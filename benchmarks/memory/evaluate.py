@@ -32,10 +32,12 @@ import json, resource, sys
 import torch
 torch.set_num_threads(1)
 from patchkin.cli import main
+from patchkin.devices import peak_memory_bytes
 code = main(sys.argv[1:])
 used = resource.getrusage(resource.RUSAGE_SELF)
 seconds = used.ru_utime + used.ru_stime
-print(json.dumps({"code": code, "peak": used.ru_maxrss, "seconds": seconds}))
+peak = peak_memory_bytes(torch.device("cpu"))
+print(json.dumps({"code": code, "peak": peak, "seconds": seconds}))
 """
 
 
@@ -80,9 +82,8 @@ def main() -> None:
     )  # fmt: skip
     *_, result, told = map(json.loads, done.stdout.splitlines())
     (found,) = result["results"]
-    bytes_peak = told["peak"] * (1 if sys.platform == "darwin" else 1024)
     print(f"images     {found['data']['counts']['inputs']}")
-    print(f"peak       {bytes_peak / 1e9:.2f} GB")
+    print(f"peak       {told['peak'] / 1e9:.2f} GB")
     print(f"processor  {told['seconds']:.0f} s")
     for name, value in found["scores"].items():
         print(f"{name}  {value}")

@@ -309,8 +309,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"Cannot read `{path}`: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        line = str(error).replace("\n", " ")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of text, numbers, dates, depth
+        line = " ".join(str(error).split())
         raise ConfigError(f"`{path}` is not valid YAML: {line}") from error
     if not isinstance(plain, dict):
         raise ConfigError(f"`{path}` must hold a mapping of settings, got {type(plain).__name__}.")

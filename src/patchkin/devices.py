@@ -116,6 +116,10 @@ def peak_memory_bytes(device: torch.device) -> int | None:
 
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        # Linux lets a process begin with the `ru_maxrss` of the one that started it.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
     try:
         import resource
     except ModuleNotFoundError:

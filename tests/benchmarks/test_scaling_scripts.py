@@ -15,12 +15,16 @@ from patchkin.runs.benchmark import Measurement
 SCRIPTS = Path(__file__).parents[2] / "benchmarks" / "scaling"
 
 
-def script(name, monkeypatch):
-    spec = importlib.util.spec_from_file_location(f"scaling_{name}", SCRIPTS / f"{name}.py")
+def loaded(path, monkeypatch):
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look for their module
     spec.loader.exec_module(module)
     return module
+
+
+def script(name, monkeypatch):
+    return loaded(SCRIPTS / f"{name}.py", monkeypatch)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 5])

@@ -282,3 +282,22 @@ def test_what_is_no_subject_is_one_line(command, tmp_path):
         assert code == 2
         assert told in err
         assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", "training: {seed: 1}"),
+        ("config.yaml", "name: [cut]\ntraining: 3"),
+        ("config.yaml", "a: 2026-13-45"),
+        ("config.yaml", "a: " + "[" * 50_000),
+        ("log.jsonl", '{"scores": {"psnr": 3}}'),
+        ("log.jsonl", "[1, 2]"),
+    ],
+)
+def test_records_that_are_something_else_are_one_line(command, runs, name, content):
+    (runs[0] / name).write_text(content)
+    code, out, err = command("compare", *runs)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"patchkin: error: `{runs[0]}")
+    assert len(err.splitlines()) == 1

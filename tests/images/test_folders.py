@@ -70,6 +70,11 @@ def test_a_pipe_is_no_image(tmp_path):
     assert find_images(tmp_path).note == "0 images of 1 files; ignored: 1 .png"
 
 
+def test_a_link_to_a_device_is_no_image(tmp_path):
+    (tmp_path / "endless.png").symlink_to("/dev/zero")
+    assert find_images(tmp_path).note == "0 images of 1 files; ignored: 1 .png"
+
+
 def test_ignored_files_are_counted_by_suffix(tmp_path, monkeypatch):
     monkeypatch.setattr(picture, "IMAGE_SUFFIXES", picture.IMAGE_SUFFIXES - set(HEIC_SUFFIXES))
     _make(tmp_path, "a.png", "b.png", "c.jfif", "x.mkv", "y.pdf", "z.PDF", "LICENSE")

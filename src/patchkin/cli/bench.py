@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import sys
 import tempfile
@@ -34,7 +33,7 @@ from patchkin.runs.benchmark import (
     measure_apart,
 )
 from patchkin.storage.atomic import write_text
-from patchkin.storage.strict_json import strict_text
+from patchkin.storage.strict_json import parsed, strict_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +168,7 @@ def _machine() -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        results: dict[str, Any] = parsed(path.read_text(encoding="utf-8"))
         _ = results["cases"], results["peak_gflops"]
     except OSError as error:
         raise ConfigError(f"--compare {path}: {error.strerror}.") from error

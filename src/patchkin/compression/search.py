@@ -34,6 +34,7 @@ from patchkin.errors import CheckpointError, ConfigError
 from patchkin.networks.separable import Channels, format_channels, parse_channels
 from patchkin.randomness import derive_seed
 from patchkin.storage.atomic import write_json
+from patchkin.storage.strict_json import parsed
 
 T = TypeVar("T")
 
@@ -386,7 +387,7 @@ class EvolutionSearch:
 
     def _read(self, path: Path) -> SearchState:
         try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
+            plain = parsed(path.read_text(encoding="utf-8"))
             state = SearchState(
                 generation=plain["generation"],
                 parents=[parse_channels(text) for text in plain["parents"]],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tokenize
 import zlib
 
 from PIL import Image, UnidentifiedImageError
@@ -20,6 +21,7 @@ DECODING_ERRORS = (  # what Pillow, NumPy, torchvision and tifffile raise on dam
     AssertionError,
     MemoryError,
     struct.error,
+    tokenize.TokenError,
     zlib.error,
     Image.DecompressionBombError,
 )

@@ -109,7 +109,7 @@ def find_images(folder: Path) -> FoundImages:
             if _leads_to_folder(entry):
                 if not is_left_out(entry.name):
                     (linked if entry.is_symlink() else real).append(path)
-            elif is_image_file(path) and (entry.is_symlink() or entry.is_file()):
+            elif is_image_file(path) and _leads_to_file(entry):
                 files.append(path)
             elif not entry.name.startswith(".") and entry.name.lower() not in _LEFT_OUT_FILES:
                 ignored[path.suffix.lower() or _NO_SUFFIX] += 1
@@ -138,6 +138,14 @@ def _unreadable(folder: Path, error: OSError) -> DataError:
     return DataError(
         f"The folder `{folder}` cannot be read: {reason(error)}. Allow it, or move it elsewhere."
     )
+
+
+def _leads_to_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link to one or to nothing; not a pipe, a socket or a device."""
+    try:
+        return entry.is_file() or not Path(entry.path).exists()
+    except OSError:  # a link to itself
+        return True
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:

@@ -41,6 +41,7 @@ from patchkin.metrics.protocols import Protocol
 from patchkin.parallel.shards import Shard
 from patchkin.storage.atomic import storage_errors, write_bytes
 from patchkin.storage.locks import alone_at
+from patchkin.storage.strict_json import parsed
 
 _METADATA = "patchkin-statistics"
 
@@ -398,7 +399,7 @@ def read_statistics(path: Path, protocol: Protocol | None = None) -> Statistics:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header: dict[str, Any] = json.loads((file.metadata() or {})[_METADATA])
+            header: dict[str, Any] = parsed((file.metadata() or {})[_METADATA])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             statistics = Statistics(
                 protocol=from_plain(Protocol, header["protocol"], where=f"`{path}`"),

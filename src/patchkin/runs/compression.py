@@ -9,7 +9,6 @@ cost       of any model: parameters, multiply-accumulates, milliseconds
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -60,6 +59,7 @@ from patchkin.storage.checkpoint import (
 )
 from patchkin.storage.locks import FolderLock
 from patchkin.storage.outlines import load_strictly
+from patchkin.storage.strict_json import parsed
 from patchkin.translation.translator import Translator
 
 PLOT_FILE = "pareto.png"
@@ -328,7 +328,7 @@ def found_best(folder: Path) -> Channels:
     """
     path = folder / STATE_FILE
     try:
-        return parse_channels(json.loads(path.read_text(encoding="utf-8"))["parents"][0])
+        return parse_channels(parsed(path.read_text(encoding="utf-8"))["parents"][0])
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise CheckpointError(
             f"`{path}` holds no finished search. Run `patchkin compress search`, or name a "

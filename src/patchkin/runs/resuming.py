@@ -6,7 +6,6 @@ on the way. `data.json` holds the files. What differs is refused, or is told in 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from patchkin.schedules import ScheduleConfig
 from patchkin.scoring.own_data import MANIFEST_FILE, TRAINED_IN
 from patchkin.storage.atomic import storage_errors, write_json, write_text
 from patchkin.storage.checkpoint import CheckpointStore
+from patchkin.storage.strict_json import parsed
 from patchkin.training import TrainingConfig
 
 CONFIG_FILE, DATA_FILE = "config.yaml", MANIFEST_FILE
@@ -328,7 +328,7 @@ def read_data(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / DATA_FILE
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+        return dict(parsed(path.read_text(encoding="utf-8"))) if path.is_file() else {}
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"`{path}` is damaged: {error}.") from error
 

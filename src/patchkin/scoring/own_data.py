@@ -8,7 +8,6 @@ the run.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from patchkin.data.config import DataConfig
 from patchkin.data.layouts import TOY
 from patchkin.errors import CheckpointError, DataError
 from patchkin.storage.checkpoint import CheckpointStore
+from patchkin.storage.strict_json import parsed
 
 CONFIG_FILE = "config.yaml"
 MANIFEST_FILE = "data.json"
@@ -152,7 +152,7 @@ def _starts(run: Path) -> Iterator[Path]:
 def _trained_in(run: Path) -> Path | None:
     file = run / MANIFEST_FILE
     try:
-        folder = json.loads(file.read_text(encoding="utf-8")).get(TRAINED_IN)
+        folder = parsed(file.read_text(encoding="utf-8")).get(TRAINED_IN)
     except FileNotFoundError:
         return None
     except (ValueError, AttributeError) as error:

@@ -12,6 +12,7 @@ from patchkin.config import read_yaml
 from patchkin.scoring.pages import embedded, render
 from patchkin.scoring.results import SCORES_FILE, headings, read_results
 from patchkin.storage.atomic import write_text
+from patchkin.storage.strict_json import parsed
 from patchkin.training.log import duration
 
 MOST_PREVIEWS = 6
@@ -80,7 +81,7 @@ def _facts(run_dir: Path, records: list[dict[str, Any]]) -> dict[str, str]:
 
 def _images(run_dir: Path) -> str:
     path = run_dir / "data.json"
-    files = json.loads(path.read_text(encoding="utf-8")).get("files") if path.is_file() else None
+    files = parsed(path.read_text(encoding="utf-8")).get("files") if path.is_file() else None
     return ", ".join(
         f"{len(part['train'])} of domain {name}"
         + (f" and {len(part['val'])} for validation" if part["val"] else "")
@@ -130,9 +131,11 @@ def read_log(run_dir: Path) -> list[dict[str, Any]]:
     """The records of `log.jsonl`; a torn last line is left out."""
     path = run_dir / "log.jsonl"
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    ):
         try:
-            records.append(json.loads(line))
+            records.append(parsed(line))
         except ValueError:
             continue
     return records

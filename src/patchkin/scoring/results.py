@@ -18,7 +18,7 @@ from patchkin.scoring.own_data import full_name
 from patchkin.scoring.scores import Scores, declared
 from patchkin.storage.atomic import write_json
 from patchkin.storage.locks import alone_at
-from patchkin.storage.strict_json import restored, strict, strict_text
+from patchkin.storage.strict_json import parsed, restored, strict, strict_text
 
 SCORES_FILE = "scores.json"
 _ASKED = ("classes", "masks", "truth", "lpips", "judge", "metrics")
@@ -101,7 +101,7 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = parsed(path.read_text(encoding="utf-8"))
         return [entry for entry in results if entry["scores"] is not None]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"`{path}` holds no results: {error}.") from error

@@ -40,6 +40,7 @@ from patchkin.storage.headers import checked_header
 from patchkin.storage.hub import fetch_model, hub_name
 from patchkin.storage.names import current_names, with_pool_sizes
 from patchkin.storage.shipped import find_shipped, named_so
+from patchkin.storage.strict_json import parsed
 from patchkin.storage.tensor_files import TensorFile, open_tensors
 
 MODEL_FILE = "model.safetensors"
@@ -138,7 +139,7 @@ class CheckpointStore:
     def total_steps(self, step: int) -> int | None:
         """The length of the run when a checkpoint was saved; None if it cannot be read."""
         try:
-            state = json.loads((self.path(step) / STATE_FILE).read_text(encoding="utf-8"))
+            state = parsed((self.path(step) / STATE_FILE).read_text(encoding="utf-8"))
             return int(state["run"]["total_steps"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -197,10 +198,13 @@ class CheckpointStore:
         """
         folder = self.path(step)
         try:
-            state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+            state = parsed((folder / STATE_FILE).read_text(encoding="utf-8"))
             for name, expected in state["sha256"].items():
                 if _sha256(folder / name) != expected:
                     raise CheckpointError(f"`{folder / name}` is damaged: its checksum differs.")
+            run = state["run"]
+            if state.get("run_sha256") not in (None, _sha256_of(run)):  # None: of a version before
+                raise CheckpointError(f"`{folder / STATE_FILE}` is damaged: its checksum differs.")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"`{folder}` is damaged: {error}.") from error
         with _open(folder / MODEL_FILE) as (header, file):
@@ -212,7 +216,7 @@ class CheckpointStore:
             header=header.current(),
             model=with_pool_sizes(header.renamed(model)),
             optimizers=header.renamed(optimizers),
-            state=state["run"],
+            state=run,
         )
 
     def _write_files(self, folder: Path, snapshot: Snapshot) -> None:
@@ -226,6 +230,7 @@ class CheckpointStore:
             "step": snapshot.step,
             "sha256": {name: _sha256(folder / name) for name in tensors},
             "run": snapshot.state,
+            "run_sha256": _sha256_of(snapshot.state),
         }
         write_bytes(folder / STATE_FILE, json.dumps(state, indent=1).encode(), synced=False)
 
@@ -415,3 +420,7 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _sha256_of(plain: Any) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

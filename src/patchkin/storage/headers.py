@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from patchkin.errors import CheckpointError
+from patchkin.storage.strict_json import parsed
 from patchkin.storage.tensor_files import printable
 
 MOST_PIXELS = 65_536
@@ -31,8 +31,8 @@ def checked_header(text: str, path: Path, *, newest: int) -> dict[str, Any]:
         return CheckpointError(f"`{path}` cannot be read as a model: its header {printable(what)}.")
 
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        header = parsed(text)
+    except ValueError as error:
         raise refused(f"is no JSON ({error})") from error
     if not isinstance(header, dict):
         raise refused(f"holds a {type(header).__name__} in place of entries by name")

@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from patchkin.errors import InUseError
 from patchkin.storage.atomic import remove_remains, storage_errors
+from patchkin.storage.strict_json import parsed
 
 _NO_LOCKS = frozenset(
     {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}
@@ -190,7 +191,7 @@ class _Lock:
     def owner(self) -> str:
         """Who has it, as far as that is known."""
         try:
-            known = json.loads(self._owner.read_text(encoding="utf-8"))
+            known = parsed(self._owner.read_text(encoding="utf-8"))
             return f"process {known['process']} on {known['machine']} (since {known['since']})"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"

@@ -1,4 +1,4 @@
-"""JSON that every reader reads: no NaN, no Infinity, which Python writes and the standard lacks.
+"""JSON that every reader reads: no NaN and no Infinity, which Python writes and the standard lacks.
 
 Such a number becomes null, and beside it stands what it was: `not_finite` at the top of the object,
 a mapping from its place (a JSON Pointer, RFC 6901) to the word for it.
@@ -51,6 +51,22 @@ def strict_text(plain: Mapping[str, Any], *, indent: int | None = None) -> str:
         TypeError: something in it has no JSON.
     """
     return json.dumps(strict(plain), indent=indent, allow_nan=False)
+
+
+def parsed(text: str | bytes) -> Any:
+    """What JSON says that somebody else may have written.
+
+    Raises:
+        ValueError: it is none, it is not UTF-8, or it is nested so deeply that Python gives up.
+
+    >>> parsed("[" * 100_000)
+    Traceback (most recent call last):
+    ValueError: it is nested too deeply
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _cleaned(value: Any, place: str, found: dict[str, str]) -> Any:

@@ -24,6 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 from patchkin.storage.atomic import append_line, write_text
+from patchkin.storage.strict_json import parsed
 from patchkin.training.loggers import Loggers, OpenLogger
 
 
@@ -75,9 +76,9 @@ class RunLog:
         if self._quiet or not self._path.is_file():
             return
         kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
+        for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                if json.loads(line)["step"] <= step:
+                if parsed(line)["step"] <= step:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
                 continue  # the torn last line of a killed run

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Protocol, TypeAlias
 from patchkin import plugins
 from patchkin.config import read_yaml
 from patchkin.errors import ConfigError, missing_extra
+from patchkin.storage.strict_json import parsed
 
 _PREVIEWS = "previews"
 
@@ -261,7 +261,7 @@ def logged_run(log: Path) -> LoggedRun:
 def _records(log: Path) -> Iterator[dict[str, Any]]:
     for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
         try:
-            record = json.loads(line)
+            record = parsed(line)
         except ValueError:
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):

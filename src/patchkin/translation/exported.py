@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 from patchkin.config import from_plain, to_plain
 from patchkin.errors import CheckpointError, ConfigError
 from patchkin.images import Ranges, declared_ranges
+from patchkin.storage.strict_json import parsed
 
 PREFIX = "patchkin."
 VERSION = 1
@@ -133,7 +134,7 @@ class ExportHeader:
                 "`patchkin export` writes those that do."
             )
         try:
-            if json.loads(entries["version"]) > VERSION:
+            if parsed(entries["version"]) > VERSION:
                 raise CheckpointError(f"`{path}` was written by a newer patchkin; update patchkin.")
             header = from_plain(cls, _parsed(entries), where="its metadata")
             _ = header.ranges
@@ -148,4 +149,4 @@ _AS_TEXT = frozenset(
 
 
 def _parsed(entries: Mapping[str, str]) -> dict[str, Any]:
-    return {name: text if name in _AS_TEXT else json.loads(text) for name, text in entries.items()}
+    return {name: text if name in _AS_TEXT else parsed(text) for name, text in entries.items()}

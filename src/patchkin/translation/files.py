@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -112,7 +113,7 @@ def plan(inputs: Sequence[str], output: Path) -> Plan:
     for source, name in _named_files(inputs, output, notes):
         target = output / name
         other = jobs.get(target)
-        if other is not None and other.source.resolve() != source.resolve():
+        if other is not None and _real(other.source) != _real(source):
             raise DataError(
                 f"`{other.source}` and `{source}` would both be written to `{target}`. "
                 "Translate their folders one at a time, or give the folder above both."
@@ -125,7 +126,7 @@ def plan(inputs: Sequence[str], output: Path) -> Plan:
         )
     chosen = [replace(job, target=output) if names_file else job for job in jobs.values()]
     for job in chosen:
-        if job.target.resolve() == job.source.resolve():
+        if _real(job.target) == _real(job.source):
             raise DataError(f"`{job.source}` would be overwritten; choose another --output.")
     return Plan(chosen, tuple(notes), names_file)
 
@@ -186,8 +187,8 @@ def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:
 
 def _outside(folder: Path, files: Sequence[Path]) -> Sequence[Path]:
     """The files that are not below the folder; all of them if all are."""
-    folder = folder.resolve()
-    return [file for file in files if folder not in file.resolve().parents] or files
+    folder = _real(folder)
+    return [file for file in files if folder not in _real(file).parents] or files
 
 
 def renamed(jobs: Sequence[Job], rename: Callable[[Path], Path]) -> list[Job]:
@@ -470,3 +471,8 @@ def _batches(pages: Iterable[_Page], batch_size: int) -> Iterator[list[_Page]]:
         batch.append(page)
     if batch:
         yield batch
+
+
+def _real(path: Path) -> Path:
+    """The file that links lead to, also where they lead to each other."""
+    return Path(os.path.realpath(path))

@@ -31,6 +31,7 @@ from patchkin._version import __version__
 from patchkin.errors import DataError
 from patchkin.images.pages import file_of
 from patchkin.storage.atomic import append_line, storage_errors
+from patchkin.storage.strict_json import parsed
 
 RECORD_FOLDER = ".patchkin"
 _FORMAT = 1
@@ -162,7 +163,7 @@ def _read(folder: Path) -> _Folder:
         begun: set[str] = set()
         for line in _lines(journal):
             try:
-                entry = json.loads(line)
+                entry = parsed(line)
                 if "maker" in entry and entry["patchkin"] > _FORMAT:
                     break  # of a newer patchkin: what follows may mean something else
                 if "maker" in entry:

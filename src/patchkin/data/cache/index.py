@@ -15,6 +15,7 @@ from PIL import features
 
 from patchkin.images.pages import file_of
 from patchkin.sides import Sides
+from patchkin.storage.strict_json import parsed
 
 FORMAT = 3
 """Goes up when files of this format can no longer be read, or pixels are decoded otherwise."""
@@ -94,7 +95,7 @@ def index_body(content: bytes) -> dict[str, Any]:
         UnusableError: it was changed since, or other code than this made it.
     """
     try:
-        index = json.loads(content)
+        index = parsed(content)
         body, digest = index["body"], index["sha256"]
         text = json.dumps(body, separators=(",", ":"))
         kind, decoder = body["format"], body["decoder"]

@@ -1,0 +1,100 @@
+"""The scripts of `benchmarks/fire`: they find nothing, and they would."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.test_scaling_scripts import loaded
+from cli.conftest import finished_run, toy_root
+
+__all__ = ["finished_run", "toy_root"]
+
+FIRE = Path(__file__).parents[2] / "benchmarks" / "fire"
+
+
+@pytest.fixture
+def kills(monkeypatch):
+    return loaded(FIRE / "kills.py", monkeypatch)
+
+
+def burnt(folder, *arguments):
+    """The summary of runs that were killed, and what was found."""
+    result = subprocess.run(
+        [sys.executable, str(FIRE / "kills.py"), str(folder), *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = [json.loads(line) for line in (folder / "kills.jsonl").read_text().splitlines()]
+    return result.stdout, lines
+
+
+def test_killed_runs_end_as_if_nothing_had_been(tmp_path):
+    said, lines = burnt(tmp_path, "--kills", "1")
+    kills = [kill for line in lines for kill in line["killed"]]
+    assert kills
+    assert said.startswith(f"{len(lines)} runs, {len(kills)} kills, 0 runs with a fault\n")
+    assert [line["faults"] for line in lines] == [[]] * len(lines)
+
+
+@pytest.mark.slow
+def test_a_hundred_kills(tmp_path):
+    _, some = burnt(tmp_path, "--kills", "50", "--seed", "1")
+    _, lines = burnt(tmp_path, "--kills", "100", "--seed", "1")
+    assert lines[: len(some)] == some  # it went on behind them
+    assert sum(len(line["killed"]) for line in lines) >= 100
+
+
+def test_a_process_dies_at_the_operation_that_was_chosen(kills, tmp_path):
+    """The third: a write, of which half is done."""
+    process = os.fork()
+    if not process:
+        with kills.operations(tmp_path, kills.Kill(signal.SIGKILL, operation=3)):
+            file = os.open(tmp_path / "a", os.O_WRONLY | os.O_CREAT)
+            os.write(file, b"abcd")
+            os.write(file, b"efgh")
+        os._exit(0)
+    assert kills.waited(process, None) == -signal.SIGKILL
+    assert (tmp_path / "a").read_bytes() == b"abcdef"
+
+
+def test_a_process_is_killed_after_its_time_and_what_it_left_is_found(kills, monkeypatch):
+    monkeypatch.setattr(kills, "LEAVING_SECONDS", 0.2)
+    parent = subprocess.Popen(
+        ["sh", "-c", "sleep 60 & wait"], start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    parent.returncode = kills.waited(parent.pid, kills.Kill(signal.SIGTERM, seconds=0.3))
+    assert parent.returncode == -signal.SIGTERM
+    assert len(kills.survivors(parent.pid)) == 1
+    assert kills.survivors(parent.pid) == []
+
+
+def test_what_a_kill_could_have_broken_is_seen(kills, finished_run, tmp_path):
+    run_dir = shutil.copytree(finished_run, tmp_path / "run")
+    assert kills.unusable(run_dir) == kills.unlike(run_dir, finished_run) == []
+    log = run_dir / "log.jsonl"
+    lines = log.read_text().splitlines()
+    log.write_text("\n".join([*lines, lines[-1]]) + "\n")  # a record twice
+    assert kills.unlike(run_dir, finished_run) == ["log"]
+    log.write_text("\n".join([*lines[:-1], lines[-1][:9], ""]))  # half a last one
+    assert kills.unusable(run_dir) == []
+    log.write_text("\n".join([*lines[:-2], lines[-2][:9], lines[-1], ""]))
+    assert len(kills.unusable(run_dir)) == 1
+    weights = next(run_dir.glob("checkpoints/step_*/model.safetensors"))
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    log.write_text("\n".join([*lines, ""]))
+    assert kills.unlike(run_dir, finished_run) == [weights.relative_to(run_dir).as_posix()]
+    assert "checkpoint" in kills.unusable(run_dir)[0]
+    (run_dir / "report.html").write_text("<html>")
+    assert kills.unusable(run_dir)[-1] == "half a report"
+    (run_dir / ".patchkin-00000000-1-00000000.part").touch()
+    assert len(kills.remains(tmp_path)) == 1
