@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from patchkin.errors import DataError
+from patchkin.images.boxes import tell_pillow
 from patchkin.images.deep import bits_of
 from patchkin.images.faults import DECODING_ERRORS
 from patchkin.images.heic import register_heic
@@ -59,6 +60,7 @@ def container_of(file: Path) -> Container:
             return Container()
         register_heic(head)
         with Image.open(file) as image:
+            tell_pillow(image, file)
             return replace(_of_pillow(image, num_pages(file)), bits=bits_of(file, head))
     except (ModuleNotFoundError, DataError, *DECODING_ERRORS):
         return Container()

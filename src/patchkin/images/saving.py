@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from patchkin.errors import ConfigError
+from patchkin.images.boxes import fits_jp2, with_jp2_metadata
 from patchkin.images.container import Container, holds_profile, is_tiff_name
 from patchkin.images.deep import DEEP_SUFFIXES, JP2_SUFFIX, WRITTEN_BITS, save_deep
 from patchkin.images.heic import HEIC_SUFFIXES, register_heif
@@ -30,8 +31,8 @@ QUALITY = 95
 """Of JPEG, WebP, AVIF and HEIC, unless said otherwise."""
 _ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 _WITH_ALPHA = ("PNG", "WEBP", "AVIF", "GIF", "TGA", "JPEG2000", "HEIF", "BMP")
-_WITH_PROFILE = ("PNG", "JPEG", "WEBP", "AVIF", "HEIF")
-_WITH_EXIF = ("PNG", "JPEG", "WEBP", "AVIF", "HEIF")
+_WITH_PROFILE = ("PNG", "JPEG", "WEBP", "AVIF", "HEIF", "JPEG2000")
+_WITH_EXIF = _WITH_PROFILE
 _WITH_DPI = ("PNG", "JPEG", "BMP")
 _METRE = 1 / 0.0254
 """Inches in it."""
@@ -130,9 +131,8 @@ def _writer(
 def _deep_writer(
     suffix: str, pages: Sequence[Page], container: Container, quality: int, notes: list[str]
 ) -> Callable[[Path], None]:
-    heic = suffix in HEIC_SUFFIXES
-    held = ("alpha", "colour profile", "EXIF") if heic else ("alpha",)
-    _note_lost(notes, suffix, pages, container, held)
+    container = _fitting(container, suffix, notes)
+    _note_lost(notes, suffix, pages, container, ("alpha", "colour profile", "EXIF"))
     if container.bits != WRITTEN_BITS and suffix != JP2_SUFFIX:
         notes.append(f"its levels are written with {WRITTEN_BITS} bits")
     return lambda part: save_deep(
@@ -159,6 +159,7 @@ def _pillow_writer(
     if suffix in HEIC_SUFFIXES:
         register_heif()
     name = pillow_format(suffix)
+    container = _fitting(container, suffix, notes)
     options: dict[str, Any] = {"format": name}
     if name in ("JPEG", "WEBP", "AVIF", "HEIF"):
         options["quality"] = quality
@@ -186,7 +187,25 @@ def _pillow_writer(
             options["loop"] = container.loop
         if name == "GIF" and any(page.alpha is not None for page in pages):
             options["disposal"] = 2
+    if name == "JPEG2000" and {"colour profile", "EXIF"} & set(held):
+        return lambda part: _save_jp2(part, images[0], container)
     return lambda part: images[0].save(part, **options)
+
+
+def _save_jp2(part: Path, image: Image.Image, container: Container) -> None:
+    """Pillow writes neither of the two."""
+    image.save(part, format="JPEG2000")
+    data = part.read_bytes()
+    part.write_bytes(with_jp2_metadata(data, container.icc_profile, container.exif))
+
+
+def _fitting(container: Container, suffix: str, notes: list[str]) -> Container:
+    """Without a profile that a format has no place for."""
+    icc = container.icc_profile
+    if suffix != JP2_SUFFIX or icc is None or fits_jp2(icc):
+        return container
+    notes.append("its colour profile is not kept: JPEG 2000 has no place for tables of colours")
+    return replace(container, icc_profile=None)
 
 
 def _note_lost(
