@@ -18,7 +18,7 @@ from patchkin.images.faults import DECODING_ERRORS
 from patchkin.images.heic import register_heic
 from patchkin.images.orientation import ORIENTATION_TAG
 from patchkin.images.pages import num_pages
-from patchkin.images.tiff import TIFF_SUFFIXES, is_tiff
+from patchkin.images.tiff import is_tiff
 from patchkin.images.tiff_layout import TiffLayout, tiff_layout
 
 
@@ -104,8 +104,3 @@ def holds_profile(icc_profile: bytes | None, channels: int) -> bool:
     """
     wanted = {1: b"GRAY", 3: b"RGB "}.get(channels)
     return icc_profile is not None and icc_profile[16:20] == wanted
-
-
-def is_tiff_name(path: Path) -> bool:
-    """Whether the name is that of a TIFF."""
-    return path.suffix.lower() in TIFF_SUFFIXES
