@@ -136,9 +136,8 @@ def test_a_page_without_alpha_among_pages_with_it_is_opaque(tmp_path):
     pages = [Page(arrays[0], alpha), Page(arrays[1]), Page(arrays[2], alpha)]
     assert write_pages(tmp_path / "a.tif", pages, Container(num_pages=3)) == []
     found = [read_image(path) for path in each_page([tmp_path / "a.tif"])]
-    assert [np.array_equal(picture.pixels, array) for picture, array in zip(found, arrays)] == [
-        True
-    ] * 3
+    for picture, array in zip(found, arrays, strict=True):
+        assert np.array_equal(picture.pixels, array)
     assert np.array_equal(found[0].alpha, alpha)
     assert np.array_equal(found[1].alpha, np.full_like(alpha, 65535))
     (note,) = write_pages(tmp_path / "b.tif", pages[1:], Container(num_pages=2))

@@ -1,5 +1,7 @@
 import threading
 import time
+from collections import deque
+from functools import partial
 
 import pytest
 
@@ -92,9 +94,9 @@ def test_an_error_of_fed_work_is_raised_where_items_are_given_or_at_the_end():
         raise OSError("no space")
 
     fed = Fed(work, depth=1)
+    give_all = partial(deque, map(fed.give, range(9)))
     with pytest.raises(OSError, match="no space"):
-        for number in range(9):
-            fed.give(number)
+        give_all()
     fed.abandon()
     fed = Fed(work)
     fed.give(0)
