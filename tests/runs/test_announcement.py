@@ -135,7 +135,9 @@ def test_channels_of_all_networks_are_told_by_one_flag():
     parts = {"data": preset.data, "schedule": preset.schedule}
     grey = with_channels(kind, preset.method, 1)
     assert _preset(kind, RunConfig(method=grey, **parts)) == f"{name}, but --channels 1"
-    half = replace(grey, discriminator=preset.method.discriminator)
-    told = _preset(kind, RunConfig(method=half, **parts))
-    assert "--channels" not in told
-    assert "--method.generator.in-channels 1" in told
+    fewer = replace(grey, num_patches=8)
+    told = _preset(kind, RunConfig(method=fewer, **parts))
+    assert told == f"{name}, but --channels 1, --method.num-patches 8"
+    one_way = replace(preset.method.generator, in_channels=1)
+    told = _preset(kind, RunConfig(method=replace(preset.method, generator=one_way), **parts))
+    assert told == f"{name}, but --method.generator.in-channels 1"

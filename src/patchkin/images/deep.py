@@ -114,7 +114,7 @@ def _heic(path: Path, page: int) -> tuple[Array, int]:
     with path.open("rb") as file:
         image = pillow_heif.open_heif(file, convert_hdr_to_8bit=False, hdr_to_16bit=False)[page]
         check_pixels(*image.size)
-        return np.asarray(image), 1
+        return np.array(image), 1  # a copy: pillow-heif 0.18 frees what a view would show
 
 
 def _avif(path: Path, page: int, bits: int) -> tuple[Array, int]:
