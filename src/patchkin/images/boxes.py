@@ -119,7 +119,7 @@ def fits_jp2(icc_profile: bytes) -> bool:
 
 
 def with_jp2_metadata(data: bytes, icc_profile: bytes | None, exif: bytes | None) -> bytes:
-    """A JPEG 2000 file with a colour profile instead of the colours it names, and with EXIF."""
+    """A file as encoders write it, with a profile in place of named colours, and with EXIF."""
     parts: list[bytes] = []
     for outer in boxes(data):
         whole = data[outer.start : outer.end]
@@ -129,6 +129,8 @@ def with_jp2_metadata(data: bytes, icc_profile: bytes | None, exif: bytes | None
         if outer.kind == b"jp2c" and exif is not None:
             parts.append(box(b"uuid", _EXIF_OF_JP2 + exif.removeprefix(_EXIF_HEAD)))
         parts.append(whole)
+        if outer.kind == b"jp2c":  # older imagecodecs let memory follow
+            break
     return b"".join(parts)
 
 
