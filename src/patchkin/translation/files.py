@@ -39,8 +39,8 @@ from patchkin.images.folders import find_images, ignored_kinds, is_left_out
 from patchkin.images.pages import each_page
 from patchkin.images.saving import Page as SavedPage
 from patchkin.images.saving import write_pages
-from patchkin.parallel.overlap import AbandonedError, Fed, ahead, behind
-from patchkin.storage.atomic import is_disk_trouble
+from patchkin.parallel.overlap import Fed, ahead, behind
+from patchkin.storage.atomic import is_disk_trouble, remove_remains
 from patchkin.translation.record import Recorder
 from patchkin.translation.saving import Saving
 
@@ -430,9 +430,9 @@ class _Writing:
 
     def _give(self, page: _Page, saved: SavedPage) -> None:
         if page.number == 0:
+            remove_remains(page.job.target.parent)  # a stack is under way for long
             self._open = Fed(partial(self._write, page))
-        if self._open is None:
-            raise AbandonedError
+        assert self._open is not None, "a page that follows another of its file"
         self._open.give(saved)
 
     def _write(self, page: _Page, pages: Iterable[SavedPage]) -> list[str]:
