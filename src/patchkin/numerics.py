@@ -6,6 +6,9 @@ and the projection head leave autocast and widen what they are given.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -16,6 +19,18 @@ NORM_EPSILON = 1e-7
 def without_autocast(like: Tensor) -> torch.autocast:
     """A context in which autocast is off on the device of `like`."""
     return torch.autocast(like.device.type, enabled=False)
+
+
+@contextmanager
+def constants() -> Iterator[None]:
+    """A context whose results have no graph; what follows is as if it had not been.
+
+    Up to torch 2.10 autocast keeps the copies of weights that it casts here, and hands them, which
+    have no graph either, to the next pass of the same network: it learns nothing through them.
+    """
+    with torch.no_grad():
+        yield
+    torch.clear_autocast_cache()
 
 
 def widened(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torchvision.models import squeezenet1_1
 
+from patchkin.errors import DownloadError
 from patchkin.metrics.frechet import frechet_distance
 
 
@@ -200,3 +201,17 @@ def test_label_maps_are_scored_by_a_segmentation_network(command, tmp_path):
     assert result["scores"]["segmentation-released/mAP"] == expected["released"]["mAP"]
     for name in ("pixAcc", "classAcc", "mIoU"):
         assert result["scores"][f"segmentation-correct/{name}"] == expected["correct"][name]
+
+
+def test_where_weights_cannot_be_fetched_the_scores_without_are_named(
+    command, finished_run, monkeypatch, tmp_path
+):
+    def offline(published, *, option, progress=None):
+        raise DownloadError(f"`{published.file_name}` cannot be had; give {option} FILE.")
+
+    monkeypatch.setattr("patchkin.metrics.extractors.fetch", offline)
+    code, _, err = command("evaluate", finished_run)
+    assert code == 2
+    assert "--extractor-weights FILE" in err
+    assert "`--protocol` with no name after it gives the scores that need no weights." in err
+    assert command("evaluate", finished_run, "--protocol")[0] == 0

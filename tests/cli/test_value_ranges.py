@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from PIL import Image
 from torchvision.models import squeezenet1_1
 
 from cli.conftest import TINY
@@ -90,6 +91,20 @@ def test_12_bits_in_12_bits_out(command, twelve_bits, tmp_path):
         expected = (translator(x)[0, 0].numpy().clip(-1, 1) + 1) / 2 * 4095
         np.testing.assert_allclose(written, expected, rtol=0, atol=0.51)
         assert written.max() <= 4095
+
+
+def test_previews_show_pictures_of_12_bits_as_bright_as_they_are(command, twelve_bits, tmp_path):
+    """Read as 16 bits they would have no level above 255 / 16."""
+    wide = ("--data.value-range", "0", "4095", "--preset", "cut", "--training.preview-every", "1")
+    run_dir = trained(command, twelve_bits, tmp_path / "run", *wide)
+    previews = sorted((run_dir / "previews").glob("*.png"))
+    assert previews
+    with Image.open(previews[0]) as preview:
+        shown = np.asarray(preview.convert("L"))
+    first = shown[:40, :40]
+    pictures = [tifffile.imread(path) for path in sorted((twelve_bits / "trainA").iterdir())]
+    assert first.mean() == pytest.approx(np.mean(pictures) / 4095 * 255, abs=40)
+    assert first.max() > 180
 
 
 def test_each_domain_may_have_a_range(command, mr_and_ct, tmp_path):

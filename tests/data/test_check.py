@@ -44,7 +44,7 @@ def test_report_on_a_small_set(unpaired, make_images):
     text = " ".join(report.warnings)
     for part in (
         "trainA has 5 images; unpaired methods",
-        "trainB has images with a side of 16 pixels",
+        "have images with a side of 16 pixels",
         "trainB mixes 4 grey images",
         "trainB mixes files with different channels: 1 (1 files), 3 (5 files)",
         "trainB mixes files with different bits per channel",

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import sys
 
+import glymur
 import imagecodecs
 import numpy as np
 import pillow_heif
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from patchkin.errors import DataError
 from patchkin.images import read_image
+from patchkin.images.boxes import fits_jp2, with_jp2_metadata
 from patchkin.images.container import container_of
 from patchkin.images.limits import VARIABLE, allow_pixels
 from patchkin.images.saving import Page, write_pages
+from patchkin.images.sizes import image_size
+
+RGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 @pytest.fixture
@@ -184,3 +189,82 @@ def test_ppm_and_pgm_have_all_their_levels_both_ways(tmp_path, kind, white):
     path.write_bytes((header + body)[:-7])
     with pytest.raises(DataError, match="truncated"):
         read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["8.jp2", "16.jp2", "10.avif"])
+def test_profile_and_exif_are_kept_as_others_read_them(ramps, tmp_path, kind):
+    bits, suffix = kind.split(".")
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "a camera", 6
+    Image.fromarray((ramps >> 2).astype(np.uint8)).save(
+        tmp_path / "a.jpg", exif=exif, icc_profile=RGB_PROFILE, dpi=(300, 300)
+    )
+    container = container_of(tmp_path / "a.jpg")
+    levels_CHW = ramps.transpose(2, 0, 1)
+    page = Page((levels_CHW >> 2).astype(np.uint8) if bits == "8" else levels_CHW << 6)
+    target = tmp_path / f"b.{suffix}"
+    notes = write_pages(target, [page], container, quality=100)
+    written = ["its levels are written with 10 bits"] if suffix == "avif" else []
+    lost = [] if suffix == "avif" else ["resolution not kept: .jp2 has no place for it"]
+    assert notes == lost + written
+    if suffix == "jp2":
+        told = _by_glymur(target)
+    else:
+        with Image.open(target) as image:
+            told = (image.info["icc_profile"], dict(image.getexif()))
+    assert told[0] == RGB_PROFILE
+    assert told[1].get("Make", told[1].get(0x010F)) == "a camera"
+    assert not {"Orientation", 0x0112} & set(told[1])
+    again = container_of(target)
+    assert again.icc_profile == RGB_PROFILE
+    assert (again.exif or b"").removeprefix(b"Exif\0\0") == container.exif.removeprefix(b"Exif\0\0")
+    kept = np.asarray(read_image(target).pixels)
+    if suffix == "jp2":
+        assert np.array_equal(kept, page.levels.transpose(1, 2, 0) if bits == "8" else page.levels)
+    plain = tmp_path / f"plain.{suffix}"
+    write_pages(plain, [page], container_of(tmp_path / "none.png"), quality=100)
+    assert np.array_equal(kept, np.asarray(read_image(plain).pixels))
+
+
+def _by_glymur(path):
+    """Colour profile and EXIF as another reader of JPEG 2000 finds them."""
+    boxes = glymur.Jp2k(path).box
+    header = next(box for box in boxes if box.box_id == "jp2h")
+    (colour,) = [box for box in header.box if box.box_id == "colr"]
+    assert colour.method == 2, "restricted ICC"
+    return bytes(colour.icc_profile), next(box for box in boxes if box.box_id == "uuid").data
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_turned_jpeg_2000_is_upright_and_its_copy_says_so(ramps, tmp_path, bits):
+    levels = (ramps >> 2).astype(np.uint8) if bits == 8 else ramps << 6
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain = imagecodecs.jpeg2k_encode(levels, level=0, codecformat="jp2")
+    (tmp_path / "a.jp2").write_bytes(with_jp2_metadata(plain, None, exif.tobytes()))
+    picture = read_image(tmp_path / "a.jp2")
+    pixels = np.asarray(picture.pixels)
+    upright = pixels if bits == 8 else pixels.transpose(1, 2, 0)
+    assert np.array_equal(upright, np.rot90(levels, -1))
+    assert image_size(tmp_path / "a.jp2") == picture.size == (16, 64)
+    assert container_of(tmp_path / "a.jp2").exif is None
+
+
+def test_a_profile_of_tables_has_no_place_in_jpeg_2000(tmp_path):
+    tables = RGB_PROFILE.replace(b"rXYZ", b"A2B0", 1)
+    assert (fits_jp2(RGB_PROFILE), fits_jp2(tables)) == (True, False)
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", icc_profile=tables)
+    page = Page(np.zeros((3, 8, 8), np.uint8))
+    assert write_pages(tmp_path / "b.jp2", [page], container_of(tmp_path / "a.png")) == [
+        "its colour profile is not kept: JPEG 2000 has no place for tables of colours"
+    ]
+
+
+def test_what_a_pnm_has_no_place_for_is_said(tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", icc_profile=RGB_PROFILE, exif=exif)
+    for dtype in (np.uint8, np.uint16):
+        page = Page(np.zeros((3, 8, 8), dtype))
+        (note,) = write_pages(tmp_path / "b.ppm", [page], container_of(tmp_path / "a.png"))
+        assert note == "colour profile, EXIF not kept: .ppm has no place for it"

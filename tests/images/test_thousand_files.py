@@ -188,10 +188,13 @@ def _pillow_files() -> Iterator[Case]:
                 continue  # not a mode of this format; Pillow 11.3 cuts its own TIFF of YCbCr short
             name = f"pillow-{mode.replace(';', '')}-{orientation}{suffix}"
             yield Case(name, content, pixels)
-    for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "group4", "group3"):
+    fax = ("group4", "group3") if hasattr(imagecodecs, "ccittfax4_decode") else ()
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", *fax):
         for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"):
-            if compression == "jpeg" and mode in ("1", "P"):
-                continue  # Pillow 11.3 ends the process when it is asked for this
+            if (compression == "jpeg" and mode in ("1", "P")) or (
+                compression.startswith("group") and mode != "1"
+            ):
+                continue  # which hold no such pixels; Pillow 11.3 ends the process when asked
             try:
                 content = _saved(base.convert(mode), "TIFF", compression=compression)
             except (OSError, KeyError, ValueError):

@@ -58,8 +58,8 @@ def gradients(config: CutConfig, precision: str, *, flipped: bool) -> dict[str, 
 
 @pytest.mark.parametrize("flipped", [True, False])
 def test_weights_that_autocast_keeps_have_their_graph(flipped, monkeypatch):
-    """torch before 2.10 handed weights that were cast without a graph, for the keys, to the pass of
-    the queries: its encoder learned nothing through its own weights.
+    """torch up to 2.10 hands weights that were cast without a graph, for the keys, to the pass of
+    the queries: its encoder would learn nothing through its own weights.
     """
     kept = gradients(FASTCUT, "bf16-mixed", flipped=flipped)
     monkeypatch.setattr(

@@ -1,9 +1,11 @@
 import threading
 import time
+from collections import deque
+from functools import partial
 
 import pytest
 
-from patchkin.parallel.overlap import ahead, behind
+from patchkin.parallel.overlap import Fed, ahead, behind
 
 
 def test_items_are_made_before_they_are_asked_for():
@@ -66,3 +68,53 @@ def test_an_error_behind_is_not_lost():
 
     with pytest.raises(OSError, match="no space"), behind() as later:
         later(fail)
+
+
+def test_fed_work_takes_items_as_they_come_and_waits_for_no_more_than_its_depth():
+    taken, given = [], []
+
+    def work(items):
+        for item in items:
+            taken.append(item)
+            time.sleep(0.005)
+        return sum(taken)
+
+    fed = Fed(work, depth=2)
+    for number in range(8):
+        fed.give(number)
+        given.append(number)
+        assert len(given) - len(taken) <= 3
+    assert fed.finish() == 28
+    assert taken == list(range(8))
+
+
+def test_an_error_of_fed_work_is_raised_where_items_are_given_or_at_the_end():
+    def work(items):
+        next(items)
+        raise OSError("no space")
+
+    fed = Fed(work, depth=1)
+    give_all = partial(deque, map(fed.give, range(9)))
+    with pytest.raises(OSError, match="no space"):
+        give_all()
+    fed.abandon()
+    fed = Fed(work)
+    fed.give(0)
+    with pytest.raises(OSError, match="no space"):
+        fed.finish()
+
+
+def test_abandoned_work_is_over():
+    before, ended = threading.active_count(), []
+
+    def work(items):
+        try:
+            return list(items)
+        finally:
+            ended.append(True)
+
+    fed = Fed(work)
+    fed.give(1)
+    fed.abandon()
+    assert ended == [True]
+    assert threading.active_count() == before

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from patchkin._version import __version__
 from patchkin.cli import main
 from patchkin.cli import train as train_verb
+from patchkin.methods import METHODS
+from patchkin.runs.announcement import _preset
+from patchkin.runs.channels import with_channels
+from patchkin.runs.config import RunConfig
 from patchkin.scoring.report import read_log
 from runs.test_resuming import FLAGS, Copy, write_set
 
@@ -122,3 +127,17 @@ def test_bare_train_says_what_it_will_do(capsys, monkeypatch):
     assert "patchkin train METHOD --data ROOT" in said
     assert main(["train", "cut"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_channels_of_all_networks_are_told_by_one_flag():
+    kind = METHODS["cut"]
+    name, preset = next(iter(kind.presets.items()))
+    parts = {"data": preset.data, "schedule": preset.schedule}
+    grey = with_channels(kind, preset.method, 1)
+    assert _preset(kind, RunConfig(method=grey, **parts)) == f"{name}, but --channels 1"
+    fewer = replace(grey, num_patches=8)
+    told = _preset(kind, RunConfig(method=fewer, **parts))
+    assert told == f"{name}, but --channels 1, --method.num-patches 8"
+    one_way = replace(preset.method.generator, in_channels=1)
+    told = _preset(kind, RunConfig(method=replace(preset.method, generator=one_way), **parts))
+    assert told == f"{name}, but --method.generator.in-channels 1"

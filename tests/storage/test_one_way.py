@@ -25,9 +25,10 @@ KNOWN = {
         "path.write_bytes",
         "file.save",
     ],  # within new_file, as all of images
+    "images/gif.py": ["image.save", "path.open"],  # into memory, and within new_file
     "images/png16.py": ["path.write_bytes"],
     "images/pnm.py": ["path.write_bytes"],
-    "images/saving.py": ["images.save"],
+    "images/saving.py": ["save", *["image.save"] * 2, "images.save", "part.write_bytes"],
     "images/tiff.py": ["tifffile.imwrite", "tifffile.imwrite"],
     "images/tiff_writing.py": ["tifffile.imwrite"],
     "images/write.py": [*["image.save"] * 4, "path.open", "np.save"],

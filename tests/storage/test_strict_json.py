@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from patchkin.storage.strict_json import restored, strict, strict_text
@@ -26,7 +26,8 @@ def refused(word):
     raise AssertionError(f"{word} is no JSON")
 
 
-@settings(deadline=None)
+# The first text waits for tables of Unicode, which takes seconds on a busy machine.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(plains)
 def test_any_object_is_valid_json_and_comes_back(plain):
     read = json.loads(strict_text(plain), parse_constant=refused)

@@ -352,7 +352,10 @@ def _export(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> in
         about="Write one configuration of a supernet as a model that translates.",
     )
     if options.output.suffix != ".safetensors":
-        raise ConfigError(f"--output must name a .safetensors file; got `{options.output}`.")
+        raise ConfigError(
+            f"--output must name a .safetensors file; got `{options.output}`. `patchkin export` "
+            "makes a .onnx or .pt2 file of that."
+        )
     if options.output.exists() and not options.overwrite:
         raise ConfigError(f"`{options.output}` is there already; replace it with --overwrite.")
     channels, header, cost = _exported(options)

@@ -19,7 +19,7 @@ from patchkin.cli.printing import print_json, progress_bar
 from patchkin.config import flag, shown
 from patchkin.data.config import DataConfig
 from patchkin.devices import Device, Precision, return_freed_memory, take_accelerator
-from patchkin.errors import ConfigError
+from patchkin.errors import ConfigError, DownloadError
 from patchkin.images import write_pillow
 from patchkin.images.folders import find_images
 from patchkin.images.limits import allow_pixels
@@ -174,9 +174,11 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
     with _shown() as progress:
         for subject, name in _subjects(options, methods):
             data = _data(options, subject)
-            results.append(
-                _evaluated(subject, data, config, name=name, options=options, progress=progress)
-            )
+            with _with_advice(options):
+                result = _evaluated(
+                    subject, data, config, name=name, options=options, progress=progress
+                )
+            results.append(result)
             target = _target(options)
             if target is not None:
                 write_result(results[-1], target)
@@ -185,6 +187,19 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         write_report(options.model)
     _print(results, options)
     return 0
+
+
+@contextmanager
+def _with_advice(options: EvaluateOptions) -> Iterator[None]:
+    """Where weights cannot be fetched: the scores that need none."""
+    try:
+        yield
+    except DownloadError as error:
+        if not options.protocol:
+            raise
+        raise DownloadError(
+            f"{error} `--protocol` with no name after it gives the scores that need no weights."
+        ) from error
 
 
 def _print(results: Sequence[Result], options: EvaluateOptions) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,9 +14,9 @@ from patchkin.cli.released_flags import refuse_released_flags
 from patchkin.config import read_yaml, to_yaml
 from patchkin.data.config import DataConfig
 from patchkin.data.layouts import TOY
-from patchkin.data.paired import PairedBatch
 from patchkin.errors import ConfigError, nearest
 from patchkin.method import Method
+from patchkin.runs.channels import with_channels
 from patchkin.runs.config import (
     METHOD_FILE,
     TAKEN_FROM_DATA,
@@ -226,7 +226,7 @@ def default_options(kind: type[Method], arguments: Sequence[str]) -> TrainOption
         training = replace(training, start_sha256=None)  # that of a file's model
     channels = option_value(arguments, "--channels")
     return TrainOptions(
-        method=config.method if channels is None else with_channels(kind, config.method, channels),
+        method=config.method if channels is None else _for_channels(kind, config.method, channels),
         data=config.data,
         schedule=config.schedule,
         training=training,
@@ -257,31 +257,15 @@ def _without(plain: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
     }
 
 
-def with_channels(kind: type[Method], config: Any, channels: str) -> Any:
-    """A method's configuration for images with so many channels in both domains.
+def _for_channels(kind: type[Method], config: Any, channels: str) -> Any:
+    """A method's configuration for images with so many channels, as they were typed.
 
     Raises:
         ConfigError: not a positive number.
-
-    >>> from patchkin.methods import METHODS
-    >>> pix2pix = METHODS["pix2pix"]
-    >>> grey = with_channels(pix2pix, next(iter(pix2pix.presets.values())).method, "1")
-    >>> grey.generator.in_channels, grey.generator.out_channels, grey.discriminator.in_channels
-    (1, 1, 2)
     """
     if not channels.isdecimal() or int(channels) < 1:
         raise ConfigError(f"`--channels` must be a positive number; got {channels}.")
-    number = int(channels)
-    changes: dict[str, Any] = {}
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if is_dataclass(value) and not isinstance(value, type):
-            # pix2pix's discriminator sees both images at once
-            pair = item.name == "discriminator" and issubclass(kind.batch_type, PairedBatch)
-            changes[item.name] = with_channels(kind, value, str(2 * number if pair else number))
-        elif item.name in ("in_channels", "out_channels", "channels"):
-            changes[item.name] = number
-    return replace(config, **changes)
+    return with_channels(kind, config, int(channels))
 
 
 def tell_run(run_dir: Path, report: Path, *, as_json: bool) -> None:

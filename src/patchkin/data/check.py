@@ -6,7 +6,7 @@ import hashlib
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -312,38 +312,7 @@ def _is_training(folder: str) -> bool:
 def _warnings(
     folders: Sequence[FolderReport], duplicates: Sequence[Sequence[str]], layout: Layout
 ) -> list[str]:
-    warnings = []
-    for report in folders:
-        few = report.training and report.num_images < _FEW_IMAGES
-        if few and not isinstance(layout, SingleImages):
-            warnings.append(
-                f"{report.folder} has {report.num_images} images; unpaired methods were published "
-                "with several hundred or more."
-            )
-        if (
-            report.width
-            and report.height
-            and min(report.width.min, report.height.min) < _SMALL_PIXELS
-        ):
-            smallest = min(report.width.min, report.height.min)
-            warnings.append(
-                f"{report.folder} has images with a side of {smallest} pixels; they are enlarged "
-                f"for training at {_SMALL_PIXELS}; train with --size set to what they have."
-            )
-        if report.grey_in_colour and report.grey_in_colour < report.num_images:
-            warnings.append(
-                f"{report.folder} mixes {report.grey_in_colour} grey images (stored in colour) "
-                "with colour."
-            )
-        for what, counts in (("channels", report.channels), ("bits per channel", report.bits)):
-            if len(counts) > 1:
-                mix = ", ".join(f"{value} ({number} files)" for value, number in counts.items())
-                warnings.append(f"{report.folder} mixes files with different {what}: {mix}.")
-        if report.depth_note:
-            warnings.append(report.depth_note)
-        if report.broken:
-            files = "1 file" if len(report.broken) == 1 else f"{len(report.broken)} files"
-            warnings.append(f"{report.folder} has {files} that cannot be used.")
+    warnings = list(_of_folders(folders, layout))
     if duplicates:
         warnings.append(
             f"{len(duplicates)} files are in a training and in a held-out folder, "
@@ -354,6 +323,57 @@ def _warnings(
         where = "test/<domain>" if isinstance(layout, DomainFolders) else "testA, testB"
         warnings.append(f"There are no held-out images ({where}); scores need some.")
     return warnings
+
+
+def _of_folders(folders: Sequence[FolderReport], layout: Layout) -> Iterator[str]:
+    """What is wrong with them; of folders that have the same, once."""
+    alike: dict[str, list[str]] = {}
+    for report in folders:
+        for line in _of_folder(report, layout):
+            alike.setdefault(line, []).append(report.folder)
+    for line, names in alike.items():
+        if len(names) == 1:
+            yield line.format(folder=names[0], has="has", mixes="mixes")
+        else:
+            several = f"{', '.join(names[:-1])} and {names[-1]}"
+            yield line.format(folder=several, has="have", mixes="mix")
+    by_bits: dict[int, dict[str, UsedValues]] = {}
+    for report in folders:
+        if report.depth_note and report.values is not None:
+            used = UsedValues(*report.values, unsigned_16=True)
+            by_bits.setdefault(used.unused_bits, {})[report.folder] = used
+    for group in by_bits.values():
+        whole = merged(list(group.values()))
+        if whole is not None:
+            yield whole.note(*group)
+
+
+def _of_folder(report: FolderReport, layout: Layout) -> Iterator[str]:
+    """Lines with a place for the folder and its verb."""
+    if report.training and report.num_images < _FEW_IMAGES and not isinstance(layout, SingleImages):
+        yield (
+            f"{{folder}} {{has}} {report.num_images} images; unpaired methods were published "
+            "with several hundred or more."
+        )
+    if report.width and report.height:
+        smallest = min(report.width.min, report.height.min)
+        if smallest < _SMALL_PIXELS:
+            yield (
+                f"{{folder}} {{has}} images with a side of {smallest} pixels; they are enlarged "
+                f"for training at {_SMALL_PIXELS}; train with --size set to what they have."
+            )
+    if report.grey_in_colour and report.grey_in_colour < report.num_images:
+        yield (
+            f"{{folder}} {{mixes}} {report.grey_in_colour} grey images (stored in colour) "
+            "with colour."
+        )
+    for what, counts in (("channels", report.channels), ("bits per channel", report.bits)):
+        if len(counts) > 1:
+            mix = ", ".join(f"{value} ({number} files)" for value, number in counts.items())
+            yield f"{{folder}} {{mixes}} files with different {what}: {mix}."
+    if report.broken:
+        files = "1 file" if len(report.broken) == 1 else f"{len(report.broken)} files"
+        yield f"{{folder}} {{has}} {files} that cannot be used."
 
 
 def _errors(folders: Sequence[FolderReport], layout: Layout, max_broken: float) -> list[str]:

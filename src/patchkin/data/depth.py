@@ -37,7 +37,7 @@ class UsedValues:
         """
         return _FULL_BITS - int(self.high).bit_length() if self.unsigned_16 else 0
 
-    def note(self, folder: str) -> str:
+    def note(self, *folders: str) -> str:
         """One line with the range to give; empty where the files use their bits.
 
         >>> print(UsedValues(3, 4000, True).note("trainA"))
@@ -47,8 +47,12 @@ class UsedValues:
         if self.unused_bits == 0:
             return ""
         bits = _FULL_BITS - self.unused_bits
+        several = len(folders) > 1
+        told = (
+            f"{', '.join(folders[:-1])} and {folders[-1]} have" if several else folders[0] + " has"
+        )
         return (
-            f"{folder} has 16-bit files whose values end at {int(self.high)}, as of {bits} bits: "
+            f"{told} 16-bit files whose values end at {int(self.high)}, as of {bits} bits: "
             "read as 16 bits they are nearly black. "
             f"Give --data.value-range 0 {2**bits - 1}."
         )

@@ -14,9 +14,11 @@ What of a folder counts as its images is decided in `patchkin.images.folders`.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,6 +29,7 @@ from patchkin.images import IMAGE_SUFFIXES, is_image_file
 from patchkin.images.folders import FoundImages, find_images, ignored_kinds, is_left_out
 from patchkin.images.pages import each_page
 
+logger = logging.getLogger(__name__)
 MIN_UNPAIRED_IMAGES = 2
 TOY = "toy"
 SPLITS = ("train", "val", "test")
@@ -364,12 +367,26 @@ def find_domains(config: DataConfig) -> Domains:
     return domains
 
 
+def say_which_toy() -> None:
+    """Where a folder has the name of the built-in set: which of them is taken."""
+    if Path(TOY).is_dir():
+        _say_once(Path(TOY).resolve())
+
+
+@cache
+def _say_once(_: Path) -> None:
+    logger.warning(
+        "`%s` is the built-in toy set; the folder of that name here is `--data ./%s`.", TOY, TOY
+    )
+
+
 def _layout(config: DataConfig) -> Layout:
     if config.source is not None and config.target is not None:
         return TwoFolders(Path(config.source), Path(config.target))
     if config.root == TOY:
         from patchkin.data.toy import cached_toy
 
+        say_which_toy()
         return UnpairedFolders(cached_toy(max(config.height_width)))
     return detect_layout(Path(config.root))
 

@@ -26,7 +26,15 @@ from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, finished, transformable
 from patchkin.data.depth import warn_of_depth
 from patchkin.data.folders import made_once
-from patchkin.data.layouts import SPLITS, TOY, PairedImages, detect_layout, images_in, notes_on
+from patchkin.data.layouts import (
+    SPLITS,
+    TOY,
+    PairedImages,
+    detect_layout,
+    images_in,
+    notes_on,
+    say_which_toy,
+)
 from patchkin.data.scale import check_views
 from patchkin.data.steps import StepBatches, StepLoader
 from patchkin.data.toy import MAX_SIZE, MIN_SIZE, TOY_VERSION, Scene
@@ -191,7 +199,11 @@ def find_pairs(config: DataConfig) -> Pairs:
             "This method needs pairs; `source` and `target` are two folders without any. Give "
             "`root`, a folder with side-by-side pairs in train/."
         )
-    root = cached_paired_toy(max(config.height_width)) if config.root == TOY else Path(config.root)
+    if config.root == TOY:
+        say_which_toy()
+        root = cached_paired_toy(max(config.height_width))
+    else:
+        root = Path(config.root)
     layout = detect_layout(root)
     if not isinstance(layout, PairedImages):
         raise DataError(

@@ -26,7 +26,7 @@ C rows and columns of the grid; a last C is colour channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -660,17 +660,54 @@ def write_toy(
         ConfigError: if the size is out of range.
         StorageError: if a file cannot be written.
     """
-    root = Path(root)
-    for split, number in (("train", train), ("val", test if val is None else val), ("test", test)):
+
+    def shown(seed: int) -> Shown:
+        scene = Scene(size, seed)
+        more = {"masks": scene.mask, "true": scene.striped}
+        return Shown(scene.plain, scene.striped, more)
+
+    counts = {"train": train, "val": test if val is None else val, "test": test}
+    write_world(Path(root), "toy", counts, shown, seed=seed)
+
+
+class Shown(NamedTuple):
+    """A scene, painted when it is asked for."""
+
+    plain: Callable[[], Image.Image]
+    """As an image of domain A."""
+    striped: Callable[[], Image.Image]
+    """As an image of domain B."""
+    companions: Mapping[str, Callable[[], Image.Image]]
+    """What lies in a folder of this name beside held-out images of domain A."""
+
+
+def write_world(
+    root: Path, name: str, counts: Mapping[str, int], shown: Callable[[int], Shown], *, seed: int
+) -> None:
+    """Render two domains of scenes, each of which is in one image only.
+
+    Args:
+        root: folder; existing files of the same names are replaced.
+        name: of the world, for the seeds of its scenes.
+        counts: images of each domain in a split.
+        shown: the scene of a seed.
+        seed: of them all.
+
+    Raises:
+        StorageError: if a file cannot be written.
+    """
+    for split, number in counts.items():
         for domain in "AB":
             for index in range(number):
-                scene = Scene(size, derive_seed(seed, "toy", split + domain, index))
+                scene = shown(derive_seed(seed, name, split + domain, index))
                 path = root / f"{split}{domain}" / f"{index:04d}.png"
-                shown = scene.plain() if domain == "A" else scene.striped()
-                write_pillow(path, shown, synced=False)
-                if domain == "A" and split != "train":
-                    write_pillow(mask_file(path), scene.mask(), synced=False)
-                    write_pillow(truth_file(path), scene.striped(), synced=False)
+                write_pillow(
+                    path, scene.plain() if domain == "A" else scene.striped(), synced=False
+                )
+                held_out = domain == "A" and split != "train"
+                for companion, image in scene.companions.items() if held_out else ():
+                    beside = path.parent.with_name(f"{path.parent.name}_{companion}") / path.name
+                    write_pillow(beside, image(), synced=False)
     with storage_errors(root):
         sync_tree(root)
 

@@ -29,9 +29,6 @@ from PIL import Image, ImageDraw
 from patchkin.data import toy
 from patchkin.data.toy import Animal, Array, Capsule, Coat, Colour
 from patchkin.errors import ConfigError
-from patchkin.images import write_pillow
-from patchkin.randomness import derive_seed
-from patchkin.storage.atomic import storage_errors, sync_tree
 
 Companion: TypeAlias = Literal["masks", "true", "bystander", "things", "confused", "empty"]
 COMPANIONS: tuple[Companion, ...] = ("masks", "true", "bystander", "things", "confused", "empty")
@@ -360,18 +357,17 @@ def write_farm(
         ConfigError: if the size is out of range.
         StorageError: if a file cannot be written.
     """
-    root = Path(root)
-    for split, number in (("train", train), ("val", test if val is None else val), ("test", test)):
-        for domain in "AB":
-            for index in range(number):
-                scene = FarmScene(size, derive_seed(seed, "farm", split + domain, index))
-                path = root / f"{split}{domain}" / f"{index:04d}.png"
-                write_pillow(path, scene.shown(striped=domain == "B"), synced=False)
-                if domain == "A" and split != "train":
-                    for companion, image in _companions(scene).items():
-                        write_pillow(companion_file(path, companion), image(), synced=False)
-    with storage_errors(root):
-        sync_tree(root)
+
+    def shown(seed: int) -> toy.Shown:
+        scene = FarmScene(size, seed)
+        return toy.Shown(
+            lambda: scene.shown(striped=False),
+            lambda: scene.shown(striped=True),
+            {str(name): image for name, image in _companions(scene).items()},
+        )
+
+    counts = {"train": train, "val": test if val is None else val, "test": test}
+    toy.write_world(Path(root), "farm", counts, shown, seed=seed)
 
 
 def _companions(scene: FarmScene) -> dict[Companion, Callable[[], Image.Image]]:

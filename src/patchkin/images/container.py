@@ -12,12 +12,13 @@ from pathlib import Path
 from PIL import Image
 
 from patchkin.errors import DataError
+from patchkin.images.boxes import tell_pillow
 from patchkin.images.deep import bits_of
 from patchkin.images.faults import DECODING_ERRORS
 from patchkin.images.heic import register_heic
 from patchkin.images.orientation import ORIENTATION_TAG
 from patchkin.images.pages import num_pages
-from patchkin.images.tiff import TIFF_SUFFIXES, is_tiff
+from patchkin.images.tiff import is_tiff
 from patchkin.images.tiff_layout import TiffLayout, tiff_layout
 
 
@@ -59,6 +60,7 @@ def container_of(file: Path) -> Container:
             return Container()
         register_heic(head)
         with Image.open(file) as image:
+            tell_pillow(image, file)
             return replace(_of_pillow(image, num_pages(file)), bits=bits_of(file, head))
     except (ModuleNotFoundError, DataError, *DECODING_ERRORS):
         return Container()
@@ -102,8 +104,3 @@ def holds_profile(icc_profile: bytes | None, channels: int) -> bool:
     """
     wanted = {1: b"GRAY", 3: b"RGB "}.get(channels)
     return icc_profile is not None and icc_profile[16:20] == wanted
-
-
-def is_tiff_name(path: Path) -> bool:
-    """Whether the name is that of a TIFF."""
-    return path.suffix.lower() in TIFF_SUFFIXES

@@ -16,6 +16,12 @@ import numpy as np
 from PIL import Image
 
 from patchkin.errors import DataError
+from patchkin.images.boxes import (
+    tell_pillow,
+    with_avif_metadata,
+    with_jp2_metadata,
+    without_jp2_profile,
+)
 from patchkin.images.heic import HEIC_SUFFIXES, is_heic, register_heif
 from patchkin.images.limits import check_pixels
 from patchkin.images.orientation import ORIENTATION_TAG, upright_array
@@ -88,7 +94,7 @@ def decode_deep(path: Path, head: bytes, page: int) -> Decoded | None:
     if bits is None or bits <= 8:
         return None
     if head.startswith(_JP2_SIGNATURE):
-        stored, turned = _jp2(path, bits), 1
+        stored, turned = _jp2(path, bits)
     elif is_heic(head) and not _holds_av1(path):
         stored, turned = _heic(path, page)
     else:
@@ -108,7 +114,7 @@ def _heic(path: Path, page: int) -> tuple[Array, int]:
     with path.open("rb") as file:
         image = pillow_heif.open_heif(file, convert_hdr_to_8bit=False, hdr_to_16bit=False)[page]
         check_pixels(*image.size)
-        return np.asarray(image), 1
+        return np.array(image), 1  # a copy: pillow-heif 0.18 frees what a view would show
 
 
 def _avif(path: Path, page: int, bits: int) -> tuple[Array, int]:
@@ -118,12 +124,17 @@ def _avif(path: Path, page: int, bits: int) -> tuple[Array, int]:
         raise DataError(_NEEDS_IMAGECODECS.format(what="an AVIF", bits=bits)) from error
     with Image.open(path) as image:
         check_pixels(*image.size)
-        turned = image.getexif().get(ORIENTATION_TAG, 1)
+        turned = _turn(image)
     decoded: Array = avif_decode(path.read_bytes(), index=page)
-    return decoded, int(turned) if turned in range(1, 9) else 1
+    return decoded, turned
 
 
-def _jp2(path: Path, bits: int) -> Array:
+def _turn(image: Image.Image) -> int:
+    turned = image.getexif().get(ORIENTATION_TAG, 1)
+    return int(turned) if turned in range(1, 9) else 1
+
+
+def _jp2(path: Path, bits: int) -> tuple[Array, int]:
     try:
         from imagecodecs import jpeg2k_decode
     except ImportError as error:
@@ -131,12 +142,14 @@ def _jp2(path: Path, bits: int) -> Array:
         raise DataError(needs) from error
     with Image.open(path) as image:
         check_pixels(*image.size)
+        tell_pillow(image, path)
+        turned = _turn(image)
     data = path.read_bytes()
     _, _, colour = data[:_HEAD_BYTES].partition(b"colr")
     if colour[:1] == b"\1" and int.from_bytes(colour[3:7], "big") == _LUMA_CHROMA:
         raise DataError(f"YCbCr of {bits} bits; save it as RGB.")
-    decoded: Array = jpeg2k_decode(data)
-    return decoded
+    decoded: Array = jpeg2k_decode(without_jp2_profile(data))  # which would apply a profile
+    return decoded, turned
 
 
 def save_deep(
@@ -154,21 +167,23 @@ def save_deep(
         path: of the file.
         pages: one, unless it is HEIC.
         quality: from 1 to 100.
-        icc_profile: of HEIC only.
-        exif: of HEIC only.
+        icc_profile: of the colours, or none.
+        exif: without an orientation, or none.
         suffix: of `DEEP_SUFFIXES`.
     """
     arrays = [_with_alpha(*page) for page in pages]
     if suffix == JP2_SUFFIX:
         from imagecodecs import jpeg2k_encode
 
-        path.write_bytes(jpeg2k_encode(arrays[0], level=0, codecformat="jp2"))
+        plain = jpeg2k_encode(arrays[0], level=0, codecformat="jp2")
+        path.write_bytes(with_jp2_metadata(bytes(plain), icc_profile, exif))
         return
     if suffix not in HEIC_SUFFIXES:
         from imagecodecs import avif_encode
 
         levels = np.rint(arrays[0] * ((2**WRITTEN_BITS - 1) / _HIGHEST)).astype(np.uint16)
-        path.write_bytes(avif_encode(levels, bitspersample=WRITTEN_BITS, level=quality))
+        plain = avif_encode(levels, bitspersample=WRITTEN_BITS, level=quality)
+        path.write_bytes(with_avif_metadata(bytes(plain), icc_profile, exif))
         return
     register_heif()
     import pillow_heif

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from patchkin.errors import DataError
+from patchkin.images.boxes import tell_pillow
 from patchkin.images.deep import decode_deep
 from patchkin.images.faults import DECODING_ERRORS, reason
 from patchkin.images.heic import register_heic
@@ -82,6 +83,7 @@ def _decode(path: Path, page: int | None) -> Decoded:
         if page:
             image.seek(page)
         image.load()
+        tell_pillow(image, path)
         return from_pillow(upright(image))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from patchkin.errors import DataError
+from patchkin.images.boxes import tell_pillow
 from patchkin.images.faults import DECODING_ERRORS
 from patchkin.images.heic import register_heic
 from patchkin.images.orientation import ORIENTATION_TAG, TURNED
@@ -31,6 +32,7 @@ def image_size(path: Path) -> tuple[int, int] | None:
             with path.open("rb") as opened:
                 register_heic(opened.read(16))
             with Image.open(path) as image:
+                tell_pillow(image, path)
                 width, height = image.size
                 turned = image.getexif().get(ORIENTATION_TAG) in TURNED
                 return (height, width) if turned else (width, height)

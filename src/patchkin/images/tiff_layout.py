@@ -64,6 +64,8 @@ class TiffLayout:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Of ImageJ, or of tifffile."""
     tags: tuple[Tag, ...] = ()
+    pixels: int = 0
+    """Of all pages, whatever their sizes."""
     channels: int = 1
     dtype: str = ""
     notes: tuple[str, ...] = ()
@@ -71,7 +73,7 @@ class TiffLayout:
 
     def first_page(self) -> TiffLayout:
         """Of the first page alone."""
-        return replace(self, axes="", sizes=())
+        return replace(self, axes="", sizes=(), pixels=0)
 
     @property
     def dpi(self) -> tuple[float, float] | None:
@@ -136,10 +138,16 @@ def tiff_layout(path: Path) -> TiffLayout:
             description=page.description or None,
             metadata=_metadata(file, kind),
             tags=_tags(page, turned, notes),
+            pixels=sum(_pixels(series.series) * series.num_pages for series in found),
             channels=sizes.get("C", 1) * sizes.get("S", 1),
             dtype=str(first.series.dtype),
             notes=tuple(notes),
         )
+
+
+def _pixels(series: Any) -> int:
+    sizes = dict(zip(series.axes, series.shape, strict=True))
+    return int(sizes["Y"] * sizes["X"])
 
 
 def _metadata(file: Any, kind: str) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Pages to a TIFF that is laid out as another: axes, compression, tags.
 
-Shape suffixes: P pages, C channels, H and W pixels.
+Shape suffixes: C channels, H and W pixels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +28,21 @@ _BIG = 2**32 - 2**25
 
 def write_tiff_pages(
     path: Path,
-    pages_PCHW: Sequence[Array],
-    alphas_PHW: Sequence[Array | None],
+    pages: Iterable[tuple[Array, Array | None]],
+    number: int,
     layout: TiffLayout | None,
     *,
     icc_profile: bytes | None,
     dpi: tuple[float, float] | None,
     quality: int,
 ) -> list[str]:
-    """Write a file.
+    """Write a file page by page, so that one of them is in memory.
 
     Args:
         path: of it.
-        pages_PCHW: of one type; sizes may differ only where the layout has a plain axis.
-        alphas_PHW: of each page.
+        pages: each [C, H, W] with its alpha [H, W], of one type; sizes may differ only where the
+            layout has a plain axis. Where the first has alpha and another none, that is opaque.
+        number: of the pages.
         layout: of the input, if that is a TIFF.
         icc_profile: colour profile, or None.
         dpi: resolution, where the layout has none.
@@ -59,18 +61,18 @@ def write_tiff_pages(
             "Writing TIFF needs tifffile; run `pip install patchkin[tiff]`, or use --format png."
         ) from error
     notes: list[str] = []
-    alphas = list(alphas_PHW)
-    channels, dtype = pages_PCHW[0].shape[0], pages_PCHW[0].dtype
-    with_alpha = all(alpha is not None for alpha in alphas)
-    if not with_alpha and any(alpha is not None for alpha in alphas):
-        notes.append("alpha is not kept: some pages have none")
+    following = iter(pages)
+    first_CHW, first_alpha_HW = next(following)
+    pages = chain([(first_CHW, first_alpha_HW)], following)
+    channels, dtype = first_CHW.shape[0], first_CHW.dtype
+    with_alpha = first_alpha_HW is not None
     kind = "plain" if layout is None else layout.kind
     as_planes = _as_planes(layout, channels, dtype, with_alpha=with_alpha)
     if kind == "imagej" and (
         dtype.name not in _IMAGEJ_TYPES
         or (with_alpha and not as_planes)
         or (channels > 1 and not as_planes and (dtype != np.uint8 or channels != 3))
-        or len(pages_PCHW) != math.prod(layout.sizes if layout else (1,))
+        or number != math.prod(layout.sizes if layout else (1,))
     ):
         notes.append("the metadata of ImageJ is not kept: it has no such pixels")
         kind = "plain"
@@ -79,7 +81,7 @@ def write_tiff_pages(
         with_alpha = False
     options = _options(layout, dtype, channels, notes, with_alpha=with_alpha, quality=quality)
     options |= _tags_of(layout, icc_profile, dpi)
-    planes = _planes(pages_PCHW, alphas if with_alpha else None, as_planes=as_planes)
+    interleaved = True
     if not as_planes and channels == 3:
         options["photometric"] = "rgb"
     else:
@@ -91,18 +93,16 @@ def write_tiff_pages(
         interleaved = not (layout is not None and layout.planar and channels > 1)
         if channels + with_alpha > 1:
             options["planarconfig"] = "contig" if interleaved else "separate"
-            if not interleaved:
-                planes = [np.ascontiguousarray(np.moveaxis(plane, -1, 0)) for plane in planes]
-    samples = 1 if as_planes else channels + with_alpha
     _write(
         tifffile,
         path,
-        planes,
+        _planes(pages, with_alpha=with_alpha, as_planes=as_planes, interleaved=interleaved),
+        number * (channels if as_planes else 1),
         layout,
         kind=kind,
         options=options,
         as_planes=as_planes,
-        samples=samples,
+        samples=1 if as_planes else channels + with_alpha,
         notes=notes,
     )
     return notes
@@ -122,27 +122,38 @@ def _as_planes(
 
 
 def _planes(
-    pages_PCHW: Sequence[Array], alphas_PHW: Sequence[Array | None] | None, *, as_planes: bool
-) -> list[Array]:
-    """What becomes a directory of the file each: HW, or HWC."""
-    planes: list[Array] = []
-    for number, page_CHW in enumerate(pages_PCHW):
-        alpha_HW = None if alphas_PHW is None else alphas_PHW[number]
+    pages: Iterable[tuple[Array, Array | None]],
+    *,
+    with_alpha: bool,
+    as_planes: bool,
+    interleaved: bool,
+) -> Iterator[Array]:
+    """What becomes a directory of the file each: HW, HWC, or CHW where samples lie apart."""
+    for page_CHW, alpha_HW in pages:
         if as_planes:
-            planes += list(page_CHW)
+            yield from page_CHW
             continue
-        whole_CHW = page_CHW if alpha_HW is None else np.concatenate([page_CHW, alpha_HW[None]])
-        array_HWC = whole_CHW.transpose(1, 2, 0)  # of grey pages no copy is made
-        planes.append(
-            np.ascontiguousarray(array_HWC[:, :, 0] if array_HWC.shape[2] == 1 else array_HWC)
-        )
-    return planes
+        whole_CHW = page_CHW
+        if with_alpha:
+            filled_HW = _opaque(page_CHW) if alpha_HW is None else alpha_HW
+            whole_CHW = np.concatenate([page_CHW, filled_HW[None]])
+        if whole_CHW.shape[0] == 1:
+            yield np.ascontiguousarray(whole_CHW[0])
+        else:
+            axes = (1, 2, 0) if interleaved else (0, 1, 2)
+            yield np.ascontiguousarray(whole_CHW.transpose(axes))
+
+
+def _opaque(page_CHW: Array) -> Array:
+    dtype = page_CHW.dtype
+    return np.full(page_CHW.shape[1:], np.iinfo(dtype).max if dtype.kind in "iu" else 1, dtype)
 
 
 def _write(
     tifffile: Any,
     path: Path,
-    planes: Sequence[Array],
+    planes: Iterator[Array],
+    number: int,
     layout: TiffLayout | None,
     *,
     kind: str,
@@ -151,35 +162,60 @@ def _write(
     samples: int,
     notes: list[str],
 ) -> None:
-    height, width = planes[0].shape[-2:] if samples == 1 else _sides(planes[0], options)
-    pages = math.prod(layout.sizes) if layout else len(planes)
-    channels = len(planes) // pages
+    first = next(planes)
+    planes = chain([first], planes)
+    height, width = first.shape[-2:] if samples == 1 else _sides(first, options)
+    pages = math.prod(layout.sizes) if layout else number
+    channels = number // pages
     outer = (layout.axes if layout else "") + ("C" if as_planes else "")
     sizes = dict(zip(layout.axes, layout.sizes, strict=True)) if layout else {}
     sizes |= {"X": width, "Y": height} | ({"C": channels} if as_planes else {})
-    big = (layout is not None and layout.bigtiff) or sum(p.nbytes for p in planes) > _BIG
+    values = max(number * first.size, (layout.pixels if layout else 0) * samples * channels)
+    big = (layout is not None and layout.bigtiff) or values * first.dtype.itemsize > _BIG
     order = layout.byteorder if layout else None
     if kind in ("imagej", "shaped") and layout is not None:
-        inner = planes[0].shape
-        stack = np.stack(planes).reshape(*(sizes[axis] for axis in outer), *inner)
         axes = outer + ("YX" if samples == 1 else _sample_axes(options))
-        metadata = _metadata(layout, channels if as_planes else samples, str(planes[0].dtype))
+        metadata = _metadata(layout, channels if as_planes else samples, str(first.dtype))
         more = {"imagej": True} if kind == "imagej" else {"bigtiff": big}
+        tile = options.get("tile")
         tifffile.imwrite(
-            path, stack, byteorder=order, metadata={**metadata, "axes": axes}, **more, **options
+            path,
+            planes if tile is None else _tiles(planes, tile, options),
+            shape=(*(sizes[axis] for axis in outer), *first.shape),
+            dtype=first.dtype,
+            byteorder=order,
+            metadata={**metadata, "axes": axes},
+            **more,
+            **options,
         )
         return
     description = layout.description if layout else None
     if kind == "ome" and layout is not None:
-        dtype = str(planes[0].dtype)
+        dtype = str(first.dtype)
         description = fitted_ome(description or "", outer, sizes, samples=samples, dtype=dtype)
         if description is None:
             notes.append("the metadata of OME is not kept: it describes other axes or stacks")
     with tifffile.TiffWriter(path, bigtiff=big, byteorder=order) as file:
-        for number, plane in enumerate(planes):
-            first = {} if description is None or number else {"description": _ascii(description)}
-            file.write(plane, metadata=None, contiguous=False, **first, **options)
+        for place, plane in enumerate(planes):
+            words = {} if description is None or place else {"description": _ascii(description)}
+            file.write(plane, metadata=None, contiguous=False, **words, **options)
             options.pop("extratags", None)
+
+
+def _tiles(
+    planes: Iterable[Array], tile: tuple[int, ...], options: dict[str, Any]
+) -> Iterator[Array]:
+    """The tiles of planes, filled up at the edges, as tifffile takes them one by one."""
+    rows, columns = tile
+    for plane in planes:
+        apart = plane.ndim == 3 and _sample_axes(options) == "SYX"
+        for image in plane if apart else [plane]:
+            for top in range(0, image.shape[0], rows):
+                for left in range(0, image.shape[1], columns):
+                    part = image[top : top + rows, left : left + columns]
+                    whole = np.zeros((rows, columns, *image.shape[2:]), image.dtype)
+                    whole[: part.shape[0], : part.shape[1]] = part
+                    yield whole
 
 
 def _sample_axes(options: dict[str, Any]) -> str:

@@ -45,6 +45,7 @@ from patchkin.networks import (
 )
 from patchkin.networks.momentum import follow
 from patchkin.networks.patch_bank import PatchBank
+from patchkin.numerics import constants
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig, ScheduleConfig
 from patchkin.terms.branches import stacked, unstacked
@@ -210,7 +211,7 @@ class Cut(Method):
     def _forward(self, real_BCHW: Tensor, *, flipped: bool) -> tuple[Tensor, list[Tensor]]:
         """Outputs, perhaps of mirrored images; features of the images per tap, without graph."""
         if flipped:
-            with torch.no_grad():
+            with constants():
                 keys = self.G.encode(real_BCHW, self.config.taps)
             return self.G(real_BCHW.flip(-1)), keys
         outputs_BCHW, features = self.G.forward_with_taps(real_BCHW, self.config.taps)

@@ -16,9 +16,9 @@ Differs from the released code: windows are right on maps that are not square; V
 trained with a learning rate of 0; the perceptual and style losses (weight 0 as released) are left
 out. This is the loss of the code since May 2021; the first version's (no factor 1/10 in tanh, top
 half by the input's map, sum over layers), which part of the released weights were made with, is
-left out too. Colours are changed alike for all images of a batch, so that N processes do what one
-does. Whether the single-image form has an image pool is not recorded; here it has none, its penalty
-has weight 1, and every step draws the generator's noise.
+left out too. Each image has colours of its own, so that N processes do what one does. Whether the
+single-image form has an image pool is not recorded; here it has none, its penalty has weight 1, and
+every step draws the generator's noise.
 
 Shape suffixes: B images, C channels, H and W pixels.
 """

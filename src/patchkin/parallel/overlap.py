@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 _END = object()
 
 
@@ -85,3 +87,64 @@ def behind(*, depth: int = 4) -> Iterator[Callable[[Callable[[], object]], None]
         yield later
         while pending:
             pending.popleft().result()
+
+
+class AbandonedError(Exception):
+    """Raised where `Fed` work waits for an item that will not come."""
+
+
+class Fed(Generic[T, R]):
+    """Work on items that come one by one: it takes them from an iterator, in another thread.
+
+    >>> total = Fed(sum)
+    >>> for number in range(4):
+    ...     total.give(number)
+    >>> total.finish()
+    6
+    """
+
+    def __init__(self, work: Callable[[Iterator[T]], R], *, depth: int = 2) -> None:
+        self._waiting: queue.Queue[Any] = queue.Queue(maxsize=depth)
+        self._abandoned = threading.Event()
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._result = self._thread.submit(lambda: work(self._items()))
+
+    def _items(self) -> Iterator[T]:
+        while (item := self._next()) is not _END:
+            yield item
+
+    def _next(self) -> Any:
+        while not self._abandoned.is_set():
+            with contextlib.suppress(queue.Empty):
+                return self._waiting.get(timeout=0.1)
+        raise AbandonedError
+
+    def give(self, item: T) -> None:
+        """Hand an item over; waits while `depth` of them wait.
+
+        Raises:
+            Exception: what the work ended with.
+        """
+        self._put(item)
+
+    def finish(self) -> R:
+        """What the work returns, now that there are no more items.
+
+        Raises:
+            Exception: what the work ended with.
+        """
+        self._put(_END)
+        self._thread.shutdown()
+        return self._result.result()
+
+    def _put(self, item: Any) -> None:
+        while not self._result.done():
+            with contextlib.suppress(queue.Full):
+                self._waiting.put(item, timeout=0.1)
+                return
+        self._result.result()
+
+    def abandon(self) -> None:
+        """End the work where it waits for an item; it is over when this returns."""
+        self._abandoned.set()
+        self._thread.shutdown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from patchkin.data.layouts import TOY
 from patchkin.data.record import SplitFiles
 from patchkin.devices import device_name
 from patchkin.method import Method, Preset
+from patchkin.runs.channels import with_channels
 from patchkin.runs.config import RunConfig
 from patchkin.runs.resuming import HARMLESS, PLACES, flag_of, leaves, shown
 from patchkin.training.fabric import Fabric
@@ -79,14 +81,28 @@ def counts(images: Mapping[str, tuple[int, int]]) -> str:
 
 def _preset(kind: type[Method], config: RunConfig[Any]) -> str:
     """The preset that is nearest, and what was changed of it."""
-    changed = {name: dict(_changed(preset, config)) for name, preset in kind.presets.items()}
-    name = min(changed, key=lambda preset: len(changed[preset]))
-    if not changed[name]:
+    told_of = {name: _changes(kind, preset, config) for name, preset in kind.presets.items()}
+    name = min(told_of, key=lambda preset: len(told_of[preset]))
+    told = told_of[name]
+    if not told:
         return name
-    told = [f"{flag_of(kind, key)} {shown(value)}" for key, value in changed[name].items()]
     more = len(told) - _MOST_CHANGES
     others = f" and {more} more" if more > 0 else ""
     return f"{name}, but {', '.join(told[:_MOST_CHANGES])}{others}"
+
+
+def _changes(kind: type[Method], preset: Preset, config: RunConfig[Any]) -> list[str]:
+    """As flags; what one flag sets in several networks, by this flag."""
+    changed = dict(_changed(preset, config))
+    channels = {value for key, value in changed.items() if key.endswith("channels")}
+    told: list[str] = []
+    for number in channels:
+        with_number = replace(preset, method=with_channels(kind, preset.method, number))
+        fewer = dict(_changed(with_number, config))
+        if not any(key.endswith("channels") for key in fewer):
+            told, changed = [f"--channels {number}"], fewer
+            break
+    return told + [f"{flag_of(kind, key)} {shown(value)}" for key, value in changed.items()]
 
 
 def _changed(preset: Preset, config: RunConfig[Any]) -> Iterator[tuple[str, Any]]:

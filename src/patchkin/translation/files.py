@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -39,8 +40,8 @@ from patchkin.images.folders import find_images, ignored_kinds, is_left_out
 from patchkin.images.pages import each_page
 from patchkin.images.saving import Page as SavedPage
 from patchkin.images.saving import write_pages
-from patchkin.parallel.overlap import ahead, behind
-from patchkin.storage.atomic import is_disk_trouble
+from patchkin.parallel.overlap import Fed, ahead, behind
+from patchkin.storage.atomic import is_disk_trouble, remove_remains
 from patchkin.translation.record import Recorder
 from patchkin.translation.saving import Saving
 
@@ -289,8 +290,8 @@ def translate_files(
     unless the disk is full or fails.
 
     Files are read ahead and written behind by other threads. Targets that are there are replaced;
-    `patchkin.translation.stale` says which jobs need not be done. The pages of a file are in memory
-    until the last is translated.
+    `patchkin.translation.stale` says which jobs need not be done. A file of several pages is
+    written as they come, under another name until the last is there.
 
     Args:
         translator: the model.
@@ -307,7 +308,7 @@ def translate_files(
     outcome = Outcome()
     writing = _Writing(translator, saving or Saving(), outcome, recorder, on_file)
     pages = _pages(translator, jobs, writing)
-    with behind() as later:
+    with closing(writing), behind() as later:
         for batch in ahead(_batches(pages, batch_size)):
             styles = [page.job.style_S for page in batch if page.job.style_S is not None]
             x_BCHW = np.stack([page.image_CHW for page in batch])
@@ -357,7 +358,7 @@ class _Page:
 
 
 class _Writing:
-    """Collects the pages of a file, and writes it when all are there."""
+    """Writes the pages of a file as they come; the file appears when all are there."""
 
     def __init__(
         self,
@@ -372,7 +373,8 @@ class _Writing:
         self.recorder = recorder
         self.on_file = on_file
         self._ranges = translator.value_ranges
-        self._pages: list[SavedPage] = []
+        self._open: Fed[SavedPage, list[str]] | None = None
+        """The file of several pages that is being written."""
         self._failed: set[Path] = set()
 
     def unreadable(self, job: Job, reason: str) -> None:
@@ -386,14 +388,20 @@ class _Writing:
         if page.job.target not in self._failed:
             self._failed.add(page.job.target)
             self.outcome.failed.append((page.job.source, f"{page.name} {why}."))
+        self.close()
         if page.number == page.of - 1:
-            self._pages = []
             self.on_file(page.job.source)
+
+    def close(self) -> None:
+        """Leave a file that is not finished as it was before."""
+        if self._open is not None:
+            self._open.abandon()
+            self._open = None
 
     def take(self, page: _Page, y_CHW: Array) -> None:
         """A translated page."""
         if page.number == 0:
-            self._pages = []
+            self.close()
         if page.job.target in self._failed:
             self.fail(page, "")
             return
@@ -405,27 +413,44 @@ class _Writing:
             self.outcome.note(form.note, page.job.source)
         levels_CHW = to_levels(y_CHW, form.encoding, form.value_range)
         alpha_HW = page.alpha_HW if self.saving.alpha == "keep" else None
-        self._pages.append(SavedPage(levels_CHW, alpha_HW))
-        if page.number == page.of - 1:
-            pages, self._pages = self._pages, []
-            self._write(page, pages)
-            self.on_file(page.job.source)
-
-    def _write(self, page: _Page, pages: Sequence[SavedPage]) -> None:
-        job, recorder = page.job, self.recorder
+        saved = SavedPage(levels_CHW, alpha_HW)
+        is_last = page.number == page.of - 1
         try:
-            if recorder is not None:
-                recorder.begins([job.target])
-            quality = self.saving.quality
-            for note in write_pages(job.target, pages, page.container, quality=quality):
-                self.outcome.note(note, job.source)
-            if recorder is not None:
-                recorder.made([job.target], job.source, style=job.style)
-            self.outcome.written.append(job.target)
+            if page.of > 1:
+                self._give(page, saved)
+            if is_last:
+                self._finish(page, saved)
         except (PatchkinError, OSError, MemoryError) as error:
             if is_disk_trouble(error):
                 raise
-            self.outcome.failed.append((job.source, f"`{job.source}`: {reason(error)}."))
+            self._failed.add(page.job.target)
+            self.outcome.failed.append((page.job.source, f"`{page.job.source}`: {reason(error)}."))
+            self.close()
+        if is_last:
+            self.on_file(page.job.source)
+
+    def _give(self, page: _Page, saved: SavedPage) -> None:
+        if page.number == 0:
+            remove_remains(page.job.target.parent)  # a stack is under way for long
+            self._open = Fed(partial(self._write, page))
+        assert self._open is not None, "a page that follows another of its file"
+        self._open.give(saved)
+
+    def _write(self, page: _Page, pages: Iterable[SavedPage]) -> list[str]:
+        quality = self.saving.quality
+        return write_pages(page.job.target, pages, page.container, number=page.of, quality=quality)
+
+    def _finish(self, page: _Page, saved: SavedPage) -> None:
+        job, recorder, opened = page.job, self.recorder, self._open
+        if recorder is not None:
+            recorder.begins([job.target])
+        notes = self._write(page, [saved]) if opened is None else opened.finish()
+        self._open = None
+        for note in notes:
+            self.outcome.note(note, job.source)
+        if recorder is not None:
+            recorder.made([job.target], job.source, style=job.style)
+        self.outcome.written.append(job.target)
 
 
 def _pages(translator: ArrayTranslator, jobs: Iterable[Job], writing: _Writing) -> Iterator[_Page]:

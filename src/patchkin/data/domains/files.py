@@ -20,6 +20,7 @@ from patchkin.data.layouts import (
     flat_domains,
     images_in,
     notes_on,
+    say_which_toy,
 )
 from patchkin.data.toy import cached_domain_toy
 from patchkin.errors import ConfigError, DataError
@@ -51,7 +52,11 @@ def find_domain_files(config: DataConfig) -> DomainFiles:
         ConfigError: a setting that only two domains have.
     """
     _refuse_settings_of_two_domains(config)
-    root = cached_domain_toy(max(config.height_width)) if config.root == TOY else Path(config.root)
+    if config.root == TOY:
+        say_which_toy()
+        root = cached_domain_toy(max(config.height_width))
+    else:
+        root = Path(config.root)
     layout = domain_layout(root)
     if isinstance(layout, DomainFolders):
         names, notes = layout.names, _notes(layout)
