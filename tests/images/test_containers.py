@@ -169,6 +169,27 @@ def test_a_georeference_and_words_are_kept(tmp_path):
             assert one.pages[0].tags[code].value == two.pages[0].tags[code].value
 
 
+def test_tags_that_are_damaged_are_left_out_and_told(tmp_path):
+    """A resolution of 0/0, and words that are not of 7 bits."""
+    path, target = tmp_path / "a.tif", tmp_path / "b.tif"
+    tifffile.imwrite(
+        path, _stack(9, 13), metadata=None, resolution=(300, 300), resolutionunit="INCH",
+        software="a café".encode(), datetime="2026:11:26 10:00:00",
+    )  # fmt: skip
+    with tifffile.TiffFile(path) as file:
+        places = [file.pages[0].tags[code].valueoffset for code in (282, 283)]
+    content = bytearray(path.read_bytes())
+    for place in places:
+        content[place : place + 8] = bytes(8)
+    path.write_bytes(content)
+    assert _copied(path, target) == ["its resolution is not kept: it is damaged"]
+    _same(path, target)
+    with tifffile.TiffFile(target) as file:
+        tags = file.pages[0].tags
+        assert tags[305].value == "a café"
+        assert tags[306].value == "2026:11:26 10:00:00"
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".avif", ".tif", ".heic"])
 def test_profile_resolution_and_exif(tmp_path, suffix):
     if suffix == ".heic":

@@ -5,6 +5,7 @@ Shape suffixes: C channels, H and W pixels.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from patchkin.errors import ConfigError
+from patchkin.images.faults import DECODING_ERRORS
 from patchkin.images.ome import fitted_ome
 from patchkin.images.picture import Array
 from patchkin.images.tiff_layout import TiffLayout
@@ -80,7 +82,7 @@ def write_tiff_pages(
         notes.append("alpha is not kept beside channels that are planes")
         with_alpha = False
     options = _options(layout, dtype, channels, notes, with_alpha=with_alpha, quality=quality)
-    options |= _tags_of(layout, icc_profile, dpi)
+    options |= _writable(tifffile, _tags_of(layout, icc_profile, dpi), notes)
     interleaved = True
     if not as_planes and channels == 3:
         options["photometric"] = "rgb"
@@ -227,9 +229,28 @@ def _sides(plane: Array, options: dict[str, Any]) -> tuple[int, int]:
     return height, width
 
 
-def _ascii(description: str) -> bytes:
+def _ascii(text: str) -> bytes:
     """What tifffile takes: words of 7 bits, and bytes of any."""
-    return description.encode("utf-8")
+    return text.encode("utf-8", errors="replace")
+
+
+def _writable(tifffile: Any, tags: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    """Those that tifffile writes: a damaged file may hold others, which are told."""
+    pair = ("resolution", "resolutionunit")
+    groups = [{name: tags[name] for name in pair if name in tags}]
+    groups += [{name: value} for name, value in tags.items() if name not in (*pair, "extratags")]
+    groups += [{"extratags": [tag]} for tag in tags.get("extratags", ())]
+    kept: dict[str, Any] = {}
+    for group in filter(None, groups):
+        try:
+            tifffile.imwrite(io.BytesIO(), np.zeros((1, 1), np.uint8), **group)
+        except (*DECODING_ERRORS, OverflowError):
+            name = f"tag {group['extratags'][0][0]}" if "extratags" in group else next(iter(group))
+            notes.append(f"its {name} is not kept: it is damaged")
+            continue
+        extra = [*kept.get("extratags", []), *group.get("extratags", [])]
+        kept |= group | ({"extratags": extra} if extra else {})
+    return kept
 
 
 def _metadata(layout: TiffLayout, channels: int, dtype: str) -> dict[str, Any]:
@@ -287,7 +308,7 @@ def _tags_of(
     if layout.resolution is not None:
         options["resolution"] = layout.resolution
         options["resolutionunit"] = layout.resolution_unit
-    options["software"] = layout.software or False
+    options["software"] = _ascii(str(layout.software)) if layout.software else False
     if layout.date is not None:
         options["datetime"] = layout.date
     if layout.tags:
