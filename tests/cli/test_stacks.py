@@ -118,25 +118,25 @@ print(json.dumps({"failed": [why for _, why in outcome.failed], "peak": peak}))
 
 
 def _large(path, pages):
-    """Of 1024 x 1024, 16 bits in TIFF."""
-    noise = np.random.default_rng(0).integers(0, 256, (1024, 1024), dtype=np.uint8)
+    """Of 256 x 256, 16 bits in TIFF."""
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256), dtype=np.uint8)
     if path.suffix == ".tif":
         with tifffile.TiffWriter(path) as file:
             for page in range(pages):
                 file.write(np.roll(noise, page, 1).astype(np.uint16) << 8, contiguous=False)
         return
-    smooth = np.asarray(Image.fromarray(noise[:32, :32]).resize((1024, 1024)))
+    smooth = np.asarray(Image.fromarray(noise[:32, :32]).resize((256, 256)))
     frames = [Image.fromarray(np.roll(smooth, 8 * page, 1)) for page in range(pages)]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=40, loop=0)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="reads the peak of a child's memory")
-@pytest.mark.parametrize("suffix", [".tif", ".gif", ".webp"])
+@pytest.mark.parametrize("suffix", [".tif", ".webp"])
 def test_a_long_stack_needs_no_more_memory_than_a_short_one(tmp_path, suffix):
-    """A page in colour has 6 MB in 16 bits and 3 in 8: 30 more would be 180 and 90 MB."""
+    """A page in colour has 0.2 MB in 8 bits, twice that in 16: 200 more would be 40 and 80 MB."""
     peaks = []
-    for pages in (16, 46):  # more than are on their way at once
+    for pages in (20, 220):  # more than are on their way at once
         source, target = tmp_path / f"{pages}{suffix}", tmp_path / "out" / f"{pages}{suffix}"
         _large(source, pages)
         done = subprocess.run(
@@ -149,4 +149,4 @@ def test_a_long_stack_needs_no_more_memory_than_a_short_one(tmp_path, suffix):
         assert len(each_page([target])) == pages
         peaks.append(told["peak"] * (1 if sys.platform == "darwin" else 1024))
     few, many = peaks
-    assert many - few < 4e7, peaks
+    assert many - few < 2e7, peaks
