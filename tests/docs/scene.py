@@ -133,6 +133,7 @@ def _stacks(root: Path) -> None:
                 scan = rng.integers(-1000, 3000, (64, 64)).astype(np.int16)
                 tifffile.imwrite(root / f"scans/{split}{domain}/{index:04d}.tif", scan)
     shutil.copytree(root / "scans" / "testA", root / "slices")
+    tifffile.imwrite(root / "slide.tif", rng.integers(0, 4096, (70, 530)).astype(np.uint16))
     shutil.copy(root / "cells" / "trainA" / "0.ome.tif", root / "new.ome.tif")
 
 

@@ -112,8 +112,9 @@ def run(words: list[str], place) -> None:
         shutil.rmtree(arguments[arguments.index("--run-dir") + 1], ignore_errors=True)
     if verb == "translate" and arguments[1] == "horse2zebra":  # the model, not the images
         shutil.rmtree("horse2zebra", ignore_errors=True)
-    if verb == "export":
-        Path(arguments[arguments.index("-o") + 1]).unlink(missing_ok=True)
+    if "export" in arguments[:2]:
+        flag = "-o" if "-o" in arguments else "--output"
+        Path(arguments[arguments.index(flag) + 1]).unlink(missing_ok=True)
     if verb == "data" and arguments[1] == "toy":
         shutil.rmtree(arguments[2], ignore_errors=True)
         arguments += ["--train", "6", "--test", "3", "--size", "64"]
