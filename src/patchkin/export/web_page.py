@@ -30,7 +30,8 @@ from patchkin.translation.translator import Translator
 USUAL_STYLES = 8
 """Random styles of each domain in a page, unless a number is given."""
 INDEX, MODEL, EMBEDDED = "index.html", "model.onnx", "embedded.js"
-PARTS = ("page.css", "page.js")
+PARTS = {"page.css": ["page.css"], "page.js": ["page.js", "worker.js"]}
+"""Of the page -> what they are made of."""
 RUNTIME = f"{NAME}-{VERSION}"
 LIBRARY_FILE, WASM_FILE = f"{RUNTIME}/{LIBRARY}", f"{RUNTIME}/{WASM}"
 _PAGE = files("patchkin.export") / "page"
@@ -158,7 +159,10 @@ def _written(header: ExportHeader, title: str, contents: dict[str, bytes]) -> di
     return {
         INDEX: index.encode(),
         EMBEDDED: _embedded({name: contents[name] for name in loaded.values()}),
-        **{name: (_PAGE / name).read_bytes() for name in PARTS},
+        **{
+            name: b"\n".join((_PAGE / source).read_bytes() for source in sources)
+            for name, sources in PARTS.items()
+        },
     }
 
 

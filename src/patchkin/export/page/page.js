@@ -5,6 +5,8 @@
 //
 // A page that a server sends fetches the model and the runtime as files. A page opened from a disk
 // may fetch nothing: it takes them from embedded.js, which holds the same as text.
+//
+// Behind this file comes work(), the worker's part.
 "use strict";
 
 const settings = JSON.parse(document.getElementById("settings").textContent);
@@ -18,125 +20,29 @@ class Told extends Error {}
 /** A translation that was cancelled, or given up for a newer one. */
 class Cancelled extends Error {}
 
-// The worker: a function of its own, because it is sent there as text
-
-function work() {
-  let ort, session, settings;
-
-  /** For every row or column that the graph takes, that of the photo: see `minimum`. */
-  function places(length) {
-    const { minimum, multiple } = settings;
-    const target = length < minimum ? Math.ceil(minimum / multiple) * multiple : length;
-    const reflects = target - length < length;
-    const beyond = (place) => (reflects ? 2 * length - 2 - place : length - 1);
-    return Uint32Array.from({ length: target }, (_, n) => (n < length ? n : beyond(n)));
-  }
-
-  /** Levels 0 to 255 as the graph takes them, with the roundings of float32. */
-  function valuesOfLevels() {
-    const unit = (level) => Math.fround(Math.fround(Math.fround(level / 255) - 0.5) / 0.5);
-    const value = (level) =>
-      settings.range === "0..1" ? Math.fround(Math.fround(unit(level) + 1) / 2) : unit(level);
-    return Float32Array.from({ length: 256 }, (_, level) => value(level));
-  }
-
-  /** Luma as Pillow has it: ITU-R 601 in fixed point. */
-  const luma = (r, g, b) => (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16;
-
-  function toTensor(pixels, rows, columns, width) {
-    const values = valuesOfLevels();
-    const plane = rows.length * columns.length;
-    const data = new Float32Array(settings.channels[0] * plane);
-    let n = 0;
-    for (const row of rows) {
-      for (const column of columns) {
-        const at = 4 * (row * width + column);
-        if (settings.channels[0] === 1) {
-          data[n] = values[luma(pixels[at], pixels[at + 1], pixels[at + 2])];
-        } else {
-          for (let c = 0; c < 3; c++) data[c * plane + n] = values[pixels[at + c]];
-        }
-        n++;
-      }
-    }
-    return new ort.Tensor("float32", data, [1, settings.channels[0], rows.length, columns.length]);
-  }
-
-  /** Writes a translation over the colours of a photo; alpha stays. */
-  function intoPixels(tensor, pixels, width, height) {
-    const [, channels, rows, columns] = tensor.dims;
-    const level =
-      settings.range === "0..1"
-        ? (value) => Math.fround(value * 255)
-        : (value) => Math.fround(Math.fround(Math.fround(value + 1) / 2) * 255);
-    for (let y = 0; y < height; y++) {
-      for (let x = 0; x < width; x++) {
-        for (let c = 0; c < 3; c++) {
-          const from = channels === 1 ? 0 : c;
-          const value = tensor.data[(from * rows + y) * columns + x];
-          pixels[4 * (y * width + x) + c] = level(value); // cut off and rounded by its type
-        }
-      }
-    }
-  }
-
-  const steps = {
-    async open({ runtime, wasm, model, settings: given }) {
-      settings = given;
-      const address = URL.createObjectURL(new Blob([runtime], { type: "text/javascript" }));
-      ort = await import(address);
-      URL.revokeObjectURL(address);
-      ort.env.logLevel = "error";
-      ort.env.wasm.numThreads = 1;
-      ort.env.wasm.wasmBinary = wasm;
-      session = await ort.InferenceSession.create(new Uint8Array(model), {
-        executionProviders: ["wasm"],
-      });
-    },
-    async translate({ pixels, width, height, style }) {
-      const rows = places(height), columns = places(width);
-      const feeds = { image: toTensor(pixels, rows, columns, width) };
-      if (style) feeds.style = new ort.Tensor("float32", Float32Array.from(style), [1, style.length]);
-      const { translation } = await session.run(feeds);
-      intoPixels(translation, pixels, width, height);
-      translation.dispose();
-      return pixels;
-    },
-  };
-
-  self.onmessage = async ({ data: { step, ...given } }) => {
-    try {
-      self.postMessage({ result: await steps[step](given) });
-    } catch (error) {
-      self.postMessage({ error: String(error?.message ?? error) });
-    }
-  };
-}
-
 // Files of the folder
 
 const megabytes = (bytes) => (bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0);
 
 /** The content of a file, fetched with word of how much has come. */
-async function fetched(name, tell) {
-  let response;
+async function fetched(name, tell, signal) {
   try {
-    response = await fetch(name);
-  } catch {
+    const response = await fetch(name, { signal });
+    if (!response.ok) {
+      throw new Told(`${name} cannot be loaded (${response.status}). Was the whole folder copied?`);
+    }
+    const parts = [];
+    const reader = response.body.getReader();
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return await new Blob(parts).arrayBuffer();
+      parts.push(value);
+      tell(value.length);
+    }
+  } catch (error) {
+    if (error instanceof Told) throw error;
     throw new Told(`${name} cannot be loaded: the connection failed. Try again.`);
   }
-  if (!response.ok) {
-    throw new Told(`${name} cannot be loaded (${response.status}). Was the whole folder copied?`);
-  }
-  const parts = [];
-  const reader = response.body.getReader();
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    parts.push(value);
-    tell(value.length);
-  }
-  return new Blob(parts).arrayBuffer();
 }
 
 /** The content of a file as embedded.js has it: Base64 of gzip, in pieces. */
@@ -170,14 +76,19 @@ async function loadFiles(tell) {
     throw new Told("This browser is too old for this page: update it.");
   }
   if (fromDisk) await loadEmbedded();
-  const names = Object.values(settings.files);
+  const load = fromDisk ? embedded : fetched;
+  const failure = new AbortController();
   let come = 0;
   const add = (bytes) => tell((come += bytes));
-  const contents = await Promise.all(
-    names.map((name) => (fromDisk ? embedded : fetched)(name, add)),
-  );
-  const keys = Object.keys(settings.files);
-  return Object.fromEntries(keys.map((key, n) => [key, contents[n]]));
+  try {
+    const entries = Object.entries(settings.files).map(async ([key, name]) => {
+      return [key, await load(name, add, failure.signal)];
+    });
+    return Object.fromEntries(await Promise.all(entries));
+  } catch (error) {
+    failure.abort(); // of the others, which would go on telling
+    throw error;
+  }
 }
 
 // What computes
@@ -326,7 +237,7 @@ function fitted(bitmap, side) {
 // The page
 
 const element = (id) => document.getElementById(id);
-const state = { photo: null, name: "", note: "", style: 0, run: 0, address: null };
+const state = { photo: null, name: "", note: "", stage: "", style: 0, run: 0, address: null };
 
 function show(id, visible = true) {
   element(id).hidden = !visible;
@@ -405,6 +316,7 @@ function setSplit() {
 
 /** What can be done while a translation is made, when it is there, and when there is none. */
 function setStage(stage) {
+  state.stage = stage;
   element("compare").classList.toggle("waiting", stage !== "done");
   show("cancel", stage === "busy");
   show("again", stage === "stopped");
@@ -429,6 +341,7 @@ async function translate() {
   const run = ++state.run;
   engine.interrupt();
   show("alert", false);
+  say("Translating", null);
   try {
     const image = drawPhoto();
     fitCompare();
@@ -478,6 +391,7 @@ async function take(files) {
   const run = ++state.run;
   engine.interrupt();
   show("alert", false);
+  say("Reading the photo", null);
   try {
     const photo = await decoded(file);
     if (run !== state.run) return;
@@ -485,14 +399,14 @@ async function take(files) {
     const note = files.length > 1 ? `One photo at a time: the first of ${files.length}.` : "";
     Object.assign(state, { photo, name: file.name || "", note });
   } catch (error) {
-    if (run === state.run) {
-      if (state.photo) setStage("stopped");
-      complain(error);
-    }
+    if (run !== state.run) return;
+    if (state.stage === "busy") setStage("stopped");
+    complain(error);
     return;
   }
   element("stage").classList.add("filled");
   show("invitation", false);
+  element("choose").textContent = "Another photo";
   show("compare");
   show("options", settings.domains.length > 1 || Math.max(state.photo.width, state.photo.height) > SIDES[0]);
   offerSizes();
