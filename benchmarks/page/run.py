@@ -30,6 +30,11 @@ from patchkin.translation.onnx_file import OnnxTranslator
 DONE = "#status:text('Translated'), #alert:visible"
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("page", type=Path)
@@ -59,7 +64,7 @@ def print_sizes(page: Path) -> None:
 
 def print_opening(browser: Browser, folder: Path) -> None:
     print("| opened | seconds until it can translate |\n| --- | --- |")
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    handler = partial(Quiet, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         addresses = {
@@ -111,8 +116,9 @@ def translated(page: Page, photo: Path) -> str:
     """What the page says of a photo, as large as it is."""
     page.set_input_files("#file", photo)
     page.locator(DONE).first.wait_for()
-    page.select_option("#size", index=page.locator("#size option").count() - 1)
-    page.locator(DONE).first.wait_for()
+    if page.is_visible("#size"):
+        page.select_option("#size", index=page.locator("#size option").count() - 1)
+        page.locator(DONE).first.wait_for()
     return page.inner_text("#told").strip()
 
 

@@ -251,14 +251,14 @@ def test_large_photos_are_made_smaller_unless_one_chooses(tiny, visit, tmp_path)
     whole = Image.fromarray(slopes_HWC.astype(np.uint8))
     whole.save(tmp_path / "wide.png")
     visitor = visit(tiny)
-    assert visitor.give(tmp_path / "wide.png").startswith("Translated 512 × 110 pixels")
+    assert visitor.give(tmp_path / "wide.png").startswith("Translated 256 × 55 pixels")
     sizes = visitor.page.eval_on_selector_all("#size option", "all => all.map(o => o.label)")
     assert sizes == ["256 × 55", "384 × 82", "512 × 110", "700 × 150, as it is"]
     shown = visitor.page.evaluate(
-        "() => [...element('before').getContext('2d').getImageData(0, 0, 512, 110).data]"
+        "() => [...element('before').getContext('2d').getImageData(0, 0, 256, 55).data]"
     )
-    shown_HWC = np.reshape(shown, (110, 512, 4))[..., :3]
-    assert apart(whole.resize((512, 110), Image.Resampling.BOX), shown_HWC) <= 2
+    shown_HWC = np.reshape(shown, (55, 256, 4))[..., :3]
+    assert apart(whole.resize((256, 55), Image.Resampling.BOX), shown_HWC) <= 2
     visitor.page.select_option("#size", label=sizes[-1])
     assert visitor.answer().startswith("Translated 700 × 150 pixels")
     assert apart(visitor.downloaded()[1], expected(tiny, tmp_path / "wide.png")) <= 1
@@ -344,12 +344,12 @@ def test_a_translation_can_be_cancelled_and_begun_again(tiny, visit, tmp_path):
         "Worker.prototype.postMessage = post; }; }"  # the first translation never ends
     )
     visitor.page.set_input_files("#file", tmp_path / "a.png")
-    visitor.page.locator("#status:text('Translating 500 × 400')").wait_for()
+    visitor.page.locator("#status:text('Translating 256 × 205')").wait_for()
     visitor.page.click("#cancel")
     assert visitor.page.inner_text("#status") == "Cancelled."
     assert not visitor.page.is_visible("#download")
     visitor.page.click("#again")
-    assert visitor.answer().startswith("Translated 500 × 400")
+    assert visitor.answer().startswith("Translated 256 × 205")
 
 
 # People

@@ -11,7 +11,8 @@
 
 const settings = JSON.parse(document.getElementById("settings").textContent);
 const MOST_PIXELS = 100e6;
-const USUAL_SIDE = Math.max(512, ...settings.training_size);
+/** A model knows things at the size that they had in training. */
+const USUAL_SIDE = Math.max(256, ...settings.training_size);
 const SIDES = [256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096];
 
 /** What went wrong, in a sentence for the person at the page. */
