@@ -29,6 +29,8 @@ NOT_RUN = {
     "--protocol --samples 4": "LPIPS needs downloaded weights; tests/scoring/test_styles.py",
     "--preset online": "tests/compression runs it at tiny size",
     "compress export runs/online": "its run is not made here",
+    "--page": "has npm fetch; tests/export/test_page.py",
+    "npm pack": "tests/export/test_page.py",
     "--int8": "is written only where it is faster; tests/export",
     "compress export runs/student -o": "small-models.md runs it, after its search",
     "ship.py": "writes into the package",

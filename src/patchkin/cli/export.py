@@ -1,4 +1,4 @@
-"""`patchkin export MODEL -o model.onnx`."""
+"""`patchkin export MODEL -o model.onnx`, and `--page out` for a page that translates."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from patchkin.cli.printing import print_json
 from patchkin.config import flag, shown, to_plain
 from patchkin.data.layouts import image_files
 from patchkin.errors import ConfigError, StorageError
+from patchkin.export.web_page import INDEX, ExportedPage, check_page_folder, export_page
+from patchkin.export.web_runtime import web_runtime
 from patchkin.export.writing import Exported, ExportSettings, export_model
 from patchkin.method import Direction, Method
-from patchkin.translation.exported import Numbers, Range
+from patchkin.translation.exported import Range
 from patchkin.translation.files import check_output
 from patchkin.translation.translator import Translator
 
@@ -31,8 +33,14 @@ class ExportOptions:
 
     model: Annotated[tyro.conf.Positional[str], shown("MODEL")]
     """A run folder, a checkpoint folder, a .safetensors file, or the name of a shipped model."""
-    output: Annotated[Path, flag("-o")]
+    output: Annotated[Path | None, flag("-o")] = None
     """The file to write: .onnx, or .pt2 for `torch.export.load`."""
+    page: Path | None = None
+    """Instead of a file: a folder with a web page that translates photos in the browser, to be
+    opened as it is or put on any web server."""
+    onnxruntime_web: Path | None = None
+    """For --page: the archive of onnxruntime-web, or a folder that npm has put it in. Unless given,
+    npm fetches it, once."""
     range: Range = "-1..1"
     """Of the numbers that it takes and gives, of levels 0 to 255: 0..1 is what most programs
     expect of a model of images."""
@@ -44,7 +52,8 @@ class ExportOptions:
     calibrate: tuple[Path, ...] = ()
     """Images (files or folders) like those that will be translated, for --int8; the first 100."""
     samples: int = 0
-    """For methods with styles: put so many random styles into the file, for each domain."""
+    """For methods with styles: put so many random styles into the file, for each domain; a page has
+    8 unless it is given."""
     seed: int = 0
     """Of the random styles."""
     direction: Direction = "AtoB"
@@ -54,9 +63,9 @@ class ExportOptions:
     weights: Literal["averaged", "live"] = "averaged"
     """Averaged weights if the run kept them, or the live ones."""
     overwrite: bool = False
-    """Replace the file."""
+    """Replace the file, or the page."""
     json: bool = False
-    """Print one JSON object about the file."""
+    """Print one JSON object about the file or the page."""
 
 
 def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
@@ -67,25 +76,10 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         prog="patchkin export",
         about="Write a trained model for other programs, compared with its network before.",
     )
-    if options.half and options.int8:
-        raise ConfigError("--half and --int8 are two kinds of file; leave one out.")
-    if options.calibrate and not options.int8:
-        raise ConfigError("--calibrate is for --int8; add it, or leave both out.")
-    if options.samples < 0:
-        raise ConfigError(f"`--samples` must not be negative; got {options.samples}.")
-    if options.output.exists() and not options.overwrite:
-        raise StorageError(
-            f"`{options.output}` is there already. Choose another --output, or add --overwrite."
-        )
-    check_output(options.output.parent)
-    numbers: Numbers = "float16" if options.half else "int8" if options.int8 else "float32"
-    settings = ExportSettings(
-        range=options.range,
-        numbers=numbers,
-        calibration=_images(options.calibrate),
-        samples=options.samples,
-        seed=options.seed,
-    )
+    target = _target(options)
+    _check(options)
+    runtime = None if options.page is None else web_runtime(options.onnxruntime_web)
+    settings = _settings(options)
     translator = Translator.load(
         options.model,
         methods=methods,
@@ -94,9 +88,67 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
         direction=options.direction,
         device="cpu",
     )
-    exported = export_model(translator, options.output, settings)
-    _tell(exported, as_json=options.json)
+    if runtime is None:
+        exported = export_model(translator, target, settings)
+        _tell(exported, as_json=options.json)
+        return 0
+    title = _title(options.model)
+    page = export_page(
+        translator, target, runtime, settings, title=title, overwrite=options.overwrite
+    )
+    _tell(page.model, page, as_json=options.json)
     return 0
+
+
+def _target(options: ExportOptions) -> Path:
+    """The file or the folder, which may be written."""
+    if options.page is not None and options.output is not None:
+        raise ConfigError("--page writes a folder and --output a file; leave one out.")
+    if options.page is not None:
+        check_page_folder(options.page, overwrite=options.overwrite)
+        check_output(options.page.parent)
+        return options.page
+    if options.output is None:
+        raise ConfigError("Name the file to write with --output, or a folder with --page.")
+    if options.onnxruntime_web is not None:
+        raise ConfigError("--onnxruntime-web is for --page; add it, or leave both out.")
+    if options.output.exists() and not options.overwrite:
+        raise StorageError(
+            f"`{options.output}` is there already. Choose another --output, or add --overwrite."
+        )
+    check_output(options.output.parent)
+    return options.output
+
+
+def _check(options: ExportOptions) -> None:
+    if options.half and options.int8:
+        raise ConfigError("--half and --int8 are two kinds of file; leave one out.")
+    if options.calibrate and not options.int8:
+        raise ConfigError("--calibrate is for --int8; add it, or leave both out.")
+    if options.samples < 0:
+        raise ConfigError(f"`--samples` must not be negative; got {options.samples}.")
+
+
+def _settings(options: ExportOptions) -> ExportSettings:
+    return ExportSettings(
+        range=options.range,
+        numbers="float16" if options.half else "int8" if options.int8 else "float32",
+        calibration=_images(options.calibrate),
+        samples=options.samples,
+        seed=options.seed,
+    )
+
+
+def _title(model: str) -> str:
+    """What a page is called: the run, the file, or the shipped model.
+
+    >>> _title("runs/h2z"), _title("small/model.safetensors"), _title("zebra.safetensors")
+    ('h2z', 'small', 'zebra')
+    """
+    path = Path(model)
+    whole = path if path.suffix != ".safetensors" else path.with_suffix("")
+    named = whole.parent if whole.name == "model" else whole
+    return named.name or path.resolve().parent.name or "Translation"
 
 
 def _images(given: Sequence[Path]) -> list[Path]:
@@ -105,7 +157,7 @@ def _images(given: Sequence[Path]) -> list[Path]:
     return files[:MOST_CALIBRATION]
 
 
-def _tell(exported: Exported, *, as_json: bool) -> None:
+def _tell(exported: Exported, page: ExportedPage | None = None, *, as_json: bool) -> None:
     header, found = exported.header, exported.difference
     if as_json:
         plain = {name: value for name, value in to_plain(header).items() if name != "styles"}
@@ -115,6 +167,8 @@ def _tell(exported: Exported, *, as_json: bool) -> None:
             "styles": [style.origin for style in header.styles],
             "times_faster": exported.times_faster,
         }
+        if page is not None:
+            about |= {"page": str(page.path), "page_bytes": page.bytes, "loaded": page.loaded}
         print_json({**plain, **about})
     faster = exported.times_faster
     speed = "" if faster is None else f"; {faster:.2f} times as fast as float32 here"
@@ -125,3 +179,9 @@ def _tell(exported: Exported, *, as_json: bool) -> None:
         f"{found}{speed}",
         file=sys.stderr,
     )
+    if page is not None:
+        print(
+            f"{page.path / INDEX}: open it in a browser, or put the folder on a web server. It has "
+            f"{page.bytes / 1e6:.1f} MB, of which a server sends {page.loaded / 1e6:.1f} MB.",
+            file=sys.stderr,
+        )

@@ -16,6 +16,7 @@ from patchkin.config import to_plain
 from patchkin.data.layouts import TOY
 from patchkin.data.record import SplitFiles
 from patchkin.devices import device_name
+from patchkin.errors import ConfigError
 from patchkin.method import Method, Preset
 from patchkin.runs.channels import with_channels
 from patchkin.runs.config import RunConfig
@@ -96,8 +97,11 @@ def _changes(kind: type[Method], preset: Preset, config: RunConfig[Any]) -> list
     changed = dict(_changed(preset, config))
     channels = {value for key, value in changed.items() if key.endswith("channels")}
     told: list[str] = []
-    for number in channels:
-        with_number = replace(preset, method=with_channels(kind, preset.method, number))
+    for number in sorted(channels):
+        try:
+            with_number = replace(preset, method=with_channels(kind, preset.method, number))
+        except ConfigError:  # a number that not all networks can have
+            continue
         fewer = dict(_changed(with_number, config))
         if not any(key.endswith("channels") for key in fewer):
             told, changed = [f"--channels {number}"], fewer
