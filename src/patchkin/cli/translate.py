@@ -33,7 +33,7 @@ from patchkin.translation.files import (
     renamed,
     translate_files,
 )
-from patchkin.translation.onnx_file import ONNX_SUFFIX, OnnxTranslator, usable_cores
+from patchkin.translation.onnx_file import OnnxTranslator, is_onnx, usable_cores
 from patchkin.translation.record import Recorder
 from patchkin.translation.resizing import Enlarging, Resizing
 from patchkin.translation.saving import Saving
@@ -190,7 +190,7 @@ def _translate(
     tell: Callable[[int | str], None],
 ) -> Outcome:
     """The work of process `number` of `options.processes` on a part of the files."""
-    if not _is_onnx(options):
+    if not is_onnx(options.model):
         place = local_number() * options.processes + number - 1
         take_accelerator(options.device, place, options.precision)
     translator = _load(options, methods)
@@ -294,12 +294,8 @@ def _plan(options: TranslateOptions) -> Plan:
     return replace(planned, jobs=renamed(planned.jobs, saving.renamed))
 
 
-def _is_onnx(options: TranslateOptions) -> bool:
-    return Path(options.model).suffix.lower() == ONNX_SUFFIX
-
-
 def _load(options: TranslateOptions, methods: Methods) -> AnyTranslator:
-    if _is_onnx(options):
+    if is_onnx(options.model):
         return _load_onnx(options)
     from patchkin.translation.translator import Translator
 
@@ -328,7 +324,6 @@ def _load_onnx(options: TranslateOptions) -> OnnxTranslator:
         "--which": options.which != "last",
         "--weights": options.weights != "averaged",
         "--precision": options.precision != "32-true",
-        "--resize": options.resize is not None,
         "--reference": bool(options.reference),
         "--grid": options.grid is not None,
         "--interpolate": options.interpolate,
@@ -339,7 +334,9 @@ def _load_onnx(options: TranslateOptions) -> OnnxTranslator:
             f"{refused} needs the model itself, and `{options.model}` is an exported one: leave it "
             "out, or translate with the run or the .safetensors file."
         )
-    translator = OnnxTranslator(Path(options.model), device=options.device)
+    translator = OnnxTranslator(
+        Path(options.model), device=options.device, resizing=_resizing(options)
+    )
     if options.direction not in ("AtoB", translator.direction):
         raise ConfigError(
             f"`{options.model}` was exported for {translator.direction}; got --direction "
