@@ -38,8 +38,10 @@ from patchkin.images.folders import find_images, ignored_kinds, is_left_out
 from patchkin.images.pages import each_page
 from patchkin.images.saving import Page as SavedPage
 from patchkin.images.saving import write_pages
+from patchkin.images.video import VIDEO_SUFFIXES
 from patchkin.parallel.overlap import ahead, behind
 from patchkin.storage.atomic import is_disk_trouble
+from patchkin.translation.flicker import FlickerScore
 from patchkin.translation.record import Recorder
 from patchkin.translation.saving import Saving
 
@@ -69,6 +71,18 @@ class Outcome:
     """Those of `written` that replaced an earlier translation, with the reason."""
     notes: dict[str, list[Path]] = field(default_factory=dict)
     """What could not be kept of inputs, and of which."""
+    flickers: dict[Path, FlickerScore] = field(default_factory=dict)
+    """Of clips."""
+
+    def add(self, other: Outcome) -> None:
+        """What became of other files."""
+        self.written += other.written
+        self.skipped += other.skipped
+        self.failed += [failure for failure in other.failed if failure not in self.failed]
+        self.remade |= other.remade
+        self.flickers |= other.flickers
+        for line, sources in other.notes.items():
+            self.notes.setdefault(line, []).extend(sources)
 
     def note(self, line: str, source: Path) -> None:
         """Remember what is not kept of an input."""
@@ -106,7 +120,8 @@ def plan(inputs: Sequence[str], output: Path) -> Plan:
         DataError: an input matches nothing, holds no image, would be overwritten by its own
             translation, or two inputs would be written to one file.
     """
-    names_file = output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir()
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    names_file = output.suffix.lower() in suffixes and not output.is_dir()
     jobs: dict[Path, Job] = {}
     notes: list[str] = []
     for source, name in _named_files(inputs, output, notes):

@@ -17,7 +17,7 @@ from patchkin.images import Array
 from patchkin.translation.resizing import EPSILON, RADIUS, Resizing
 
 _SHARP, _SOFT = -0.75, -0.5
-"""The slope of the cubic at 1: of enlarging, and of the antialiased filter, in torch as in Pillow."""
+"""The slope of the cubic at 1: of enlarging, and of the antialiased filter, as torch has it."""
 
 
 def resized_translation(
@@ -129,7 +129,8 @@ def _cubic_antialiased(old: int, new: int) -> Array:
     stretch = max(1.0, old / new)
     distance_NO = (np.arange(old) - _places(old, new)[:, None]) / stretch
     weights_NO = _cubic(distance_NO, _SOFT)
-    return weights_NO / weights_NO.sum(axis=1, keepdims=True)
+    weights_NO /= weights_NO.sum(axis=1, keepdims=True)
+    return weights_NO
 
 
 def _cubic_enlarging(old: int, new: int) -> Array:
