@@ -66,6 +66,7 @@ class Clips:
         self._video = VideoSettings(codec=options.clips.codec, crf=options.clips.crf)
         self._videos, self._images = divided(jobs)
         self._over_images: ArrayTranslator | None = None
+        self._whole: Translator | None = None
         self._check(options, num_styles, is_all)
 
     def _check(self, options: TranslateOptions, num_styles: int, is_all: bool) -> None:
@@ -89,7 +90,7 @@ class Clips:
                 f"{refused} is of images, and `{self._videos[0].source}` is a video; its options "
                 "are --codec and --crf."
             )
-        if self._options.clip_norm and options.tile is not None:
+        if self._options.clip_norm and str(options.tile).isdecimal():
             raise ConfigError("--clip-norm sees whole frames; leave out --tile.")
         if self._options.clip_norm and (num_styles > 1 or options.interpolate):
             raise ConfigError("--clip-norm takes one style at a time; leave the others out.")
@@ -103,6 +104,7 @@ class Clips:
             ConfigError: the model has no norms that take any.
             DataError: a frame cannot be read.
         """
+        self._whole = translator
         if self._options.clip_norm and self._images:
             from patchkin.translation.clip_norms import over_files
 
@@ -164,11 +166,11 @@ class Clips:
         return outcome
 
     def _of_video(self, translator: ArrayTranslator, job: Job) -> ArrayTranslator:
-        if not self._options.clip_norm:
+        if not self._options.clip_norm or self._whole is None:
             return translator
         from patchkin.translation.clip_norms import over_video
 
-        return over_video(cast("Translator", translator), job.source, style_S=job.style_S)
+        return over_video(self._whole, job.source, style_S=job.style_S)
 
     def _tell_flicker(self, outcome: Outcome, images: Sequence[Job], score: FlickerScore) -> None:
         done = len(images) == len(self._images) and not outcome.failed

@@ -389,10 +389,10 @@ def usable_cores() -> int:
 
 def _check_graph(session: Any, header: ExportHeader, name: Path | str) -> None:
     """Raise `CheckpointError` where a graph is not what its metadata says."""
-    wanted = {IMAGE: (4, header.channels[0])}
+    wanted: dict[str, tuple[Any, ...]] = {IMAGE: (4, header.channels[0])}
     if header.styles:
         wanted[STYLE] = (2, len(header.styles[0].numbers))
-    found = {entry.name: (len(entry.shape), entry.shape[1]) for entry in session.get_inputs()}
+    found = {entry.name: (len(entry.shape), *entry.shape[1:2]) for entry in session.get_inputs()}
     if found != wanted:
         raise CheckpointError(
             f"`{name}` contradicts itself: its metadata promises the inputs {wanted}, and its "
