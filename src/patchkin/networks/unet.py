@@ -100,6 +100,8 @@ class UNet(nn.Module):
     (torch.Size([1, 3, 16, 24]), 8)
     """
 
+    sees_whole_image: ClassVar[bool] = True
+    """At its innermost level a map has few places; see `Method.tiling_faults`."""
     multiple_of: int
     """Sides must be multiples of this."""
     min_size: int

@@ -1,7 +1,7 @@
 """Norms over an image of which only parts are at hand.
 
 Layers that take statistics over all pixels of an image (`whole_image`) ask here for those of the
-image first. Outside of `normalizing_by` there are none, and a layer takes those of what it is given.
+image first. Outside of `normalizing_by` there are none, and a layer takes those of what it has.
 
 Shape suffixes: B images, or parts of one, C channels, H and W pixels.
 """
@@ -39,10 +39,9 @@ class Moments:
         >>> moments.mean_C.item(), moments.variance_C.item(), moments.pixels
         (3.0, 3.5, 4)
         """
-        moments = torch.var_mean(widened(x_BCHW), dim=(0, 2, 3), correction=0)
+        variance_C, mean_C = torch.var_mean(widened(x_BCHW), dim=(0, 2, 3), correction=0)
         if x_BCHW.device.type != "mps":
-            moments = tuple(moment_C.double() for moment_C in moments)
-        variance_C, mean_C = moments
+            variance_C, mean_C = variance_C.double(), mean_C.double()
         return cls(mean_C, variance_C, x_BCHW.numel() // x_BCHW.shape[1])
 
     def joined(self, other: Moments) -> Moments:

@@ -63,7 +63,10 @@ class AdaptiveInstanceNorm2d(nn.Module):
         moments = given_moments(x_BCHW)
         if moments is not None:
             unit_BCHW = normalized_by(x_BCHW, moments, epsilon=EPSILON)
-            return unit_BCHW * (1 + gamma_BC)[:, :, None, None] + beta_BC[:, :, None, None]
+            dressed_BCHW: Tensor = (
+                unit_BCHW * (1 + gamma_BC)[:, :, None, None] + beta_BC[:, :, None, None]
+            )
+            return dressed_BCHW
         # All maps of the batch as channels of one image: one operation that keeps one map.
         maps_1NHW = x_BCHW.reshape(1, -1, *x_BCHW.shape[2:])
         y_1NHW = _normalized(maps_1NHW, (1 + gamma_BC).flatten(), beta_BC.flatten())
