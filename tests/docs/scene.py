@@ -139,7 +139,8 @@ def _stacks(root: Path) -> None:
                 scan = rng.integers(-1000, 3000, (64, 64)).astype(np.int16)
                 tifffile.imwrite(root / f"scans/{split}{domain}/{index:04d}.tif", scan)
     shutil.copytree(root / "scans" / "testA", root / "slices")
-    shutil.copy(root / "cells" / "trainA" / "0.ome.tif", root / "new.ome.tif")
+    for name in ("new.ome.tif", "slide.tif"):
+        shutil.copy(root / "cells" / "trainA" / "0.ome.tif", root / name)
 
 
 def _released(root: Path) -> None:
