@@ -12,7 +12,7 @@ import onnx.parser
 import pytest
 from PIL import Image
 
-from exported_models import resnet_method, saved
+from exported_models import saved
 from patchkin import Translator
 from patchkin.cli import main
 from patchkin.errors import PatchkinError
@@ -103,7 +103,7 @@ def test_a_model_that_cannot_be_had(tmp_path, capsys, way):
 
 
 def test_other_channels_than_the_model_takes(tmp_path, capsys):
-    model = saved(tmp_path, resnet_method())
+    model = saved(tmp_path, "resnet")
     Image.new("RGB", (9, 9)).save(tmp_path / "photo.png")
     np.save(tmp_path / "five.npy", np.zeros((8, 8, 5), np.uint8))
     command = ["translate", str(model), str(tmp_path / "five.npy"), str(tmp_path / "photo.png")]

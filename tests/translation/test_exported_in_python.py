@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from exported_models import resnet_method, saved
+from exported_models import saved
 from patchkin import Translator
 from patchkin.cli import main
 from patchkin.errors import CheckpointError, ConfigError, DataError, ShapeError
@@ -26,7 +26,7 @@ from patchkin.translation.resizing import Resizing
 def both(tmp_path_factory) -> tuple[Path, Path]:
     """A model, and what was exported of it."""
     folder = tmp_path_factory.mktemp("both")
-    model = saved(folder, resnet_method(), value_range=[0, 4095])
+    model = saved(folder, "resnet", value_range=[0, 4095])
     export_model(Translator.load(model, device="cpu"), folder / "m.onnx")
     return model, folder / "m.onnx"
 

@@ -13,8 +13,9 @@ import numpy as np
 from patchkin.errors import ConfigError
 from patchkin.images.video import Codec, VideoSettings, is_video_file
 from patchkin.translation.clips import ClipSettings, divided, translate_clips
-from patchkin.translation.files import ArrayTranslator, Job, Outcome, translate_files
+from patchkin.translation.files import ArrayTranslator, Job, translate_files
 from patchkin.translation.flicker import Flicker, FlickerScore, WatchedTranslator
+from patchkin.translation.outcome import Outcome
 from patchkin.translation.record import Recorder
 from patchkin.translation.saving import Saving
 

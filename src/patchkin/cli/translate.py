@@ -27,13 +27,13 @@ from patchkin.parallel.shards import Shard, chosen_shard, local_number
 from patchkin.storage.shipped import shipped_sentence
 from patchkin.translation.files import (
     Job,
-    Outcome,
     Plan,
     check_output,
     plan,
     renamed,
 )
 from patchkin.translation.onnx_file import OnnxTranslator, is_onnx, usable_cores
+from patchkin.translation.outcome import Outcome
 from patchkin.translation.record import Recorder
 from patchkin.translation.resizing import Enlarging, Resizing
 from patchkin.translation.saving import Saving
