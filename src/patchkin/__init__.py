@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from patchkin._version import __version__
@@ -59,6 +60,10 @@ def run(method: type[Method]) -> NoReturn:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Translator" and find_spec("torch") is None:
+        from patchkin.translation.onnx_file import OnnxTranslator
+
+        return OnnxTranslator  # which loads what can be loaded there
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name in _RENAMED:

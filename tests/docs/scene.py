@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torchvision.models import squeezenet1_1
 
+from clip_making import make_clip, moving_square
 from patchkin.cli import main
 from patchkin.compression import CompressedResNet, Distillation
 from patchkin.data.domains import DomainBatch
@@ -93,6 +94,11 @@ def build(root: Path) -> None:
     Image.open(pictures[0]).resize((300, 280)).save(root / "holiday" / "large.jpg")
     for name in ("photo.jpg", "cat.jpg", "lion.jpg", "shoe.jpg", "drawing.png"):
         Image.open(pictures[0]).save(root / name)
+    (root / "frames").mkdir()
+    squares = [moving_square(number, (64, 64)) for number in range(3)]
+    for number, levels_HWC in enumerate(squares):
+        Image.fromarray(levels_HWC).save(root / "frames" / f"{number:04d}.png")
+    make_clip(root / "clip.mp4", squares, sound="aac")
     (root / "HOW.md").write_text("How it was made.\n", encoding="utf-8")
     _released(root)
     run = root / "runs" / "h2z"

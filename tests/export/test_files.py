@@ -188,7 +188,6 @@ def test_images_that_do_not_fit(tmp_path, exported, capsys):
 @pytest.mark.parametrize(
     "options",
     [
-        ("--resize", 64),
         ("--precision", "bf16-mixed"),
         ("--reference", "a.png"),
         ("--which", "best"),

@@ -81,7 +81,7 @@ def test_ignored_files_are_counted_by_suffix(tmp_path, monkeypatch):
     _make(tmp_path, *(f"phone/{index}.heic" for index in range(100)))
     assert find_images(tmp_path).note == (
         "3 images of 107 files; ignored: 100 .heic (install patchkin[heic]), "
-        "2 .pdf (export its pages), 1 .mkv (video: take out its frames), "
+        "2 .pdf (export its pages), 1 .mkv (video: name it itself, or take out its frames), "
         "1 without suffix"
     )
 

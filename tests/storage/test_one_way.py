@@ -31,6 +31,7 @@ KNOWN = {
     "images/saving.py": ["save", *["image.save"] * 2, "images.save", "part.write_bytes"],
     "images/tiff.py": ["tifffile.imwrite", "tifffile.imwrite"],
     "images/tiff_writing.py": ["tifffile.imwrite"],
+    "images/video.py": ["self._av.open"],  # within new_file
     "images/write.py": [*["image.save"] * 4, "path.open", "np.save"],
     "metrics/extractors.py": ["torch.save"],  # into memory
     "runs/compression.py": ["figure.savefig"],  # within new_file

@@ -24,6 +24,7 @@ from exported_models import saved
 from patchkin.cli import main
 from patchkin.export.writing import ExportSettings, export_model
 from patchkin.images import read_image
+from patchkin.translation.resizing import Resizing
 from patchkin.translation.translator import Translator
 
 SOURCES = Path(patchkin.__file__).parents[1]
@@ -124,6 +125,47 @@ def test_the_same_command_gives_the_same_pixels(tmp_path, python, numbers, capsy
     )
     assert "0 translated" in again.stderr
     assert "5 already there" in again.stderr
+
+
+IN_PYTHON = """
+import sys
+import numpy as np
+from patchkin import Translator
+from patchkin.translation.resizing import Resizing
+resizing = None if sys.argv[4] == "0" else Resizing(side=int(sys.argv[4]))
+translator = Translator.load(sys.argv[1], device="cpu", resizing=resizing)
+translated = translator([sys.argv[2], np.load(sys.argv[3])])
+np.save(sys.argv[3], np.asarray(translated[0]))
+assert np.array_equal(translated[0], translated[1])
+assert not {"torch", "torchvision", "safetensors"} & sys.modules.keys()
+try:
+    Translator.load("runs/mine")
+except Exception as error:
+    print(error)
+"""
+
+
+def test_the_same_in_python(tmp_path, python):
+    model = saved(tmp_path, "resnet")
+    export_model(Translator.load(model, device="cpu"), tmp_path / "model.onnx")
+    levels = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    for side in (0, 24):
+        resizing = Resizing(side=side) if side else None
+        expected = Translator.load(model, device="cpu", resizing=resizing)(levels)
+        np.save(tmp_path / "a.npy", levels)
+        arguments = [tmp_path / name for name in ("model.onnx", "a.png", "a.npy")]
+        done = subprocess.run(
+            [str(python), "-c", IN_PYTHON, *map(str, arguments), str(side)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(SOURCES)},
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("`runs/mine` needs torch: pip install torch")
+        ours = np.load(tmp_path / "a.npy").astype(int)
+        assert np.abs(ours - expected).max() <= 1
 
 
 def test_what_needs_torch_says_so(tmp_path, python):

@@ -23,6 +23,7 @@ OPTIONAL = {
         for name in ("torch", "torchvision", "lightning-fabric", "safetensors")
     },
     "tifffile": missing_extra("TIFF", package="tifffile", extra="tiff"),
+    "av": missing_extra("A video", package="av", extra="video"),
     "torch-fidelity": missing_extra("Inception", package="torch-fidelity", extra="metrics"),
     "torchmetrics": missing_extra("LPIPS", package="torchmetrics", extra="metrics"),
     "onnxruntime": missing_extra("ONNX Runtime", package="onnxruntime", extra="onnx"),

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
 import tyro
 
+from patchkin.cli.clips import ClipOptions, Clips, flicker_json, flicker_lines
 from patchkin.cli.parsing import MaxPixels, parse
 from patchkin.cli.printing import print_json, progress_bar
 from patchkin.config import flag, shown
@@ -26,14 +27,13 @@ from patchkin.parallel.shards import Shard, chosen_shard, local_number
 from patchkin.storage.shipped import shipped_sentence
 from patchkin.translation.files import (
     Job,
-    Outcome,
     Plan,
     check_output,
     plan,
     renamed,
-    translate_files,
 )
-from patchkin.translation.onnx_file import ONNX_SUFFIX, OnnxTranslator, usable_cores
+from patchkin.translation.onnx_file import OnnxTranslator, is_onnx, usable_cores
+from patchkin.translation.outcome import Outcome
 from patchkin.translation.record import Recorder
 from patchkin.translation.resizing import Enlarging, Resizing
 from patchkin.translation.saving import Saving
@@ -120,6 +120,7 @@ class TranslateOptions:
     recognised and need no part here; 1/1 is everything."""
     processes: int = 1
     """Processes of this machine that share the work."""
+    clips: tyro.conf.OmitArgPrefixes[ClipOptions] = field(default_factory=ClipOptions)
     device: Device = "auto"
     """Where to compute."""
     precision: Precision = "32-true"
@@ -190,22 +191,26 @@ def _translate(
     tell: Callable[[int | str], None],
 ) -> Outcome:
     """The work of process `number` of `options.processes` on a part of the files."""
-    if not _is_onnx(options):
+    if not is_onnx(options.model):
         place = local_number() * options.processes + number - 1
         take_accelerator(options.device, place, options.precision)
     translator = _load(options, methods)
     tiles, planned = _tiles(options), _plan(options)
     tiled = None if tiles is None else TiledTranslator(translator, tiles)
+    chosen = _styles(options, translator)
+    styles = [] if chosen is None else chosen.styles
+    mine = shard.divided(number, options.processes)
+    clips = Clips(options, planned.jobs, num_styles=len(styles), is_all=mine.is_all)
     if shard.number == number == 1:
         sources = [job.source for job in planned.jobs]
         tiled_warning = "" if tiled is None else tiled.warning
         for line in (*planned.notes, scale_warning(translator, sources), tiled_warning):
             tell(line)
-    chosen = _styles(options, translator)
-    mine = shard.divided(number, options.processes)
+    if not isinstance(translator, OnnxTranslator):
+        clips.collect(translator, styles[0].vector_S if styles else None)
     saving = _saving(options)
     cut = {} if tiles is None else {"tile": tiles.side, "overlap": tiles.overlap}
-    maker = maker_of(translator, options.model, **saving.options(), **cut)
+    maker = maker_of(translator, options.model, **saving.options(), **cut, **clips.changes)
     recorder = Recorder(maker, part=f"{mine.number}of{mine.count}")
     jobs, block = planned.jobs, options.batch_size
     targets_of: Callable[[Job], Sequence[Path]] = own_target
@@ -236,13 +241,8 @@ def _translate(
             on_file=lambda _: tell(0),
         )
     else:
-        outcome = translate_files(
-            tiled or translator,
-            share.todo,
-            saving=saving,
-            recorder=recorder,
-            batch_size=options.batch_size,
-            on_file=lambda _: tell(0),
+        outcome = clips.translate(
+            tiled or translator, share.todo, saving=saving, recorder=recorder, tell=tell
         )
     outcome.skipped = [target for job in share.kept for target in targets_of(job)]
     outcome.remade = {
@@ -294,12 +294,8 @@ def _plan(options: TranslateOptions) -> Plan:
     return replace(planned, jobs=renamed(planned.jobs, saving.renamed))
 
 
-def _is_onnx(options: TranslateOptions) -> bool:
-    return Path(options.model).suffix.lower() == ONNX_SUFFIX
-
-
 def _load(options: TranslateOptions, methods: Methods) -> AnyTranslator:
-    if _is_onnx(options):
+    if is_onnx(options.model):
         return _load_onnx(options)
     from patchkin.translation.translator import Translator
 
@@ -328,10 +324,10 @@ def _load_onnx(options: TranslateOptions) -> OnnxTranslator:
         "--which": options.which != "last",
         "--weights": options.weights != "averaged",
         "--precision": options.precision != "32-true",
-        "--resize": options.resize is not None,
         "--reference": bool(options.reference),
         "--grid": options.grid is not None,
         "--interpolate": options.interpolate,
+        "--clip-norm": options.clips.clip_norm,
     }
     refused = next((name for name, given in asked.items() if given), None)
     if refused is not None:
@@ -339,7 +335,9 @@ def _load_onnx(options: TranslateOptions) -> OnnxTranslator:
             f"{refused} needs the model itself, and `{options.model}` is an exported one: leave it "
             "out, or translate with the run or the .safetensors file."
         )
-    translator = OnnxTranslator(Path(options.model), device=options.device)
+    translator = OnnxTranslator(
+        Path(options.model), device=options.device, resizing=_resizing(options)
+    )
     if options.direction not in ("AtoB", translator.direction):
         raise ConfigError(
             f"`{options.model}` was exported for {translator.direction}; got --direction "
@@ -376,6 +374,7 @@ def _merged(parts: Sequence[Outcome]) -> Outcome:
         failed=sorted({failure for part in parts for failure in part.failed}),
         remade={target: why for part in parts for target, why in part.remade.items()},
         notes=_merged_notes(parts),
+        flickers={path: score for part in parts for path, score in part.flickers.items()},
     )
 
 
@@ -467,6 +466,7 @@ def _tell(outcome: Outcome, options: TranslateOptions, shard: Shard) -> None:
             "failed": {str(path): reason for path, reason in outcome.failed},
             "remade": {str(path): reason for path, reason in outcome.remade.items()},
             "notes": {line: list(map(str, files)) for line, files in outcome.notes.items()},
+            **flicker_json(outcome.flickers),
             **({"grid": str(options.grid)} if options.grid is not None else {}),
             **({} if shard.is_all else {"shard": str(shard)}),
         }
@@ -481,6 +481,8 @@ def _tell(outcome: Outcome, options: TranslateOptions, shard: Shard) -> None:
     )
     if options.grid is not None:
         print(f"grid: {options.grid}", file=sys.stderr)
+    for line in flicker_lines(outcome.flickers):
+        print(line, file=sys.stderr)
     for line, sources in outcome.notes.items():
         of = f"`{sources[0]}`" if len(sources) == 1 else f"{len(sources)} images"
         print(f"patchkin: note: {of}: {line}.", file=sys.stderr)

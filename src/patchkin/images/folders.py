@@ -31,7 +31,9 @@ _LEFT_OUT_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"
 _ADVICE = {
     **dict.fromkeys(HEIC_SUFFIXES, "install patchkin[heic]"),
     **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf"), "raw: export as TIFF"),
-    **dict.fromkeys((".mp4", ".mov", ".avi", ".mkv"), "video: take out its frames"),
+    **dict.fromkeys(
+        (".mp4", ".mov", ".avi", ".mkv"), "video: name it itself, or take out its frames"
+    ),
     **dict.fromkeys((".zip", ".tar", ".gz", ".7z"), "unpack first"),
     ".pdf": "export its pages",
 }

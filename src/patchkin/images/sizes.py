@@ -14,6 +14,7 @@ from patchkin.images.faults import DECODING_ERRORS
 from patchkin.images.heic import register_heic
 from patchkin.images.orientation import ORIENTATION_TAG, TURNED
 from patchkin.images.pages import file_of
+from patchkin.images.video import is_video_file, video_size
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
@@ -23,6 +24,8 @@ def image_size(path: Path) -> tuple[int, int] | None:
     is decoded.
     """
     path = file_of(path)
+    if is_video_file(path):
+        return video_size(path)
     try:
         if path.suffix.lower() == ".npy":
             shape = np.load(path, mmap_mode="r", allow_pickle=False).shape

@@ -8,6 +8,7 @@ A repository there has `model.safetensors`, `README.md` (the model card) and pic
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import re
 import sys
@@ -104,7 +105,11 @@ def _check(name: str) -> None:
 
 @contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Anything that the library says, as one line."""
+    """Anything that the library says, as one line; it tells of its tries to nobody."""
+    importlib.import_module("huggingface_hub.utils.logging")  # which sets the level, once
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
@@ -113,6 +118,8 @@ def _told(what: str) -> Iterator[None]:
         if not type(error).__module__.startswith(("http", "huggingface_hub", "requests")):
             raise
         raise DownloadError(f"{what}: {_reason(error)}.") from error
+    finally:
+        logger.setLevel(before)
 
 
 def _reason(error: BaseException) -> str:

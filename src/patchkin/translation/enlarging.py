@@ -11,6 +11,8 @@ guides). a, b and r are enlarged, and a meets the large input (joint upsampling:
 SIGGRAPH 2007; coefficients computed at the small size: He and Sun, arXiv 1505.00996). Since r is
 kept, nothing that the model has put in is lost: made small again, the result is the translation.
 
+`resampled` does the same with arrays.
+
 Shape suffixes: B images, C channels, X channels of the input, H and W pixels.
 """
 
@@ -21,12 +23,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from patchkin.errors import ShapeError
-
-RADIUS = 4
-"""Of the windows, in pixels of the small images."""
-EPSILON = 0.01
-"""Variance of the input, in [-1, 1], below which a window counts as flat (0.05 squared, in units
-from 0 to 1)."""
+from patchkin.translation.resizing import EPSILON, RADIUS
 
 
 def reduced(x_BCHW: Tensor, side: int) -> Tensor:

@@ -40,8 +40,10 @@ from patchkin.images.folders import find_images, ignored_kinds, is_left_out
 from patchkin.images.pages import each_page
 from patchkin.images.saving import Page as SavedPage
 from patchkin.images.saving import write_pages
+from patchkin.images.video import VIDEO_SUFFIXES
 from patchkin.parallel.overlap import Fed, ahead, behind
 from patchkin.storage.atomic import is_disk_trouble, remove_remains
+from patchkin.translation.outcome import Outcome
 from patchkin.translation.record import Recorder
 from patchkin.translation.saving import Saving
 
@@ -56,27 +58,6 @@ class Job:
     """For methods whose translations have a style; the same for all images unless given."""
     style: str = ""
     """What `style_S` is, for the record."""
-
-
-@dataclass
-class Outcome:
-    """What became of a list of files."""
-
-    written: list[Path] = field(default_factory=list)
-    skipped: list[Path] = field(default_factory=list)
-    """Already there."""
-    failed: list[tuple[Path, str]] = field(default_factory=list)
-    """With the reason, one line each."""
-    remade: dict[Path, str] = field(default_factory=dict)
-    """Those of `written` that replaced an earlier translation, with the reason."""
-    notes: dict[str, list[Path]] = field(default_factory=dict)
-    """What could not be kept of inputs, and of which."""
-
-    def note(self, line: str, source: Path) -> None:
-        """Remember what is not kept of an input."""
-        sources = self.notes.setdefault(line, [])
-        if source not in sources[-1:]:
-            sources.append(source)
 
 
 # Which
@@ -108,7 +89,8 @@ def plan(inputs: Sequence[str], output: Path) -> Plan:
         DataError: an input matches nothing, holds no image, would be overwritten by its own
             translation, or two inputs would be written to one file.
     """
-    names_file = output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir()
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    names_file = output.suffix.lower() in suffixes and not output.is_dir()
     jobs: dict[Path, Job] = {}
     notes: list[str] = []
     for source, name in _named_files(inputs, output, notes):

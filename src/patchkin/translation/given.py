@@ -124,6 +124,18 @@ def check_tensor(shape: tuple[int, ...], channels: int, *, is_float: bool, dtype
         )
 
 
+def check_styles(styles_BS: Any, images: int) -> None:
+    """Refuse other than one style for each image of a list.
+
+    Raises:
+        ShapeError: there are more or fewer.
+    """
+    if len(styles_BS) != images:
+        raise ShapeError(
+            f"`styles_BS` must have one style for each of {images} images; got {len(styles_BS)}."
+        )
+
+
 def _type_name(thing: object) -> str:
     return f"`{type(thing).__module__}.{type(thing).__qualname__}`".replace("`builtins.", "`")
 

@@ -1,4 +1,4 @@
-"""An exported model at work in ONNX Runtime. Imports no torch.
+"""An exported model at work in ONNX Runtime. Imports no torch: tensors are taken where it is there.
 
 Shape suffixes: B images, C channels, H and W pixels, S numbers of a style.
 """
@@ -6,6 +6,7 @@ Shape suffixes: B images, C channels, H and W pixels, S numbers of a style.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,11 +14,17 @@ import numpy as np
 
 from patchkin.errors import CheckpointError, ConfigError, ShapeError, missing_extra
 from patchkin.images import Array, Ranges
+from patchkin.storage.hub import hub_name
 from patchkin.translation.exported import IMAGE, STYLE, ExportHeader
+from patchkin.translation.given import check_styles, check_tensor, given_image
+from patchkin.translation.resampled import resized_translation
 from patchkin.translation.style_files import Style, drawn_origin, usual_origin
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from patchkin.devices import Device, Precision
+    from patchkin.translation.resizing import Resizing
 
 ONNX_SUFFIX = ".onnx"
 _PROVIDERS = {
@@ -53,14 +60,31 @@ def providers_of(device: Device, available: list[str]) -> list[str]:
     return list(dict.fromkeys([found, _PROVIDERS["cpu"]]))
 
 
+def is_onnx(model: Path | str) -> bool:
+    """Whether a model is named as an exported one is.
+
+    >>> is_onnx("h2z.ONNX"), is_onnx("runs/h2z")
+    (True, False)
+    """
+    return Path(model).suffix.lower() == ONNX_SUFFIX and hub_name(model) is None
+
+
 class OnnxTranslator:
-    """A model that `patchkin export` wrote; takes images of any size, as `Translator` does."""
+    """A model that `patchkin export` wrote; takes images of any size, as `Translator` does.
+
+    `Translator.load("model.onnx")` gives one. Several threads may call it.
+    """
 
     precision: Precision = "32-true"
-    resizing = None
 
     def __init__(
-        self, content: bytes | Path, *, device: Device = "auto", threads: int | None = None
+        self,
+        content: bytes | Path,
+        *,
+        device: Device = "auto",
+        threads: int | None = None,
+        value_ranges: Ranges | None = None,
+        resizing: Resizing | None = None,
     ) -> None:
         """From a file, or what would be in one.
 
@@ -68,6 +92,9 @@ class OnnxTranslator:
             content: the file, or its bytes.
             device: where to compute.
             threads: of a CPU; one for each core unless given.
+            value_ranges: of the images it takes and gives; those that the file declares unless
+                given.
+            resizing: of images that are larger than the model should see.
 
         Raises:
             CheckpointError: it is no ONNX model, none of patchkin's, or contradicts itself.
@@ -80,6 +107,37 @@ class OnnxTranslator:
         self.header = ExportHeader.from_metadata(metadata, name)
         _check_graph(self._session, self.header, name)
         self._from_zero = self.header.range == "0..1"
+        self.resizing = resizing
+        self.value_ranges = value_ranges or self.header.ranges
+        """Of the images it takes, and of those it gives, in files of more than 8 bits."""
+
+    @classmethod
+    def load(cls, model: Path | str, **options: Any) -> OnnxTranslator:
+        """As `Translator.load`, of a file of `patchkin export`.
+
+        Args:
+            model: the file.
+            options: of `Translator.load`. What was decided when the file was written (`which`,
+                `weights`, `precision`, `direction`, `complete`) may be named as it is there.
+
+        Raises:
+            CheckpointError: it is no ONNX model, none of patchkin's, or contradicts itself.
+            ConfigError: another way of using it than it was exported for; or it is not an exported
+                model, and torch is not there to load it.
+        """
+        if not is_onnx(model):
+            raise ConfigError(missing_extra(f"`{model}`", package="torch", extra="torch"))
+        if options.pop("complete", False):
+            raise ConfigError(_decided("This", model))
+        if options.pop("which", "last") != "last":
+            raise ConfigError(_decided("`which`", model))
+        options.pop("methods", None)
+        asked = {name: options.pop(name, None) for name in ("weights", "precision", "direction")}
+        translator = cls(Path(model), **options)
+        for name, value in asked.items():
+            if value not in (None, getattr(translator, name), _USUAL[name]):
+                raise ConfigError(_decided(f"{name}={value!r}", model))
+        return translator
 
     @property
     def method_name(self) -> str:
@@ -92,9 +150,13 @@ class OnnxTranslator:
         return self.header.channels
 
     @property
-    def value_ranges(self) -> Ranges:
-        """Of the images it takes, and of those it gives, in files of more than 8 bits."""
-        return self.header.ranges
+    def method(self) -> Any:
+        """An exported model has none.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(_decided("This", self.file or "the file"))
 
     @property
     def direction(self) -> Literal["AtoB", "BtoA"]:
@@ -120,6 +182,11 @@ class OnnxTranslator:
     def tiling(self) -> Literal["supported", "discouraged", "internal"]:
         """Whether the parts of an image may be translated apart; see `Method.tiling`."""
         return self.header.tiling
+
+    @property
+    def smallest(self) -> int:
+        """Shortest side that its network computes; what is shorter is padded to it."""
+        return least_side(self.header.minimum, self.header.multiple)
 
     @property
     def has_styles(self) -> bool:
@@ -160,6 +227,43 @@ class OnnxTranslator:
             "`patchkin export` puts random styles into a file with --samples and --seed."
         )
 
+    def __call__(self, image: Any, styles_BS: Any = None) -> Any:
+        """Translate an image of any height and width, or several, as `Translator` does.
+
+        Args:
+            image: a path, a Pillow image, an array [H, W] or [H, W, C], a tensor [C, H, W] or
+                [B, C, H, W] in [-1, 1], or a list of these.
+            styles_BS: for models whose translations have a style, one for each image.
+
+        Returns:
+            The same kind; tensors on the CPU.
+
+        Raises:
+            ShapeError: an array or a tensor of another shape.
+            DataError: another kind of thing, or an image that cannot be read or does not fit.
+        """
+        if isinstance(image, (list, tuple)):
+            if styles_BS is None:
+                return [self(each) for each in image]
+            check_styles(styles_BS, len(image))
+            return [self(each, s_S[None]) for each, s_S in zip(image, styles_BS, strict=True)]
+        torch = sys.modules.get("torch")  # whoever has a tensor has imported it
+        if torch is not None and isinstance(styles_BS, torch.Tensor):
+            styles_BS = styles_BS.detach().cpu().float().numpy()
+        if torch is not None and isinstance(image, torch.Tensor):
+            return self._of_tensor(image, styles_BS)
+        given = given_image(image, channels=self.channels[0], value_ranges=self.value_ranges)
+        return given.back(self.arrays(given.values_CHW[None], styles_BS)[0])
+
+    def _of_tensor(self, image: Tensor, styles_BS: Array | None) -> Tensor:
+        import torch
+
+        is_float = image.is_floating_point()
+        check_tensor(tuple(image.shape), self.channels[0], is_float=is_float, dtype=image.dtype)
+        x_BCHW = (image if image.ndim == 4 else image[None]).detach().cpu().float().numpy()
+        y_BCHW = torch.from_numpy(self.arrays(x_BCHW, styles_BS)).to(image.dtype)
+        return y_BCHW if image.ndim == 4 else y_BCHW[0]
+
     def arrays(self, x_BCHW: Array, styles_BS: Array | None = None) -> Array:
         """Translate images of any height and width, values in [-1, 1].
 
@@ -172,9 +276,17 @@ class OnnxTranslator:
             MemoryError: there is not enough.
             ShapeError: other channels than the model takes.
         """
-        channels, height, width = x_BCHW.shape[1:]
+        channels = x_BCHW.shape[1]
         if channels != self.channels[0]:
             raise ShapeError(f"The model takes {self.channels[0]} channels; got {channels}.")
+        if self.resizing is None:
+            return self._at_own_size(x_BCHW, styles_BS)
+        return resized_translation(
+            lambda small_BCHW: self._at_own_size(small_BCHW, styles_BS), x_BCHW, self.resizing
+        )
+
+    def _at_own_size(self, x_BCHW: Array, styles_BS: Array | None) -> Array:
+        height, width = x_BCHW.shape[-2:]
         feed: dict[str, Array] = {IMAGE: np.ascontiguousarray(self._padded(x_BCHW), np.float32)}
         if self._from_zero:
             feed[IMAGE] = (feed[IMAGE] + np.float32(1)) / np.float32(2)
@@ -206,6 +318,26 @@ class OnnxTranslator:
                 raise MemoryError from error
             raise
         return y_BCHW
+
+
+_USUAL = {"weights": "averaged", "precision": "32-true", "direction": "AtoB"}
+"""What `Translator.load` takes unless it is told otherwise, and so asks of no file."""
+
+
+def _decided(what: str, model: Path | str) -> str:
+    return (
+        f"{what} needs the model itself, and `{model}` is an exported one: leave it out, or use "
+        "the run or the .safetensors file."
+    )
+
+
+def least_side(minimum: int, multiple: int) -> int:
+    """The shortest side that a network computes.
+
+    >>> least_side(5, 4)
+    8
+    """
+    return -(-minimum // multiple) * multiple
 
 
 def _lengthened(x_BCHW: Array, axis: int, *, multiple: int, minimum: int) -> Array:
@@ -257,10 +389,10 @@ def usable_cores() -> int:
 
 def _check_graph(session: Any, header: ExportHeader, name: Path | str) -> None:
     """Raise `CheckpointError` where a graph is not what its metadata says."""
-    wanted = {IMAGE: (4, header.channels[0])}
+    wanted: dict[str, tuple[Any, ...]] = {IMAGE: (4, header.channels[0])}
     if header.styles:
         wanted[STYLE] = (2, len(header.styles[0].numbers))
-    found = {entry.name: (len(entry.shape), entry.shape[1]) for entry in session.get_inputs()}
+    found = {entry.name: (len(entry.shape), *entry.shape[1:2]) for entry in session.get_inputs()}
     if found != wanted:
         raise CheckpointError(
             f"`{name}` contradicts itself: its metadata promises the inputs {wanted}, and its "

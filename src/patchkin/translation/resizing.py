@@ -8,6 +8,11 @@ from typing import Literal, TypeAlias
 from patchkin.errors import ConfigError
 
 Enlarging: TypeAlias = Literal["plain", "joint"]
+RADIUS = 4
+"""Of the windows of `joint`, in pixels of the small images."""
+EPSILON = 0.01
+"""Variance of the input, in [-1, 1], below which a window counts as flat (0.05 squared, in units
+from 0 to 1)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

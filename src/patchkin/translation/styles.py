@@ -28,7 +28,8 @@ from patchkin.images import (
 )
 from patchkin.randomness import SeededDraws
 from patchkin.storage.atomic import is_disk_trouble, new_file
-from patchkin.translation.files import Job, Outcome, renamed
+from patchkin.translation.files import Job, renamed
+from patchkin.translation.outcome import Outcome
 from patchkin.translation.record import Recorder, sha256_of
 from patchkin.translation.style_files import (
     Style,

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 import torch.nn.functional as nnf
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from patchkin.compression import COMPRESSED_METHODS
 from patchkin.devices import Device, Precision, autocast_dtype, choose_device
-from patchkin.errors import ConfigError, ShapeError
+from patchkin.errors import ConfigError
 from patchkin.images import Array, Encoding, Picture, Ranges, declared_ranges, read_image, to_tensor
 from patchkin.method import Direction, Method, StyledMethod, translating_mode
 from patchkin.methods import known_methods
@@ -24,8 +24,9 @@ from patchkin.randomness import Draws
 from patchkin.storage.checkpoint import ModelHeader, find_model, open_model
 from patchkin.storage.hub import PREFIX, push_folder
 from patchkin.translation.enlarging import enlarged, jointly_enlarged, reduced
-from patchkin.translation.given import check_tensor, given_image
+from patchkin.translation.given import check_styles, check_tensor, given_image
 from patchkin.translation.loading import load_method
+from patchkin.translation.onnx_file import OnnxTranslator, is_onnx, least_side
 from patchkin.translation.pretrained import save_pretrained
 from patchkin.translation.resizing import Resizing
 from patchkin.translation.scale import training_size
@@ -129,6 +130,9 @@ class Translator:
     ) -> Translator:
         """A translator from a run folder, a checkpoint folder, a model file or a shipped model.
 
+        A .onnx file of `patchkin export` gives an `OnnxTranslator`: it is called in the same way,
+        and has no `method`.
+
         Args:
             model: where it is, or the name of a shipped one.
             methods: known methods by name; those of patchkin and of plug-ins unless given.
@@ -145,8 +149,22 @@ class Translator:
 
         Raises:
             CheckpointError: nothing is there, or it does not fit its own header.
-            ConfigError: the method does not translate in this direction.
+            ConfigError: the method does not translate in this direction, or a .onnx file was
+                exported for another use.
         """
+        if is_onnx(model):
+            exported = OnnxTranslator.load(
+                model,
+                which=which,
+                weights=weights,
+                complete=complete,
+                value_ranges=value_ranges,
+                direction=direction,
+                device=device,
+                precision=precision,
+                resizing=resizing,
+            )
+            return cast(Translator, exported)
         path = find_model(Path(model), which=which)
         known = {**COMPRESSED_METHODS, **(methods or known_methods())}
         with open_model(path) as file:
@@ -256,13 +274,9 @@ class Translator:
         ((40, 40, 3), dtype('float64'), (40, 50))
         """
         if isinstance(image, (list, tuple)):
-            if styles_BS is not None and len(styles_BS) != len(image):
-                raise ShapeError(
-                    f"`styles_BS` must have one style for each of {len(image)} images; got "
-                    f"{len(styles_BS)}."
-                )
             if styles_BS is None:
                 return [self(each) for each in image]
+            check_styles(styles_BS, len(image))
             return [self(each, s_S[None]) for each, s_S in zip(image, styles_BS, strict=True)]
         if isinstance(image, Tensor):
             check_tensor(
@@ -305,6 +319,11 @@ class Translator:
     def tiling(self) -> Literal["supported", "discouraged", "internal"]:
         """Whether the parts of an image may be translated apart; see `Method.tiling`."""
         return self.method.tiling
+
+    @property
+    def smallest(self) -> int:
+        """Shortest side that its networks compute; what is shorter is padded to it."""
+        return least_side(self.method.min_size, self.method.multiple_of)
 
     @property
     def has_styles(self) -> bool:

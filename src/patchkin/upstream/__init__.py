@@ -8,6 +8,7 @@ else: which method it belongs to, and with which options, is told by names and s
     generators.py, discriminators.py, heads.py, stylegan2.py, munit.py, starganv2.py, compressed.py
                        the kinds
     table.py           all of them, and the way back: `released_weights`
+    inside.py          networks behind prefixes, as in a Lightning module
     families.py        the methods, with the networks that their released code saves
     importing.py       files -> model
 """

@@ -20,6 +20,7 @@ from patchkin.storage.checkpoint import ModelHeader, write_tensors
 from patchkin.storage.outlines import outline
 from patchkin.upstream.families import FAMILIES, Family
 from patchkin.upstream.files import WeightFile, read_weight_file
+from patchkin.upstream.inside import Inside, look_inside, named_networks
 from patchkin.upstream.kinds import Taken
 from patchkin.upstream.table import kind_of, recognize, take_from
 
@@ -201,6 +202,10 @@ def _networks(source: Source, file: WeightFile) -> Iterator[ImportedNetwork]:
         return
     in_name = _ROLE_IN_NAME.search(source.path.stem)
     role = source.role or (in_name[1] if in_name else None)
+    inside = look_inside(file.parts[""]) if file.parts.keys() == {""} else Inside()
+    if inside.networks and "" not in inside.networks:
+        yield from _behind_prefixes(source, file, inside)
+        return
     for part, tensors in file.parts.items():
         if part:
             role = _role_of_part(file, part)
@@ -211,6 +216,20 @@ def _networks(source: Source, file: WeightFile) -> Iterator[ImportedNetwork]:
             name="",
             taken=taken,
             notes=tuple(file.notes),
+        )
+
+
+def _behind_prefixes(source: Source, file: WeightFile, inside: Inside) -> Iterator[ImportedNetwork]:
+    """The networks of a Lightning module, or of another that holds several."""
+    notes = [*file.notes, *filter(None, [inside.note])]
+    for role, (prefix, tensors) in named_networks(inside, source.role, file.path).items():
+        taken = take_from(file.path, tensors, role=role)
+        yield ImportedNetwork(
+            path=file.path,
+            released=role,
+            name="",
+            taken=taken,
+            notes=(*notes, f"`{prefix}.` cut off the names"),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -37,6 +37,12 @@ KINDS: tuple[NetworkKind, ...] = (
     *STARGAN_KINDS,
 )
 """In the order in which a file is asked: narrower signatures first."""
+
+_GENERATOR_TITLES = tuple(
+    dict.fromkeys(
+        kind.title for kind in (RESNET, UNET, STYLEGAN2_GENERATOR, MUNIT_GENERATOR, COMPRESSED)
+    )
+)
 
 _STRANGERS: tuple[tuple[str, tuple[int, ...], str], ...] = (
     ("model.0.weight", (7, 7), "a network padded with zeros, such as DistanceGAN's generator"),
@@ -75,7 +81,8 @@ def recognize(tensors: Mapping[str, Tensor], role: str | None = None) -> Network
             f"holds {stranger}, which patchkin does not import."
             if stranger
             else f"holds no network that patchkin knows: {len(layout)} tensors, the first of them "
-            f"`{min(layout)}`."
+            f"`{min(layout)}`. It would need those of a {_or(_GENERATOR_TITLES)}, or of a network "
+            "trained with one, under the names of the released code."
         )
     named = [kind for kind in fitting if role in kind.roles]
     if role and not named:
@@ -84,6 +91,26 @@ def recognize(tensors: Mapping[str, Tensor], role: str | None = None) -> Network
             f"file as {fitting[0].roles[0]}=FILE."
         )
     return (named or fitting)[0]
+
+
+def _or(names: Sequence[str]) -> str:
+    """In a sentence.
+
+    >>> _or(["a", "b", "c"])
+    'a, b or c'
+    """
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def is_known(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these are tensors of a kind of network that is known.
+
+    >>> import torch
+    >>> is_known({"head.weight": torch.zeros(2)})
+    False
+    """
+    layout: Layout = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return any(kind.signature(layout) for kind in KINDS)
 
 
 def kind_of(network: nn.Module) -> NetworkKind:
