@@ -28,6 +28,7 @@ from patchkin.config import check_halvings, flag
 from patchkin.errors import ConfigError, ShapeError
 from patchkin.networks.munit import ConvBlock, ResidualBlock, SpatialMean, StyleEncoder
 from patchkin.networks.normalization import EPSILON, InstanceNorm2d
+from patchkin.networks.whole_image import given_moments
 from patchkin.numerics import widened, without_autocast
 from patchkin.randomness import sent
 
@@ -124,6 +125,11 @@ class ScaledLayerNorm2d(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Normalise `x_BCHW`."""
+        moments = given_moments(x_BCHW)
+        if moments is not None:
+            mean, variance = moments.over_channels()
+            unit_BCHW = (x_BCHW - mean.to(x_BCHW.dtype)) * (variance + EPSILON).rsqrt().to(x_BCHW)
+            return unit_BCHW * self.weight[:, None, None] + self.bias[:, None, None]
         y_BCHW = nnf.layer_norm(x_BCHW, x_BCHW.shape[1:], eps=EPSILON)
         return y_BCHW * self.weight[:, None, None] + self.bias[:, None, None]
 

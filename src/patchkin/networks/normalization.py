@@ -17,6 +17,7 @@ from patchkin.networks.cpu.kept_inputs import Operation, convolved
 from patchkin.networks.cpu.layout import layout_of
 from patchkin.networks.resampling import BlurDownsample, BlurUpsample, ReflectionPad2d
 from patchkin.networks.whole_batch import BatchNorm2d
+from patchkin.networks.whole_image import given_moments, normalized_by
 
 _REPEATABLE = (nn.ReLU, nn.LeakyReLU, ReflectionPad2d, BlurDownsample, BlurUpsample)
 """Layers behind a norm that are cheap beside a convolution and give the same again."""
@@ -78,7 +79,10 @@ class InstanceNorm2d(nn.Module):
     """It takes statistics over all pixels of an image; see `Method.tiling`."""
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Normalise `x_BCHW` over its pixels."""
+        """Normalise `x_BCHW` over its pixels, or those of the image that it is a part of."""
+        moments = given_moments(x_BCHW)
+        if moments is not None:
+            return normalized_by(x_BCHW, moments, epsilon=EPSILON)
         if _keeps_channels_last(x_BCHW):
             normalized_BCHW: Tensor = _Normalized.apply(x_BCHW, None)
             return normalized_BCHW

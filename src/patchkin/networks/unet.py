@@ -29,6 +29,7 @@ from patchkin.networks.normalization import (
     uses_bias,
 )
 from patchkin.networks.whole_batch import BatchNorm2d, Dropout
+from patchkin.networks.whole_image import given_moments, normalized_by
 
 _KERNEL = 4
 _SLOPE = 0.2
@@ -99,6 +100,8 @@ class UNet(nn.Module):
     (torch.Size([1, 3, 16, 24]), 8)
     """
 
+    sees_whole_image: ClassVar[bool] = True
+    """At its innermost level a map has few places; see `Method.tiling_faults`."""
     multiple_of: int
     """Sides must be multiples of this."""
     min_size: int
@@ -214,6 +217,11 @@ class _ImageStatisticsBatchNorm2d(BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if self.training:
             return super().forward(input)
+        moments = given_moments(input)
+        if moments is not None:
+            return normalized_by(
+                input, moments, weight_C=self.weight, bias_C=self.bias, epsilon=self.eps
+            )
         y_BCHW = nnf.instance_norm(input, weight=self.weight, bias=self.bias, eps=self.eps)
         if y_BCHW.requires_grad and torch.is_grad_enabled():
             y_BCHW = contiguous_gradient(y_BCHW)  # see InstanceNorm2d

@@ -40,6 +40,7 @@ from patchkin.images.saving import Page as SavedPage
 from patchkin.images.saving import write_pages
 from patchkin.parallel.overlap import ahead, behind
 from patchkin.storage.atomic import is_disk_trouble
+from patchkin.translation.memory import TooLargeError
 from patchkin.translation.record import Recorder
 from patchkin.translation.saving import Saving
 
@@ -309,18 +310,27 @@ def translate_files(
     with behind() as later:
         for batch in ahead(_batches(pages, batch_size)):
             styles = [page.job.style_S for page in batch if page.job.style_S is not None]
-            x_BCHW = np.stack([page.image_CHW for page in batch])
             try:
-                y_BCHW = translator.arrays(x_BCHW, np.stack(styles) if styles else None)
+                images_BCHW = _together([page.image_CHW for page in batch])
+                y_BCHW = translator.arrays(images_BCHW, np.stack(styles) if styles else None)
             except (MemoryError, RuntimeError) as error:
                 if not is_memory_trouble(error):
                     raise
+                why = f"{error}" if isinstance(error, TooLargeError) else _NO_MEMORY
                 for page in batch:
-                    later(partial(writing.fail, page, "translating it needs more memory"))
+                    later(partial(writing.fail, page, why))
                 continue
             for page, y_CHW in zip(batch, y_BCHW, strict=True):
                 later(partial(writing.take, page, y_CHW))
     return outcome
+
+
+_NO_MEMORY = "translating it needs more memory"
+
+
+def _together(images: Sequence[Array]) -> Array:
+    """A batch; one large image is not copied for it."""
+    return images[0][None] if len(images) == 1 else np.stack(images)
 
 
 def is_memory_trouble(error: BaseException) -> bool:
@@ -332,7 +342,7 @@ def is_memory_trouble(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
-    said = ("not enough memory", "can't allocate memory", "out of memory")
+    said = ("not enough memory", "can't allocate memory", "out of memory", "bad alloc")
     return any(words in text for words in said)
 
 
@@ -396,6 +406,12 @@ class _Writing:
         if page.job.target in self._failed:
             self.fail(page, "")
             return
+        try:
+            self._take(page, y_CHW)
+        except MemoryError:
+            self.fail(page, "needs more memory to write than there is")
+
+    def _take(self, page: _Page, y_CHW: Array) -> None:
         if not np.isfinite(y_CHW).all():
             self.fail(page, "has a translation that holds NaN or infinity; nothing is written")
             return
@@ -451,7 +467,9 @@ def _pages(translator: ArrayTranslator, jobs: Iterable[Job], writing: _Writing) 
                 )
         except (DataError, OSError, MemoryError) as error:
             source = None
-            writing.unreadable(job, str(error) or reason(error))
+            is_memory = isinstance(error, MemoryError)
+            told = f"`{job.source}` needs more memory to read than there is." if is_memory else ""
+            writing.unreadable(job, told or str(error) or reason(error))
 
 
 def _read(translator: ArrayTranslator, path: Path) -> tuple[Array, Picture]:

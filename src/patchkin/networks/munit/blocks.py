@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from patchkin.networks.normalization import EPSILON, InstanceNorm2d
 from patchkin.networks.resampling import ReflectionPad2d
+from patchkin.networks.whole_image import given_moments
 from patchkin.numerics import widened, without_autocast
 
 
@@ -40,6 +41,13 @@ class ImageLayerNorm2d(nn.Module):
         """Normalise `x_BCHW`, in float32 at least."""
         with without_autocast(x_BCHW):
             x_BCHW = widened(x_BCHW)
+            moments = given_moments(x_BCHW)
+            if moments is not None:
+                mean, variance = moments.over_channels()
+                numbers = moments.pixels * x_BCHW.shape[1]
+                deviation = (variance * numbers / max(numbers - 1, 1)).sqrt().to(x_BCHW.dtype)
+                unit_BCHW = (x_BCHW - mean.to(x_BCHW.dtype)) / (deviation + EPSILON)
+                return unit_BCHW * self.gamma[:, None, None] + self.beta[:, None, None]
             centred_BCHW = x_BCHW - x_BCHW.mean(dim=(1, 2, 3), keepdim=True)
             length_B111 = torch.linalg.vector_norm(centred_BCHW, dim=(1, 2, 3), keepdim=True)
             deviation_B111 = length_B111 / max(x_BCHW[0].numel() - 1, 1) ** 0.5

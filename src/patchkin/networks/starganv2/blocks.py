@@ -13,6 +13,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from patchkin.networks.normalization import EPSILON, contiguous_gradient
+from patchkin.networks.whole_image import given_moments, normalized_by
 
 SLOPE = 0.2
 """Of the leaky rectifiers."""
@@ -34,6 +35,11 @@ class AffineInstanceNorm2d(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Normalise each image over its pixels, then scale and shift."""
+        moments = given_moments(x_BCHW)
+        if moments is not None:
+            return normalized_by(
+                x_BCHW, moments, weight_C=self.weight, bias_C=self.bias, epsilon=EPSILON
+            )
         return _normalized(x_BCHW, self.weight, self.bias)
 
 
@@ -54,6 +60,13 @@ class AdaptiveInstanceNorm2d(nn.Module):
     def forward(self, x_BCHW: Tensor, style_BS: Tensor) -> Tensor:
         """Normalise each image over its pixels and dress it in its style."""
         gamma_BC, beta_BC = self.fc(style_BS).to(x_BCHW.dtype).chunk(2, dim=1)
+        moments = given_moments(x_BCHW)
+        if moments is not None:
+            unit_BCHW = normalized_by(x_BCHW, moments, epsilon=EPSILON)
+            dressed_BCHW: Tensor = (
+                unit_BCHW * (1 + gamma_BC)[:, :, None, None] + beta_BC[:, :, None, None]
+            )
+            return dressed_BCHW
         # All maps of the batch as channels of one image: one operation that keeps one map.
         maps_1NHW = x_BCHW.reshape(1, -1, *x_BCHW.shape[2:])
         y_1NHW = _normalized(maps_1NHW, (1 + gamma_BC).flatten(), beta_BC.flatten())
