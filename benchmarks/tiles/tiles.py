@@ -7,7 +7,7 @@ parts begin and end (0 without a seam).
 
 `memory`: peak of `patchkin translate` for one large image, a process of its own.
 
-    python benchmarks/tiles/tiles.py seams --photos horse2zebra/testA --count 4 --crop 1500x1250
+    python benchmarks/tiles/tiles.py seams --photos testA --count 3 --crop 1472x1216 --side 256
     python benchmarks/tiles/tiles.py memory FOLDER --size 8192x8192 --norm image
 
 Shape suffixes: B images, C channels, H and W pixels.
@@ -91,18 +91,20 @@ def steps_at_seams(difference_BCHW: Array, tiles: Tiles, grid: int) -> Array:
 def seams(options: argparse.Namespace) -> None:
     """A row for each way of dividing."""
     translator = Translator.load(SHIPPED, device="cpu")
-    photos = sorted(options.photos.iterdir())[: options.count]
+    photos = sorted(options.photos.iterdir())[: options.count] if options.photos else []
     width, height = map(int, options.crop.split("x"))
     cell_picture = cells(*CELLS_SIZE).crop((0, 0, width, height))
     if options.keep is not None:
         cell_picture.save(options.keep)
     sets = {
         f"{len(photos)} photographs, parts of 128": ([Image.open(path) for path in photos], 128),
-        f"cells, {width} x {height}, parts of 512": ([cell_picture], 512),
+        f"cells, {width} x {height}, parts of {options.side}": ([cell_picture], options.side),
     }
     print("| images | norms of | overlap | mean | 99 % | at seams, mean | 99 % | time |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for name, (pictures, side) in sets.items():
+        if not pictures:
+            continue
         inputs = [values(picture) for picture in pictures]
         started = time.process_time()
         whole = [translator.arrays(x_BCHW) for x_BCHW in inputs]
@@ -158,9 +160,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     verbs = parser.add_subparsers(required=True)
     verb = verbs.add_parser("seams")
-    verb.add_argument("--photos", type=Path, required=True)
+    verb.add_argument("--photos", type=Path, help="folder; none unless given")
     verb.add_argument("--count", type=int, default=4)
     verb.add_argument("--crop", default="6000x5000", help="of the picture of cells")
+    verb.add_argument("--side", type=int, default=512, help="of parts of the picture of cells")
     verb.add_argument("--keep", type=Path, help="also write the picture of cells there")
     verb.set_defaults(do=seams)
     verb = verbs.add_parser("memory")

@@ -279,8 +279,8 @@ class Method(nn.Module, ABC):
         faults = []
         if norms and any(getattr(layer, "whole_image", False) for layer in layers):
             faults.append(
-                "norms take statistics over each part in place of the image: colours may differ "
-                "from part to part"
+                "norms take statistics over each part in place of the image (--tile-norm image "
+                "gives them those of the image): colours may differ from part to part"
             )
         if any(getattr(layer, "sees_whole_image", False) for layer in layers):
             faults.append("every pixel depends on the whole image, and here on its part alone")

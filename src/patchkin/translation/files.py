@@ -325,6 +325,10 @@ def translate_files(
     return outcome
 
 
+_MEMORY_WORDS = (
+    *("not enough memory", "can't allocate memory", "out of memory", "bad alloc"),
+    "could not create a primitive",  # oneDNN's convolutions on a CPU
+)
 _NO_MEMORY = "translating it needs more memory"
 
 
@@ -342,8 +346,7 @@ def is_memory_trouble(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
-    said = ("not enough memory", "can't allocate memory", "out of memory", "bad alloc")
-    return any(words in text for words in said)
+    return any(words in text for words in _MEMORY_WORDS)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from patchkin.errors import ConfigError
 from patchkin.networks.cpu.winograd import free_workspace
 from patchkin.networks.whole_image import Moments, normalizing_by
 from patchkin.translation.live_maps import LiveMaps
+from patchkin.translation.memory import TooLargeError
 from patchkin.translation.tiles import Core, Part
 
 ROOM_BYTES = 2**30
@@ -74,8 +75,17 @@ class _Round:
 
     def run(self) -> None:
         threads = [threading.Thread(target=self._part, args=(n,)) for n in range(len(self._parts))]
-        for thread in threads:
-            thread.start()
+        for number, thread in enumerate(threads):
+            try:
+                thread.start()
+            except RuntimeError:
+                self._error = TooLargeError(
+                    f"has {len(threads)} parts, for which the system gives only {number} threads; "
+                    "use a larger --tile, or --tile-norm tile"
+                )
+                self._going[number:] = [False] * (len(threads) - number)
+                threads = threads[:number]
+                break
         self._turns[0].release()
         for thread in threads:
             thread.join()

@@ -36,7 +36,7 @@ class LiveMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Everything is computed by the thread of `compute`, if one is given: it has the cores."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
-        """The most bytes that were there at once."""
+        """The most bytes that were there at once; not counted with `compute`."""
         self._compute = compute
         self._own = WeakTensorKeyDictionary()
         self._keeps_track = True
@@ -58,7 +58,8 @@ class LiveMaps(TorchDispatchMode):  # type: ignore[no-untyped-call]
             is_own = isinstance(leaf, Tensor) and _address(leaf) not in borrowed
             if is_own and self._keeps_track:
                 self._own[leaf] = None
-        self.peak = max(self.peak, sum(storage.nbytes() for storage in self.storages()))
+        if self._compute is None:
+            self.peak = max(self.peak, sum(storage.nbytes() for storage in self.storages()))
         return result
 
     def storages(self) -> list[torch.UntypedStorage]:
