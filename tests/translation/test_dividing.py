@@ -9,6 +9,7 @@ from PIL import Image
 
 from patchkin.cli import main
 from patchkin.errors import ConfigError
+from patchkin.methods import METHODS
 from patchkin.methods.cut import Cut, CutConfig
 from patchkin.networks import ResNetConfig
 from patchkin.translation import dividing, image_norms, memory
@@ -187,8 +188,23 @@ def test_options_that_contradict_each_other_are_told(tmp_path, capsys, options, 
     assert words in capsys.readouterr().err
 
 
+def test_a_translator_that_takes_one_call_at_a_time_cannot_share_norms(translator):
+    other = Translator(translator.method, device="cpu")
+    with pytest.raises(ConfigError, match=r"Translator\.load"):
+        DividingTranslator(other, Tiles(side=32, overlap=8))
+    DividingTranslator(other, Tiles(side=32, overlap=8), norm="tile")
+
+
 def test_faults_of_methods_in_parts(translator):
     (fault,) = translator.method.tiling_faults()
     assert "norms take statistics over each part" in fault
     assert translator.method.tiling_faults(norms=False) == []
     assert translator.tiling == "discouraged"
+    told = {
+        name: method(next(iter(method.presets.values())).method).tiling_faults(norms=False)
+        for name, method in METHODS.items()
+        if name in ("sincut", "pix2pix", "travelgan")
+    }
+    assert "noise that belongs to a place" in told["sincut"][0]
+    assert "every pixel depends on the whole image" in told["pix2pix"][0]
+    assert told["travelgan"] == []

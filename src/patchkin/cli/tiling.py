@@ -91,7 +91,8 @@ def dividing(
     if isinstance(tiles, Tiles):
         for fault in translator.method.tiling_faults(norms=norm == "tile"):
             tell(f"in parts (--tile), {fault}")
-    return DividingTranslator(translator, tiles, norm=norm, tell=tell)
+    overlap = options.overlap
+    return DividingTranslator(translator, tiles, norm=norm, overlap=overlap, tell=tell)
 
 
 def _dividing_onnx(

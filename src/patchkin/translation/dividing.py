@@ -35,6 +35,7 @@ class DividingTranslator:
         tiles: Tiles | Literal["auto", "none"],
         *,
         norm: TileNorm = "image",
+        overlap: int = 64,
         tell: Callable[[str], object] = lambda _: None,
     ) -> None:
         """In these parts, or as the memory says.
@@ -43,12 +44,19 @@ class DividingTranslator:
             whole: the model.
             tiles: of images that are larger; `auto` divides those that do not fit into memory, and
                 `none` refuses them, before the system ends the process.
+            overlap: of the parts of images that do not fit into memory.
             norm: whether norms over an image take the statistics of the image or of each part.
             tell: told once, in words, that images are divided because of the memory.
 
         Raises:
-            ConfigError: parts are smaller than the model takes.
+            ConfigError: parts are smaller than the model takes, or the model takes one image at a
+                time, as one for a method at hand does, and parts are to share its norms.
         """
+        if norm == "image" and whole.tiling == "discouraged" and not whole.is_owned:
+            raise ConfigError(
+                "Parts that share the norms of an image need a translator that several threads "
+                "may use: `Translator.load`, or `Translator(method, owned=True)`."
+            )
         least = whole.method.min_size
         if isinstance(tiles, Tiles) and tiles.side < least:
             raise ConfigError(
@@ -57,6 +65,7 @@ class DividingTranslator:
         self._whole = whole
         self._tiles = tiles
         self._norm = norm
+        self._overlap = overlap
         self._tell = tell
         self._told = False
 
@@ -88,7 +97,8 @@ class DividingTranslator:
             if longest <= self._tiles.side:
                 return self._whole.arrays(x_BCHW, styles_BS)
             return self._divided(self._tiles).arrays(x_BCHW, styles_BS)
-        tiles = Tiles(side=max(SIDE, 2 * self._whole.method.min_size))
+        side = max(SIDE, 2 * self._overlap, 2 * self._whole.method.min_size)
+        tiles = Tiles(side=side, overlap=self._overlap)
         may_divide = self._tiles == "auto" and longest > tiles.side
         if may_divide and not self._fits(x_BCHW):
             return self._divided(tiles).arrays(x_BCHW, styles_BS)
