@@ -321,7 +321,8 @@ def translate_files(
                     later(partial(writing.fail, page, why))
                 continue
             for page, y_CHW in zip(batch, y_BCHW, strict=True):
-                later(partial(writing.take, page, y_CHW))
+                later(partial(writing.take, replace(page, image_CHW=y_CHW[:, :0]), y_CHW))
+            batch.clear()  # a large image is not held while its translation is written
     return outcome
 
 
