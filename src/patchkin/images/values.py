@@ -122,10 +122,11 @@ def to_levels(
     """
     rows = max(_CHUNK_NUMBERS // max(values_CHW[:, :1].size, 1), 1)
     if values_CHW.shape[1] > rows:
-        starts = range(0, values_CHW.shape[1], rows)
-        chunks = (values_CHW[:, start : start + rows] for start in starts)
-        done = [to_levels(chunk, encoding, value_range, rounding) for chunk in chunks]
-        return np.concatenate(done, axis=1)
+        levels_CHW = np.empty((encoding.channels, *values_CHW.shape[1:]), encoding.dtype)
+        for start in range(0, values_CHW.shape[1], rows):
+            part = slice(start, start + rows)
+            levels_CHW[:, part] = to_levels(values_CHW[:, part], encoding, value_range, rounding)
+        return levels_CHW
     if values_CHW.shape[0] != encoding.channels:
         values_CHW = _with_channels(values_CHW, encoding.channels)
     dtype = encoding.dtype

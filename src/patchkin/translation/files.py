@@ -322,6 +322,7 @@ def translate_files(
                 continue
             for page, y_CHW in zip(batch, y_BCHW, strict=True):
                 later(partial(writing.take, replace(page, image_CHW=y_CHW[:, :0]), y_CHW))
+            del page
             batch.clear()  # a large image is not held while its translation is written
     return outcome
 
@@ -416,7 +417,7 @@ class _Writing:
             self.fail(page, "needs more memory to write than there is")
 
     def _take(self, page: _Page, y_CHW: Array) -> None:
-        if not np.isfinite(y_CHW).all():
+        if not all(np.isfinite(y_HW).all() for y_HW in y_CHW):
             self.fail(page, "has a translation that holds NaN or infinity; nothing is written")
             return
         form = output_form(page.encoding, y_CHW.shape[0], self._ranges)

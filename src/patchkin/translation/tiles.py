@@ -194,19 +194,28 @@ class TiledTranslator:
 
     def _parts(self, x_BCHW: Array, styles_BS: Array | None, y_BCHW: Array) -> Iterator[Part]:
         height, width = x_BCHW.shape[-2:]
-        down, across = (self._cores(length) for length in (height, width))
-        cores = ((rows, columns, tall, wide) for rows, tall in down for columns, wide in across)
-        over = self.tiles.over(height, width, self._grid, self._halo)
-        for (rows, columns, weight_HW), core in zip(over, cores, strict=True):
+        for rows, down, row_core in self._axis(height):
+            for columns, along, column_core in self._axis(width):
 
-            def work(
-                rows: slice = rows, columns: slice = columns, weight_HW: Array = weight_HW
-            ) -> None:
-                part_BCHW = np.ascontiguousarray(x_BCHW[..., rows, columns])
-                part_BCHW = self._whole.arrays(part_BCHW, styles_BS)
-                y_BCHW[..., rows, columns] += part_BCHW * weight_HW.astype(y_BCHW.dtype)
+                def work(
+                    rows: slice = rows,
+                    columns: slice = columns,
+                    down: Array = down,
+                    along: Array = along,
+                ) -> None:
+                    part_BCHW = np.ascontiguousarray(x_BCHW[..., rows, columns])
+                    part_BCHW = self._whole.arrays(part_BCHW, styles_BS)
+                    weight_HW = (down[:, None] * along).astype(y_BCHW.dtype)
+                    y_BCHW[..., rows, columns] += part_BCHW * weight_HW
 
-            yield work, core
+                (core_rows, tall), (core_columns, wide) = row_core, column_core
+                yield work, (core_rows, core_columns, tall, wide)
+
+    def _axis(self, length: int) -> list[tuple[slice, Array, tuple[slice, int]]]:
+        """Spans, weights and cores of one axis."""
+        spans = self.tiles.spans(length, self._grid)
+        weights = self.tiles.weights(length, self._grid, self._halo)
+        return list(zip(spans, weights, self._cores(length), strict=True))
 
     def _cores(self, length: int) -> list[tuple[slice, int]]:
         """Of one axis, in pixels of their parts, and how long these are for the network."""
