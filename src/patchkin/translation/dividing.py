@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Literal
 
+from patchkin.devices import return_freed_memory
 from patchkin.errors import ConfigError
 from patchkin.images import Array, Ranges
 from patchkin.translation.files import is_memory_trouble
@@ -112,6 +113,8 @@ class DividingTranslator:
         return self._divided(tiles).arrays(x_BCHW, styles_BS)
 
     def _divided(self, tiles: Tiles) -> TiledTranslator:
+        if self._whole.device.type == "cpu":
+            return_freed_memory()  # as little as possible is worth more here than some time
         shares_norms = self._norm == "image" and self._whole.tiling == "discouraged"
         return TiledTranslator(
             self._whole,
