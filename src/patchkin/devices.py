@@ -158,6 +158,8 @@ def _processor() -> str:
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _MMAP_THRESHOLD, _LARGE_BYTES = -3, 1 << 20  # M_MMAP_THRESHOLD of malloc.h
 """Parameters of glibc's `mallopt`."""
+_MMAP_USUAL = 1 << 16
+"""Its own number of mapped blocks."""
 
 
 def keep_freed_memory() -> bool:
@@ -189,4 +191,6 @@ def return_freed_memory() -> bool:
     """
     if platform.libc_ver()[0] != "glibc":
         return False
-    return bool(ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BYTES))
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_MMAP_MAX, _MMAP_USUAL)
+    return bool(mallopt(_MMAP_THRESHOLD, _LARGE_BYTES))

@@ -261,15 +261,32 @@ class Method(nn.Module, ABC):
     def tiling(self) -> Tiling:
         """Whether the parts of an image may be translated apart, and put together again.
 
-        `supported`: a part of the result depends on its neighbourhood alone. `discouraged`: a
-        norm takes statistics over the image, which those of a part differ from. `internal`: the
-        method divides large images itself. A method of your own may know better.
+        `supported`: a part of the result depends on its neighbourhood alone. `discouraged`: there
+        are `tiling_faults`. `internal`: the method divides large images itself. A method of your
+        own may know better.
+        """
+        return "discouraged" if self.tiling_faults() else "supported"
+
+    def tiling_faults(self, *, norms: bool = True) -> list[str]:
+        """What parts of an image that are translated apart have not as in the whole, in words.
+
+        Args:
+            norms: count norms over the image, whose statistics parts can be given.
         """
         layers = [
             layer for network in self.networks(self.translating) for layer in network.modules()
         ]
-        whole = any(getattr(type(layer), "whole_image", False) for layer in layers)
-        return "discouraged" if whole else "supported"
+        faults = []
+        if norms and any(getattr(layer, "whole_image", False) for layer in layers):
+            faults.append(
+                "norms take statistics over each part in place of the image (--tile-norm image "
+                "gives them those of the image): colours may differ from part to part"
+            )
+        if any(getattr(layer, "sees_whole_image", False) for layer in layers):
+            faults.append("every pixel depends on the whole image, and here on its part alone")
+        if any(getattr(layer, "noise_of_place", False) for layer in layers):
+            faults.append("noise that belongs to a place of the image begins anew in each part")
+        return faults
 
     def networks(self, names: Iterable[str]) -> list[nn.Module]:
         """The networks of these names."""

@@ -57,6 +57,7 @@ REACHED = {
     "networks/starganv2/generator.py": ("train starganv2-relation",),
     "parallel/shards.py": ("translate", "evaluate"),
     "runs/compression.py": ("compress search", "compress export"),
+    "method.py": ("translate",),  # of what parts of an image lack
     "runs": TRAINING,
     "runs/fitness.py": (*SEARCH, "compress distill"),
     "schedules.py": TRAINING,

@@ -298,6 +298,9 @@ def test_methods_counts_networks_and_parameters(command):
     assert sides["dclgan"] == "two-sided"
     assert sides["starganv2"] == "any domain"
     assert all(row["released code"] for row in listed.values())
+    tiling = {name: row["tiling"] for name, row in listed.items()}
+    assert (tiling["cut"], tiling["travelgan"]) == ("discouraged", "supported")
+    assert "norms take statistics" in cut["tiling faults"][0]
 
 
 def test_methods_with_an_unknown_name(command):

@@ -108,3 +108,15 @@ def test_the_header_of_a_model_tells_its_ranges():
             declared_ranges({"value_range": plain})
     with pytest.raises(CheckpointError, match="declares the value ranges"):
         declared_ranges({"value_ranges": [[0, 1]]})
+
+
+@pytest.mark.parametrize("encoding", [Encoding(8, 1), Encoding(16, 3), Encoding(8, 3)])
+def test_large_images_are_scaled_piece_by_piece(monkeypatch, encoding):
+    values = np.random.default_rng(0).uniform(-1.1, 1.1, (3, 37, 20)).astype(np.float32)
+    for rounding in ("nearest", "released"):
+        expected = to_levels(values, encoding, rounding=rounding)
+        monkeypatch.setattr("patchkin.images.values._CHUNK_NUMBERS", 100)
+        got = to_levels(values, encoding, rounding=rounding)
+        monkeypatch.undo()
+        assert got.dtype == expected.dtype
+        np.testing.assert_array_equal(got, expected)

@@ -40,6 +40,7 @@ KNOWN = {
     "storage/checkpoint.py": ["save_file"],  # within new_folder and new_file
     "storage/locks.py": ["self._owner.write_text"],  # who holds a lock is no more than told
     "training/loop.py": ["self.store.save"],
+    "translation/live_maps.py": ["file.open"],  # in a temporary folder, for the same process
     "translation/styles.py": ["frames.save"],  # within new_file
 }
 

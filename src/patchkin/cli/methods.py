@@ -71,6 +71,8 @@ def describe(kind: type[Method]) -> dict[str, Any]:
         "networks": len(learning),
         "parameters": sum(p.numel() for network in learning for p in network.parameters()),
         "released code": kind.differs,
+        "tiling": method.tiling,
+        "tiling faults": method.tiling_faults(),
         "presets": {preset: value.summary for preset, value in kind.presets.items()},
     }
 
@@ -119,6 +121,10 @@ def _show(console: Console, name: str, row: Mapping[str, Any]) -> None:
         f"{row['sides']}, {row['data']} data, {row['networks']} networks that "
         f"learn, {row['parameters']:,} parameters",
         highlight=False,
+    )
+    faults = "; ".join(row["tiling faults"])
+    console.print(
+        f"large images in parts: {row['tiling']}{f', {faults}' if faults else ''}", highlight=False
     )
     if row["released code"]:
         console.print(f"the released code: {row['released code']}", highlight=False)

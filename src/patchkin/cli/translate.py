@@ -19,6 +19,7 @@ import tyro
 from patchkin.cli.clips import ClipOptions, Clips, flicker_json, flicker_lines
 from patchkin.cli.parsing import MaxPixels, parse
 from patchkin.cli.printing import print_json, progress_bar
+from patchkin.cli.tiling import chosen_tiles, dividing, in_record
 from patchkin.config import flag, shown
 from patchkin.devices import Device, Precision, keep_freed_memory, take_accelerator
 from patchkin.errors import ConfigError
@@ -40,7 +41,7 @@ from patchkin.translation.saving import Saving
 from patchkin.translation.scale import scale_warning
 from patchkin.translation.stale import in_words, maker_of, own_target, sort_jobs
 from patchkin.translation.style_files import Style, domain_label, domain_of, styled_jobs
-from patchkin.translation.tiles import TiledTranslator, Tiles
+from patchkin.translation.tiles import TileNorm
 
 if TYPE_CHECKING:
     from patchkin.method import Method
@@ -75,10 +76,14 @@ class TranslateOptions:
     for images much larger than those that the model was trained on."""
     enlarge: Enlarging = "joint"
     """How: `joint` takes detail from the input, `plain` does not."""
-    tile: int | None = None
-    """Translate larger images in parts of so many pixels a side: memory is that of a part."""
+    tile: Annotated[str, shown("auto|none|N")] = "auto"
+    """Translate larger images in parts of N pixels a side: memory is that of a part. `auto` does
+    so (512) where it would not suffice for the whole, `none` never."""
     overlap: int = 64
     """Pixels that neighbouring parts share, and fade into each other over."""
+    tile_norm: TileNorm | None = None
+    """`image`: norms of parts take the statistics of the whole image, through temporary files
+    (not with .onnx files). `tile`: those of each part."""
     pages: Literal["each", "first"] = "each"
     """Of files that have several (stacks, animations): translate each, into the same kind of file,
     or the first."""
@@ -144,7 +149,7 @@ def run(arguments: Sequence[str], methods: Methods) -> int:
     if options.processes < 1:
         raise ConfigError(f"`--processes` must be at least 1; got {options.processes}.")
     _resizing(options)
-    _tiles(options)
+    chosen_tiles(options)
     _saving(options)
     check_output(options.output)
     if options.grid is not None:
@@ -195,22 +200,22 @@ def _translate(
         place = local_number() * options.processes + number - 1
         take_accelerator(options.device, place, options.precision)
     translator = _load(options, methods)
-    tiles, planned = _tiles(options), _plan(options)
-    tiled = None if tiles is None else TiledTranslator(translator, tiles)
+    planned = _plan(options)
+    is_first = shard.number == number == 1
+    divided = dividing(translator, options, tell if is_first else lambda _: None)
     chosen = _styles(options, translator)
     styles = [] if chosen is None else chosen.styles
     mine = shard.divided(number, options.processes)
     clips = Clips(options, planned.jobs, num_styles=len(styles), is_all=mine.is_all)
-    if shard.number == number == 1:
+    if is_first:
         sources = [job.source for job in planned.jobs]
-        tiled_warning = "" if tiled is None else tiled.warning
-        for line in (*planned.notes, scale_warning(translator, sources), tiled_warning):
+        for line in (*planned.notes, scale_warning(translator, sources)):
             tell(line)
     if not isinstance(translator, OnnxTranslator):
         clips.collect(translator, styles[0].vector_S if styles else None)
     saving = _saving(options)
-    cut = {} if tiles is None else {"tile": tiles.side, "overlap": tiles.overlap}
-    maker = maker_of(translator, options.model, **saving.options(), **cut, **clips.changes)
+    changes = {**in_record(options), **clips.changes}
+    maker = maker_of(translator, options.model, **saving.options(), **changes)
     recorder = Recorder(maker, part=f"{mine.number}of{mine.count}")
     jobs, block = planned.jobs, options.batch_size
     targets_of: Callable[[Job], Sequence[Path]] = own_target
@@ -241,9 +246,7 @@ def _translate(
             on_file=lambda _: tell(0),
         )
     else:
-        outcome = clips.translate(
-            tiled or translator, share.todo, saving=saving, recorder=recorder, tell=tell
-        )
+        outcome = clips.translate(divided, share.todo, saving=saving, recorder=recorder, tell=tell)
     outcome.skipped = [target for job in share.kept for target in targets_of(job)]
     outcome.remade = {
         target: share.remade[target] for target in outcome.written if target in share.remade
@@ -257,19 +260,6 @@ def _resizing(options: TranslateOptions) -> Resizing | None:
     if options.resize is None:
         return None
     return Resizing(side=options.resize, enlarging=options.enlarge)
-
-
-def _tiles(options: TranslateOptions) -> Tiles | None:
-    """Of large images.
-
-    Raises:
-        ConfigError: another option keeps them whole.
-    """
-    if options.tile is None:
-        return None
-    if options.resize is not None or options.interpolate:
-        raise ConfigError("--resize and --interpolate keep images whole; leave out --tile.")
-    return Tiles(side=options.tile, overlap=options.overlap)
 
 
 def _saving(options: TranslateOptions) -> Saving:

@@ -22,6 +22,8 @@ from patchkin.images.picture import (
     luma,
 )
 
+_CHUNK_NUMBERS = 2**24
+"""That are scaled at a time: the steps between take several times the memory of what is given."""
 Values = npt.NDArray[np.float32]
 
 
@@ -118,6 +120,13 @@ def to_levels(
     >>> to_levels(np.float32([[[-1, 1]]]), Encoding(16, 1), (0.0, 4095.0)).tolist()
     [[[0, 4095]]]
     """
+    rows = max(_CHUNK_NUMBERS // max(values_CHW[:, :1].size, 1), 1)
+    if values_CHW.shape[1] > rows:
+        levels_CHW = np.empty((encoding.channels, *values_CHW.shape[1:]), encoding.dtype)
+        for start in range(0, values_CHW.shape[1], rows):
+            part = slice(start, start + rows)
+            levels_CHW[:, part] = to_levels(values_CHW[:, part], encoding, value_range, rounding)
+        return levels_CHW
     if values_CHW.shape[0] != encoding.channels:
         values_CHW = _with_channels(values_CHW, encoding.channels)
     dtype = encoding.dtype

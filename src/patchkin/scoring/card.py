@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from patchkin.config import to_yaml
+from patchkin.method import Method
 from patchkin.scoring.own_data import configured_data, name_of_data, run_of
 from patchkin.scoring.results import SCORES_FILE, headings, read_results
 from patchkin.scoring.scores import describe
@@ -38,6 +39,7 @@ def model_card(translator: Translator, name: str, *, licence: str | None = None)
         ("Weights", f"{translator.weights}, of step {header.step if header else 'unknown'}"),
         ("Channels", f"{translator.channels[0]} in, {translator.channels[1]} out"),
         ("Trained at", f"{header.size} pixels" if header else "unknown"),
+        ("Large images in parts", _tiling(kind)),
         ("Data", "not recorded" if run is None else _data(run)),
         ("Licence", licence or "not stated"),
     ]
@@ -62,6 +64,11 @@ def preview_of(run: Path | None) -> Path | None:
     """The last preview of a run."""
     found = [] if run is None else sorted((run / "previews").glob("step_*.png"))
     return found[-1] if found else None
+
+
+def _tiling(kind: Method) -> str:
+    faults = "; ".join(kind.tiling_faults())
+    return f"{kind.tiling}{f' ({faults})' if faults else ''}"
 
 
 def _data(run: Path) -> str:

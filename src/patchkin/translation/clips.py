@@ -22,8 +22,9 @@ from patchkin.images.values import levels_8bit
 from patchkin.images.video import Frame, VideoReader, VideoSettings, VideoWriter, is_video_file
 from patchkin.parallel.overlap import ahead
 from patchkin.storage.atomic import is_disk_trouble, new_file
-from patchkin.translation.files import ArrayTranslator, Job, is_memory_trouble
+from patchkin.translation.files import ArrayTranslator, Job
 from patchkin.translation.flicker import Flicker, WatchedTranslator
+from patchkin.translation.memory import is_memory_trouble
 from patchkin.translation.outcome import Outcome
 from patchkin.translation.record import Recorder
 

@@ -43,6 +43,7 @@ from patchkin.images.saving import write_pages
 from patchkin.images.video import VIDEO_SUFFIXES
 from patchkin.parallel.overlap import Fed, ahead, behind
 from patchkin.storage.atomic import is_disk_trouble, remove_remains
+from patchkin.translation.memory import TooLargeError, is_memory_trouble
 from patchkin.translation.outcome import Outcome
 from patchkin.translation.record import Recorder
 from patchkin.translation.saving import Saving
@@ -293,31 +294,29 @@ def translate_files(
     with closing(writing), behind() as later:
         for batch in ahead(_batches(pages, batch_size)):
             styles = [page.job.style_S for page in batch if page.job.style_S is not None]
-            x_BCHW = np.stack([page.image_CHW for page in batch])
             try:
-                y_BCHW = translator.arrays(x_BCHW, np.stack(styles) if styles else None)
+                images_BCHW = _together([page.image_CHW for page in batch])
+                y_BCHW = translator.arrays(images_BCHW, np.stack(styles) if styles else None)
             except (MemoryError, RuntimeError) as error:
                 if not is_memory_trouble(error):
                     raise
+                why = f"{error}" if isinstance(error, TooLargeError) else _NO_MEMORY
                 for page in batch:
-                    later(partial(writing.fail, page, "translating it needs more memory"))
+                    later(partial(writing.fail, page, why))
                 continue
             for page, y_CHW in zip(batch, y_BCHW, strict=True):
-                later(partial(writing.take, page, y_CHW))
+                later(partial(writing.take, replace(page, image_CHW=y_CHW[:, :0]), y_CHW))
+            del page
+            batch.clear()  # a large image is not held while its translation is written
     return outcome
 
 
-def is_memory_trouble(error: BaseException) -> bool:
-    """Whether it says that there is not enough memory, on whatever device.
+_NO_MEMORY = "translating it needs more memory"
 
-    >>> is_memory_trouble(MemoryError()), is_memory_trouble(RuntimeError("shapes differ"))
-    (True, False)
-    """
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error).lower()
-    said = ("not enough memory", "can't allocate memory", "out of memory")
-    return any(words in text for words in said)
+
+def _together(images: Sequence[Array]) -> Array:
+    """A batch; one large image is not copied for it."""
+    return images[0][None] if len(images) == 1 else np.stack(images)
 
 
 @dataclass(frozen=True)
@@ -387,7 +386,13 @@ class _Writing:
         if page.job.target in self._failed:
             self.fail(page, "")
             return
-        if not np.isfinite(y_CHW).all():
+        try:
+            self._take(page, y_CHW)
+        except MemoryError:
+            self.fail(page, "needs more memory to write than there is")
+
+    def _take(self, page: _Page, y_CHW: Array) -> None:
+        if not all(np.isfinite(y_HW).all() for y_HW in y_CHW):
             self.fail(page, "has a translation that holds NaN or infinity; nothing is written")
             return
         form = output_form(page.encoding, y_CHW.shape[0], self._ranges)
@@ -459,7 +464,9 @@ def _pages(translator: ArrayTranslator, jobs: Iterable[Job], writing: _Writing) 
                 )
         except (DataError, OSError, MemoryError) as error:
             source = None
-            writing.unreadable(job, str(error) or reason(error))
+            is_memory = isinstance(error, MemoryError)
+            told = f"`{job.source}` needs more memory to read than there is." if is_memory else ""
+            writing.unreadable(job, told or str(error) or reason(error))
 
 
 def _read(translator: ArrayTranslator, path: Path) -> tuple[Array, Picture]:

@@ -108,6 +108,11 @@ class Translator:
             self.method.to(memory_format=self._layout)
 
     @property
+    def is_owned(self) -> bool:
+        """Whether several threads may be inside of it at once."""
+        return self._one_at_a_time is None
+
+    @property
     def channels(self) -> tuple[int, int]:
         """Of the images it takes, and of those it gives."""
         source, target = self.method.channels

@@ -59,6 +59,13 @@ class _Workspace(threading.local):
 
 
 _workspace = _Workspace()
+
+
+def free_workspace() -> None:
+    """Give back what this thread keeps, for threads that wait long between convolutions."""
+    _workspace.blocks.clear()
+
+
 _all_direct: ContextVar[bool] = ContextVar("all_direct", default=False)
 
 

@@ -64,6 +64,11 @@ class StyleGan2Generator(nn.Module):
 
     noise_tiles: Tensor
 
+    @property
+    def noise_of_place(self) -> bool:
+        """Whether translations have noise by the place in the image; see `Method.tiling_faults`."""
+        return self.config.noise
+
     def constants(self) -> dict[str, Tensor]:
         """The noise of translations: no file holds it."""
         noise = torch.Generator().manual_seed(_NOISE_SEED)
