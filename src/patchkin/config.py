@@ -284,11 +284,16 @@ def merge(plain: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     A nested part with keys that `plain` does not have there takes its place: it is of another kind,
     such as another generator, or has a key that `from_plain` will refuse.
 
+    Raises:
+        ConfigError: the changes are no settings by name, as a file may have them.
+
     >>> merge({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
     {'a': {'b': 1, 'c': 3}}
     >>> merge({"generator": {"levels": 8}}, {"generator": {"blocks": 9}})
     {'generator': {'blocks': 9}}
     """
+    if not isinstance(changes, dict):
+        raise ConfigError(f"Settings by name are expected, not {changes!r:.40}.")
     merged = dict(plain)
     for key, value in changes.items():
         part = merged.get(key)

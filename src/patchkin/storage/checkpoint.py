@@ -205,7 +205,7 @@ class CheckpointStore:
             run = state["run"]
             if state.get("run_sha256") not in (None, _sha256_of(run)):  # None: of a version before
                 raise CheckpointError(f"`{folder / STATE_FILE}` is damaged: its checksum differs.")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"`{folder}` is damaged: {error}.") from error
         with _open(folder / MODEL_FILE) as (header, file):
             model = _tensors(file)

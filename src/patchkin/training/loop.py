@@ -445,7 +445,13 @@ class _Run:
             self.average.load(snapshot.model)
         if self.updater.scaler is not None and snapshot.state["scaler"] is not None:
             self.updater.scaler.load_state_dict(snapshot.state["scaler"])
-        self.best = _Best(**snapshot.state["best"])
+        try:
+            self.best = _Best(**snapshot.state["best"])
+        except (KeyError, TypeError) as error:
+            folder = self.store.path(snapshot.step)
+            raise CheckpointError(
+                f"`{folder}` tells no best step as it should: {error}."
+            ) from error
         self.step = snapshot.step
         by_first_process(self.fabric, self._mend_files)
         self.log.say(f"Resuming {self.run_dir} after step {self.step}/{self.total_steps}.")

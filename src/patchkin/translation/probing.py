@@ -18,7 +18,7 @@ SIDES = (256, 512)
 """Of the images that are tried; the second where the first is too small to tell."""
 WORKSPACE = 2.0
 """Memory of a process as a multiple of that of its maps: convolutions on a CPU copy what they read
-into a layout of their own, and freed memory leaves gaps (`benchmarks/tiles`)."""
+into a layout of their own, and freed memory leaves gaps. A guess on the safe side."""
 
 
 @dataclass(frozen=True)
