@@ -91,9 +91,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
                 listening,
                 token=token,
                 max_upload_bytes=options.max_upload * MEGABYTE,
-                on_ready=lambda: print(
-                    f"{address}\nCtrl+C ends it.", file=sys.stderr, flush=True
-                ),
+                on_ready=lambda: print(f"{address}\nCtrl+C ends it.", file=sys.stderr, flush=True),
             )
         except KeyboardInterrupt:
             print("ended", file=sys.stderr)

@@ -18,6 +18,17 @@ from patchkin.web.watching import RunsTab
 QUEUE = 64
 """Jobs that wait; more are told to come back."""
 
+_CONTRAST = {
+    "button_primary_background_fill": "*primary_700",
+    "button_primary_background_fill_hover": "*primary_800",
+    "button_primary_background_fill_dark": "*primary_700",
+    "slider_color": "*primary_600",
+    "block_info_text_color": "*neutral_600",
+    "block_label_text_color": "*neutral_600",
+    "body_text_color_subdued": "*neutral_600",
+}
+"""Colours that are read more easily than the theme's."""
+
 
 def build(shown: Shown, *, max_upload_bytes: int) -> Any:
     """The ASGI application, without its guard."""
@@ -53,7 +64,7 @@ def build(shown: Shown, *, max_upload_bytes: int) -> Any:
             neutral_hue="slate",
             font=["system-ui", "sans-serif"],
             font_mono=["ui-monospace", "monospace"],
-        ),
+        ).set(**_CONTRAST),
         css=resources.files("patchkin.web").joinpath("page.css").read_text(encoding="utf-8"),
         footer_links=[],
         run_history=False,
@@ -68,6 +79,7 @@ def build(shown: Shown, *, max_upload_bytes: int) -> Any:
 
 def _fetch_nothing() -> None:
     """Let no call make the server fetch an address: files are uploaded."""
+
     async def refuse(url: str, *_: Any) -> Any:
         raise ValueError("This server fetches no addresses: upload the file.")
 

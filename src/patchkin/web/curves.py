@@ -65,10 +65,13 @@ def _places(
     points: Sequence[tuple[int, float]], low: float, high: float
 ) -> list[tuple[float, float]]:
     first, last = points[0][0], points[-1][0]
-    across, down = (last - first) or 1, (high - low) or 1.0
+    across, down = (last - first) or 1, high - low
     wide, tall = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
     return [
-        (_LEFT + wide * (step - first) / across, _TOP + tall * (high - value) / down)
+        (
+            _LEFT + wide * (step - first) / across,
+            _TOP + tall * ((high - value) / down if down else 0.5),
+        )
         for step, value in points
     ]
 

@@ -60,6 +60,7 @@ class Guard:
         self._inner, self._token = inner, token
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer, or let the other answer."""
         if scope["type"] == "lifespan":
             await self._inner(scope, receive, send)
             return
@@ -89,9 +90,9 @@ class Guard:
         elif not self._has_token(scope, headers):
             return 401, "This page needs its token: open the address that `patchkin demo` printed."
         origin = headers.get("origin")
-        if origin is not None and scope.get("method") not in _REPEATABLE:
-            if urlsplit(origin).netloc != host:
-                return 403, "Another page may not ask this one."
+        changes = scope.get("method") not in _REPEATABLE
+        if origin is not None and changes and urlsplit(origin).netloc != host:
+            return 403, "Another page may not ask this one."
         return None
 
     def _has_token(self, scope: Any, headers: dict[str, str]) -> bool:

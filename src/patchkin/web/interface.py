@@ -15,7 +15,7 @@ from patchkin.web.translating import Wish, translations
 def add_interface(shown: Shown) -> None:
     """Put `/translate` beside what the page itself calls; inside of `gr.Blocks`."""
 
-    def translate(
+    def translate(  # noqa: PLR0917 (gradio hands them over by position)
         image: str,
         model: str,
         domain: str,

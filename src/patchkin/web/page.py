@@ -13,6 +13,7 @@ import gradio as gr
 from PIL import Image
 
 from patchkin.errors import PatchkinError
+from patchkin.method import Method
 from patchkin.web.pictures import show
 from patchkin.web.points import Related, related
 from patchkin.web.shown import ONE_AT_A_TIME, Shown, message
@@ -62,17 +63,19 @@ class ModelTab:
         self.model = gr.Dropdown(names, value=names[0], label="Model", filterable=len(names) > 8)
         self.direction = gr.Radio(_DIRECTIONS, value="AtoB", label="Direction", visible=False)
         self.files = gr.File(
-            label="Your images: drop them here, or choose",
+            label="Your images",
             file_count="multiple",
-            height=130,
+            height=150,
             elem_id="upload",
         )
         self.folder = gr.UploadButton(
             "Choose a whole folder", file_count="directory", size="sm", elem_id="folder"
         )
+        gr.HTML("<h3>Or one of these</h3>", elem_classes="small")
         self.examples = gr.Gallery(
             [str(example.picture) for example in self._shown.examples],
-            label="Or take one of these",
+            label="Examples",
+            show_label=False,
             columns=3,
             height="auto",
             object_fit="cover",
@@ -96,9 +99,11 @@ class ModelTab:
             label="Images larger than in training",
             info="Tiles keep detail; the other way keeps what the model knows as large as it knew.",
         )
-        with gr.Row():
-            self.start = gr.Button("Translate", variant="primary", elem_id="translate")
-            self.cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
+        with gr.Row(elem_classes="buttons"):
+            self.start = gr.Button(
+                "Translate", variant="primary", min_width=120, elem_id="translate"
+            )
+            self.cancel = gr.Button("Cancel", interactive=False, min_width=120, elem_id="cancel")
 
     def _make_results(self) -> None:
         self.status = gr.HTML(
@@ -116,6 +121,7 @@ class ModelTab:
         )
         self.gallery = gr.Gallery(
             label="All translations",
+            show_label=False,
             visible=False,
             columns=4,
             height="auto",
@@ -125,7 +131,9 @@ class ModelTab:
             buttons=[],
             elem_id="results",
         )
-        self.download = gr.DownloadButton("Download", visible=False, elem_id="download")
+        self.download = gr.DownloadButton(
+            "Download", visible=False, variant="secondary", elem_id="download"
+        )
         with gr.Column(visible=False, elem_id="explore") as self.explore:
             gr.Markdown(
                 "### What does a point relate to?\n"
@@ -229,7 +237,7 @@ class ModelTab:
         self._shown.visitors.of(request.session_hash).cancel()
         return message("Stopping.")
 
-    def _translate(
+    def _translate(  # noqa: PLR0917 (gradio hands them over by position)
         self,
         sources: list[str],
         model: str,
@@ -306,11 +314,16 @@ class ModelTab:
             gr.Gallery(value=shown if several else [], visible=several),
             gr.DownloadButton(label, value=str(file), visible=True),
             shelf,
-            gr.Column(visible=True),
+            gr.Column(visible=self._compares(shelf.wish)),
             *pictures,
             gr.Radio(choices=[], value=None, visible=False),
             "",
         ]
+
+    def _compares(self, wish: Wish) -> bool:
+        """Whether there are patches to look at."""
+        method = self._shown.models.translator(wish.model, wish.direction).method
+        return wish.direction == "AtoB" and type(method).patch_maps is not Method.patch_maps
 
     def _chosen(self, shelf: Shelf, number: int) -> tuple[tuple[str, str], Shelf]:
         """The pictures of a translation, and the shelf with it in front."""
@@ -318,7 +331,9 @@ class ModelTab:
         ranges = self._shown.models.translator(shelf.wish.model, shelf.wish.direction).value_ranges
         before = show(made.source, shelf.folder / f"before-{number}.png", ranges[0])
         after = self._small(shelf, number)
-        return (str(before), str(after)), replace(shelf, chosen=number, displayed=before, related=None)
+        return (str(before), str(after)), replace(
+            shelf, chosen=number, displayed=before, related=None
+        )
 
     def _small(self, shelf: Shelf, number: int) -> Path:
         """The picture of a translation."""

@@ -79,7 +79,7 @@ def serve(
         server_header=False,
     )
 
-    class Announced(uvicorn.Server):
+    class Announced(uvicorn.Server):  # type: ignore[misc]
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:

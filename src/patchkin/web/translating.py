@@ -215,4 +215,3 @@ class _StoppingTranslator:
         if self._cancelled.is_set():
             raise CancelledError
         return self._translator.arrays(x_BCHW, styles_BS)
-

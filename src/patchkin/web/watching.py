@@ -49,7 +49,8 @@ class RunsTab:
         self.scores = gr.HTML("", elem_id="score-curves")
         self.terms = gr.HTML("", elem_id="term-curves")
         self.previews = gr.Gallery(
-            label="Previews, newest first",
+            label="Previews",
+            show_label=False,
             columns=1,
             height="auto",
             object_fit="contain",
@@ -168,7 +169,9 @@ def facts(run: Path, records: Sequence[Mapping[str, Any]]) -> str:
         if isinstance(total, int) and step < total:
             told["Left"] = _duration((total - step) * speed)
     if log.is_file():
-        told["Last heard of"] = time.strftime("%d %b, %H:%M:%S", time.localtime(log.stat().st_mtime))
+        told["Last heard of"] = time.strftime(
+            "%d %b, %H:%M:%S", time.localtime(log.stat().st_mtime)
+        )
     cells = "".join(
         f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>"
         for name, value in told.items()
