@@ -31,6 +31,8 @@ NOT_RUN = {
     "compress export runs/online": "its run is not made here",
     "--int8": "is written only where it is faster; tests/export",
     "compress export runs/student -o": "small-models.md runs it, after its search",
+    "patchkin demo": "answers until it is interrupted; tests/web",
+    "gradio_client": "asks a server; tests/web",
     "ship.py": "writes into the package",
     "imported.safetensors outputs/other_paper": "results of others",
 }

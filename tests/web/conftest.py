@@ -77,7 +77,7 @@ def served(folder, *arguments):
         yield Server(process, address)
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(20)
+        process.wait(90)
     assert "Traceback" not in (folder / "said.txt").read_text()
     assert process.returncode == 0
     assert not list(folder.glob("patchkin-demo-*")), "the server leaves its files behind"
@@ -86,7 +86,7 @@ def served(folder, *arguments):
 def _address(process, said):
     import time
 
-    for _ in range(1200):
+    for _ in range(3000):
         found = re.search(r"^(http://\S+)$", said.read_text(), re.MULTILINE)
         if found and "Ctrl" in said.read_text():
             return found[1]

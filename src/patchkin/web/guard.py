@@ -6,12 +6,14 @@ can read the answers; hence names of hosts are checked, and the origin of what c
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import ipaddress
 import secrets
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 COOKIE = "patchkin-token"
 _POLICY = (
@@ -72,11 +74,13 @@ class Guard:
             return
         asked = parse_qs(scope.get("query_string", b"").decode("latin1"))
         if not refused and self._token and "token" in asked and scope["method"] == "GET":
-            await _answer(send, 303, "", ("location", scope["path"]), ("set-cookie", self._cookie))
+            here = "/" + quote(scope["path"].lstrip("/"))
+            await _answer(send, 303, "", ("location", here), ("set-cookie", self._cookie))
         elif refused:
             await _answer(send, refused[0], refused[1])
         else:
-            await self._inner(scope, receive, _with_headers(send))
+            with contextlib.suppress(asyncio.CancelledError):  # at the end of the server
+                await self._inner(scope, receive, _with_headers(send))
 
     @property
     def _cookie(self) -> str:
