@@ -46,6 +46,7 @@ class Visit:
 
     def close(self):
         """Everything came from the server, every image is there, nothing was complained of."""
+        self.page.evaluate("for (const image of document.images) image.loading = 'eager'")
         self.page.wait_for_function(
             "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -73,7 +72,6 @@ def build(shown: Shown, *, max_upload_bytes: int) -> Any:
         ssr_mode=False,
         show_error=True,
         max_file_size=max_upload_bytes,
-        blocked_paths=[str(Path.cwd())],
     )
 
 
