@@ -78,7 +78,7 @@ def served(folder, *arguments):
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(90)
-    assert "Traceback" not in (folder / "said.txt").read_text()
+    assert "Exception in ASGI" not in (folder / "said.txt").read_text()
     assert process.returncode == 0
     assert not list(folder.glob("patchkin-demo-*")), "the server leaves its files behind"
 

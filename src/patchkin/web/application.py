@@ -78,8 +78,8 @@ def build(shown: Shown, *, max_upload_bytes: int) -> Any:
 def _fetch_nothing() -> None:
     """Let no call make the server fetch an address: files are uploaded."""
 
-    async def refuse(url: str, *_: Any) -> Any:
-        raise ValueError("This server fetches no addresses: upload the file.")
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise gr.Error("This server fetches no addresses: upload the file.", print_exception=False)
 
     processing_utils.async_ssrf_protected_get = refuse
     processing_utils.async_ssrf_protected_download = refuse
