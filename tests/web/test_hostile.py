@@ -65,7 +65,7 @@ def test_what_cannot_be_translated_is_told(client, server, tmp_path):
     wrong = {
         "text.png": "cannot be decoded",
         "empty.png": "the file is empty",
-        "bomb.png": "20000 x 20000 = 400000000 pixels, more than the limit of 36000000",
+        "bomb.png": r"400000000 pixels\) exceeds limit",
     }
     for name, said in wrong.items():
         with pytest.raises(AppError, match=said) as told:
@@ -159,7 +159,7 @@ def test_the_call_of_the_docs_with_a_token(finished_run, tmp_path):
     image = small_png(tmp_path / "photo.png")
     with served(tmp_path / "server", finished_run, "--token", TOKEN) as server:
         address = server.address.partition("?")[0]
-        with pytest.raises(Exception, match=r"401|Unauthorized|Could not fetch"):
+        with pytest.raises(Exception, match="credentials were not provided"):
             client_of(address)
         client = client_of(address, headers={"Authorization": f"Bearer {TOKEN}"})
         with Image.open(asked(client, image)) as found:

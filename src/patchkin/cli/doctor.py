@@ -25,6 +25,7 @@ OPTIONAL = {
     "tifffile": missing_extra("TIFF", package="tifffile", extra="tiff"),
     "torch-fidelity": missing_extra("Inception", package="torch-fidelity", extra="metrics"),
     "torchmetrics": missing_extra("LPIPS", package="torchmetrics", extra="metrics"),
+    "gradio": "`patchkin demo` needs gradio: pip install 'patchkin[web]'.",
     "onnxruntime": missing_extra("ONNX Runtime", package="onnxruntime", extra="onnx"),
 }
 
