@@ -74,7 +74,6 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
     token = options.token
     if token is None and not is_this_machine(options.host):
         token = new_token()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as by Ctrl+C, files removed
     listening = listen(options.host, options.port)
     address = _address(options.host, listening.getsockname()[1], token)
     with listening, own_room() as room:
@@ -87,6 +86,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
             runs=options.runs,
             methods=methods,
         )
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as by Ctrl+C, files removed
         try:
             serve(
                 what,
