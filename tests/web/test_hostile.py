@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import gc
+import re
 import sys
 import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,12 +157,17 @@ def test_a_visitor_who_goes_away_stops_the_work(server, browser, client, tmp_pat
     assert asked(client, files[0])
 
 
-def test_the_call_of_the_docs_with_a_token(finished_run, tmp_path):
-    image = small_png(tmp_path / "photo.png")
+def test_the_call_of_the_docs_and_a_token(finished_run, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "demo.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    Image.open(small_png(tmp_path / "photo.png")).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
     with served(tmp_path / "server", finished_run, "--token", TOKEN) as server:
         address = server.address.partition("?")[0]
         with pytest.raises(Exception, match="credentials were not provided"):
             client_of(address)
-        client = client_of(address, headers={"Authorization": f"Bearer {TOKEN}"})
-        with Image.open(asked(client, image)) as found:
-            assert found.size == (48, 40)
+        told = f'"{address}", headers={{"Authorization": "Bearer {TOKEN}"}}'
+        names = {}
+        exec(code.replace('"http://127.0.0.1:7860/"', told), names)
+        with Image.open(names["path"]) as found:
+            assert (found.size, found.format) == ((48, 40), "JPEG")
