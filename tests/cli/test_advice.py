@@ -71,6 +71,7 @@ REACHED = {
     "translation": ("translate",),
     "translation/translator.py": ("translate", "evaluate"),
     "upstream": ("import-weights",),
+    "web": ("demo",),
 }
 """Where a text stands -> verbs that can come to it. Of several entries the longest counts."""
 ONE_HAS_IT = {"runs/compression.py", "runs/fitness.py", "cli/compress.py", "cli/data.py"}

@@ -25,6 +25,7 @@ VERBS = {
     "evaluate": "score a model, or a folder of translations, by a named protocol",
     "compare": "one table of runs, models and folders: text, CSV, LaTeX, JSON, page",
     "inspect": "what a patch relates to, in the input and in the output",
+    "demo": "a page in the browser: translate, click points, watch runs",
     "import-weights": "checkpoints of upstream projects into a patchkin model",
     "push": "a model and its card to the Hugging Face Hub",
     "compress": "a small model from a trained one: distill, search, export",

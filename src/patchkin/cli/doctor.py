@@ -26,6 +26,7 @@ OPTIONAL = {
     "av": missing_extra("A video", package="av", extra="video"),
     "torch-fidelity": missing_extra("Inception", package="torch-fidelity", extra="metrics"),
     "torchmetrics": missing_extra("LPIPS", package="torchmetrics", extra="metrics"),
+    "gradio": "`patchkin demo` needs gradio: pip install 'patchkin[web]'.",
     "onnxruntime": missing_extra("ONNX Runtime", package="onnxruntime", extra="onnx"),
 }
 

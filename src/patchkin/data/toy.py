@@ -109,7 +109,7 @@ class Scene:
         for layer in self._layers:
             touched_HW[layer.window] |= layer.alpha_HW > 0
         blocks = touched_HW.reshape(self._size, _SUPERSAMPLING, self._size, _SUPERSAMPLING)
-        return Image.fromarray(blocks.any((1, 3)).astype(np.uint8) * np.uint8(255))
+        return Image.fromarray(np.where(blocks.any((1, 3)), 255, 0).astype(np.uint8))
 
     def _shown(self, coat: Coat) -> Image.Image:
         image_HWC = _painted(self._scenery_HWC, self._layers, self._animal, coat) * self._light

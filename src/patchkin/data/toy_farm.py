@@ -133,7 +133,7 @@ class FarmScene:
         inside = touched_HW.reshape(blocks).any((1, 3))
         for layers in but or []:
             inside &= ~self._touched(layers).reshape(blocks).any((1, 3))
-        return Image.fromarray(inside.astype(np.uint8) * np.uint8(255))
+        return Image.fromarray(np.where(inside, 255, 0).astype(np.uint8))
 
 
 # Ground
