@@ -194,7 +194,7 @@ def _pillow_files() -> Iterator[Case]:
             if (compression == "jpeg" and mode in ("1", "P")) or (
                 compression.startswith("group") and mode != "1"
             ):
-                continue  # which hold no such pixels; Pillow 11.3 and 12.3 end the process when asked
+                continue  # which hold no such pixels; Pillow up to 12.3 ends the process
             try:
                 content = _saved(base.convert(mode), "TIFF", compression=compression)
             except (OSError, KeyError, ValueError):

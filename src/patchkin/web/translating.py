@@ -18,7 +18,8 @@ from patchkin.errors import ConfigError
 from patchkin.images import Array, Ranges
 from patchkin.method import Direction
 from patchkin.storage.atomic import new_file
-from patchkin.translation.files import ArrayTranslator, Job, Outcome, translate_files
+from patchkin.translation.files import ArrayTranslator, Job, translate_files
+from patchkin.translation.outcome import Outcome
 from patchkin.translation.resizing import Resizing
 from patchkin.translation.scale import larger_files
 from patchkin.translation.style_files import Style, named
