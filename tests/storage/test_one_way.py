@@ -30,7 +30,7 @@ KNOWN = {
     "images/pnm.py": ["path.write_bytes"],
     "images/saving.py": ["save", *["image.save"] * 2, "images.save", "part.write_bytes"],
     "images/tiff.py": ["tifffile.imwrite", "tifffile.imwrite"],
-    "images/tiff_writing.py": ["tifffile.imwrite"],
+    "images/tiff_writing.py": ["tifffile.imwrite"] * 2,  # one of them into memory
     "images/video.py": ["self._av.open"],  # within new_file
     "images/write.py": [*["image.save"] * 4, "path.open", "np.save"],
     "metrics/extractors.py": ["torch.save"],  # into memory

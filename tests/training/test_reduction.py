@@ -79,10 +79,11 @@ def in_threads(monkeypatch, *, parts, again):
     wire = Wire()
     monkeypatch.setattr(torch.distributed, "all_reduce", wire.all_reduce)
     found = {}
+    nets = [Net() for _ in range(PROCESSES)]  # not by the threads: they share torch's generator
 
     def process(rank):
         wire.mine.rank, wire.mine.in_backward = rank, False
-        net = Net()
+        net = nets[rank]
         reduction = Reduction(list(net.parameters()), PROCESSES)
         *earlier, last = [net.loss(inputs(rank, part), again=again) for part in range(parts)]
         for loss in earlier:
