@@ -204,14 +204,14 @@ def test_label_maps_are_scored_by_a_segmentation_network(command, tmp_path):
 
 
 def test_where_weights_cannot_be_fetched_the_scores_without_are_named(
-    command, finished_run, monkeypatch, tmp_path
+    command, run_copy, monkeypatch
 ):
     def offline(published, *, option, progress=None):
         raise DownloadError(f"`{published.file_name}` cannot be had; give {option} FILE.")
 
     monkeypatch.setattr("patchkin.metrics.extractors.fetch", offline)
-    code, _, err = command("evaluate", finished_run)
+    code, _, err = command("evaluate", run_copy)
     assert code == 2
     assert "--extractor-weights FILE" in err
     assert "`--protocol` with no name after it gives the scores that need no weights." in err
-    assert command("evaluate", finished_run, "--protocol")[0] == 0
+    assert command("evaluate", run_copy, "--protocol")[0] == 0
