@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TEST_PROCESSES ?= 2
 OLDEST := .venv-oldest
 OLDEST_PYTHON ?= python3.10
 DEMO := runs/demo
@@ -15,7 +16,7 @@ OTHER_TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 help:
 	@echo "make install   .venv with everything the other targets need; TORCH_INDEX=ADDRESS: see README"
 	@echo "make demo      train on the built-in toy set, translate held-out images, write a report"
-	@echo "make test      the tests"
+	@echo "make test      the tests, in two processes; TEST_PROCESSES=N"
 	@echo "make test-oldest  the tests with the oldest versions that pyproject.toml allows, in .venv-oldest"
 	@echo "make slow      the tests that take minutes"
 	@echo "make check     format, lint, types, import contract, the site"
@@ -40,8 +41,9 @@ demo: install
 	@echo "translated images: $(DEMO)/translated"
 	@echo "report page:       $(DEMO)/report.html"
 
+# The tests of a file share what was trained for them: they run in one process, in their order.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile
 
 # Old versions warn of each other; what we should mend is an error in `make test`.
 test-oldest: $(OLDEST)/.installed
