@@ -236,7 +236,8 @@ def names(fire: Fire, box: Path, chance: random.Random) -> Iterator[Command]:
     output = box / "out"
     yield Command(("data", "check", "--source", str(folder), "--target", str(fire.data / "trainB")))
     yield Command(("translate", str(fire.model), str(folder), "-o", str(output)), (), output)
-    inputs, made = (len(list(path.glob("*.png"))) for path in (folder, output))
+    # What begins with a dot is hidden, and no image of a folder.
+    inputs, made = (len(list(path.glob("[!.]*.png"))) for path in (folder, output))
     if inputs != made:
         raise SystemExit(f"{made} of {inputs} images with odd names were translated, see {box}")
 
