@@ -14,9 +14,10 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from browsing import browser
 from docs.blocks import ROOT
-from scoring.test_pages import CHROMIUM, FLAGS
 
+__all__ = ["browser"]
 pytestmark = pytest.mark.slow
 FETCHED = {"img": "src", "script": "src", "link": "href", "source": "src", "iframe": "src"}
 WIDTHS = {"desk": 1280, "phone": 390}
@@ -110,17 +111,6 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
     def log_message(self, format, *arguments):
         pass
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM, "the pages are looked at in Chromium, which is not on this machine"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

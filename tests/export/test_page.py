@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from browsing import browser, needs_chromium
 from exported_models import STYLED, resnet_method, saved
 from metrics.conftest import horse2zebra  # noqa: F401
 from patchkin.export.web_page import MODEL, export_page
@@ -27,9 +28,9 @@ from patchkin.images import read_image, to_values
 from patchkin.images.values import levels_8bit
 from patchkin.translation.onnx_file import OnnxTranslator
 from patchkin.translation.translator import Translator
-from scoring.test_pages import CHROMIUM, FLAGS, pytestmark
 
-assert pytestmark, "skipped where there is no Chromium, but not in CI"
+__all__ = ["browser"]
+pytestmark = needs_chromium
 LONGEST_WAIT = 60_000
 CONTRAST = """() => {
   const channel = (x) => (x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
@@ -68,17 +69,6 @@ def page_of(folder: Path, model: Path, **settings) -> Path:
 def tiny(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     return page_of(folder, saved(folder, "resnet"))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM, "CI looks at the pages in Chromium, which is not on this machine"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 class Visitor:

@@ -15,16 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from browsing import browser
 from cli.conftest import finished_run, toy_root
 from patchkin.cli import main
 from patchkin.data.toy import write_domain_toy
 from patchkin.methods import METHODS
 from tinting import STYLED
 
-__all__ = ["finished_run", "toy_root"]
+__all__ = ["browser", "finished_run", "toy_root"]
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 TESTS = Path(__file__).parents[1]
 PROGRAM = """
 import sys
@@ -114,19 +113,6 @@ def server(finished_run, tinted_run, tmp_path_factory):
     with served(folder, finished_run, tinted_run, "--runs", runs, "--max-upload", "2") as server:
         server.runs = runs
         yield server
-
-
-@pytest.fixture(scope="session")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    assert CHROMIUM or not os.environ.get("CI"), "CI looks at the page in Chromium: install it"
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

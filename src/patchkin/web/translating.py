@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 from patchkin.errors import ConfigError
-from patchkin.images import Array, Ranges
+from patchkin.images import Array
 from patchkin.method import Direction
 from patchkin.storage.atomic import new_file
+from patchkin.translation.dividing import DividingTranslator
 from patchkin.translation.files import ArrayTranslator, Job, translate_files
 from patchkin.translation.outcome import Outcome
 from patchkin.translation.resizing import Resizing
@@ -30,7 +31,7 @@ from patchkin.translation.styles import (
     referenced_styles,
     usual_style,
 )
-from patchkin.translation.tiles import TiledTranslator, Tiles
+from patchkin.translation.tiles import Tiles
 from patchkin.translation.translator import Translator
 
 Large = Literal["enlarge", "tiles"]
@@ -181,7 +182,7 @@ def _two_ways(
     tiles = Tiles(side=tile, overlap=min(64, tile // 4))
     return (
         _StoppingTranslator(resized, cancelled),
-        TiledTranslator(_StoppingTranslator(translator, cancelled), tiles),
+        DividingTranslator(_StoppingTranslator(translator, cancelled), tiles),
     )
 
 
@@ -193,26 +194,19 @@ def _add(result: Result, outcome: Outcome, job: Job, style: str) -> None:
     result.notes += [note for note in outcome.notes if note not in result.notes]
 
 
-class _StoppingTranslator:
+class _StoppingTranslator(Translator):
     """A translator that looks up before every image, or part of one."""
 
     def __init__(self, translator: Translator, cancelled: threading.Event) -> None:
-        self._translator = translator
+        self.__dict__.update(translator.__dict__)
         self._cancelled = cancelled
 
-    @property
-    def channels(self) -> tuple[int, int]:
-        return self._translator.channels
-
-    @property
-    def value_ranges(self) -> Ranges:
-        return self._translator.value_ranges
-
-    @property
-    def tiling(self) -> Literal["supported", "discouraged", "internal"]:
-        return self._translator.tiling
-
     def arrays(self, x_BCHW: Array, styles_BS: Array | None = None) -> Array:
+        """As of any translator.
+
+        Raises:
+            CancelledError: nothing more is wanted.
+        """
         if self._cancelled.is_set():
             raise CancelledError
-        return self._translator.arrays(x_BCHW, styles_BS)
+        return super().arrays(x_BCHW, styles_BS)
