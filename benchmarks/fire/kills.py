@@ -58,8 +58,8 @@ METHODS = {
 }
 LIMIT_SECONDS = 900
 """Of one process; longer means that it hangs."""
-LEAVING_SECONDS = 20
-"""For what a killed process had started to leave."""
+LEAVING_SECONDS = 60
+"""For what a killed process had started to leave, which may be importing still."""
 
 
 @dataclass(frozen=True)
@@ -343,8 +343,15 @@ def exists(run_dir: Path, name: str) -> bool:
 
 
 def content(run_dir: Path) -> dict[str, Any]:
-    """What a run is, but its settings and what the clock decides."""
-    kept = [*run_dir.glob("checkpoints/**/*"), *run_dir.glob("previews/*"), run_dir / "data.json"]
+    """What a run is, but its settings, what the clock decides, and earlier checkpoints: one that is
+    asked to stop saves where it is.
+    """
+    store = CheckpointStore(run_dir)
+    kept = [path for path in store.folder.iterdir() if path.is_file()]
+    for pointer in ("last", "best"):
+        folder = store.pointed(pointer)
+        kept += folder.iterdir() if folder is not None else ()
+    kept += [*run_dir.glob("previews/*"), run_dir / "data.json"]
     found: dict[str, Any] = {
         path.relative_to(run_dir).as_posix(): path.read_bytes() for path in kept if path.is_file()
     }
