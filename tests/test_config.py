@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 
+from patchkin.cli import main
 from patchkin.config import (
     check_at_least_one,
     check_not_negative,
@@ -125,3 +126,11 @@ def test_ranges_of_fields(check, fine, wrong, message):
     with pytest.raises(ConfigError) as caught:
         check(SimpleNamespace(a=fine, b=wrong), "a", "b")
     assert str(caught.value) == message
+
+
+def test_settings_that_are_no_mapping_are_refused_in_words(tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text("method: 3\n")
+    assert main(["train", "cut", "--config", str(path), "--print-config"]) == 2
+    said = capsys.readouterr().err
+    assert said == "patchkin: error: Settings by name are expected, not 3.\n"

@@ -259,3 +259,15 @@ def test_evaluate_says_who_made_a_folder(command, finished_run, other_model, toy
         f"`{finished_run}` (cut, step 3, live weights), 1 by `{other_model}` (cut, step 3, live "
         "weights)"
     )
+
+
+def test_a_link_to_itself_is_one_line_and_the_rest_is_translated(command, finished_run, tmp_path):
+    folder, output = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    Image.new("RGB", (32, 32)).save(folder / "a.png")
+    (folder / "itself.png").symlink_to("itself.png")
+    code, _, err = command("translate", finished_run, folder, "-o", output)
+    assert code == 2
+    assert [path.name for path in output.glob("*.png")] == ["a.png"]
+    (line,) = [line for line in err.splitlines() if line.startswith("patchkin: error")]
+    assert "itself.png`" in line
