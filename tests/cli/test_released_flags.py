@@ -148,6 +148,7 @@ NOTED = {
     "--model cycle_gan --CUT_mode FastCUT": (
         "(not offered here: --CUT_mode FastCUT of cyclegan): train cyclegan"
     ),
+    "--CUT_mode toy": "(not offered here: --CUT_mode toy (there: CUT, FastCUT)): train cut",
     "--CUT_mode FastCUT --lr_policy linear": (
         "(no need of --lr_policy linear): train cut --preset fastcut"
     ),
@@ -233,6 +234,10 @@ OTHER_PLACES = {
     ),
     "test --dataroot x --model test --name y --gpu_ids -1 --overwrite": (
         ": patchkin translate runs/y x --device cpu --overwrite --output results/y"
+    ),
+    "translate m.onnx a.jpg b.jpg -o out --gpu_ids 0 --direction BtoA --batch_size 4": (
+        ": patchkin translate m.onnx a.jpg b.jpg -o out --device cuda --batch_size 4 "
+        "--direction BtoA"
     ),
     "test --dataroot x --name y --num_test 9 --epoch 5 --preprocess none --eval --nam z": (
         " (no need of --preprocess, --eval; not offered here: --num_test 9, --epoch 5; "

@@ -211,7 +211,7 @@ def _method(
         raise ConfigError(f"There is no method `{name}` here. {nearest(name, methods)}")
     kind = methods[name]
     mode = " ".join(given.get("--CUT_mode", []))
-    if mode.lower() in kind.presets:
+    if mode.lower() in ("cut", "fastcut") and mode.lower() in kind.presets:
         preset = mode.lower()
     elif mode and (mode.lower() != "cut" or name != "cut"):
         there = " (there: CUT, FastCUT)" if name == "cut" else f" of {name}"
@@ -278,11 +278,11 @@ def refuse_released_test(arguments: Sequence[str]) -> None:
     for name, values in given.items():
         flags += _translated_of_test(name, values, here, answer)
     if not {"-o", "--output"} & given.keys():
-        flags += [
-            "--output",
-            Path(here.value("--results_dir") or "results", Path(run_dir).name).as_posix(),
-        ]
+        folder = Path(here.value("--results_dir") or "results", Path(run_dir).name)
+        flags += ["--output", folder.as_posix()]
     inputs = words[1:] or [_tested(here)]
+    if words[1:] and "--direction" in given:  # ours: of named images, which way
+        flags += ["--direction", *given["--direction"]]
     answer.command = ["patchkin", "translate", run_dir, *inputs, *flags]
     raise answer.error()
 
@@ -306,6 +306,8 @@ def _tested(here: Here) -> str:
 
 def _translated_of_test(name: str, values: Flags, here: Here, answer: _Answer) -> Flags:
     value = " ".join(values)
+    if name not in (*TELLING, *_WHERE) and place_of(name, here.ours) is not None:
+        return [name, *values]
     if name in _WHERE:
         return []
     if name == "--gpu_ids":
@@ -317,8 +319,6 @@ def _translated_of_test(name: str, values: Flags, here: Here, answer: _Answer) -
         answer.lacking.append(_typed(name, values))
     elif name in RELEASED:  # the run knows its networks
         answer.needless.append(name)
-    elif place_of(name, here.ours) is not None:
-        return [name, *values]
     else:
         answer.unknown.append(_with_nearest(name, here.ours))
     return []
