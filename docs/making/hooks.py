@@ -4,6 +4,8 @@
   outside `docs/` become pages of the site, and links to them follow.
 - `<!-- method: cut -->` becomes what the code itself says about a method.
 - Formulas become MathML, which browsers show without a script.
+
+`python docs/making/hooks.py` writes the table of released flags into `docs/coming-from.md`.
 """
 
 from __future__ import annotations
@@ -34,6 +36,19 @@ CARDS = "src/patchkin/storage/shipped/*/MODEL_CARD.md"
 WITH_THEM = ("benchmarks/**/*.png", "benchmarks/**/*.py")
 SHOWN = {"Dockerfile": "dockerfile"}
 """Files that are shown as blocks of code, beside those of Python, and their language."""
+PAGE = ROOT / "docs" / "coming-from.md"
+BEGIN, END = "<!-- released flags: python docs/making/hooks.py -->", "<!-- end of them -->"
+ANSWERED = (
+    *("--netG resnet_6blocks", "--netG resnet_9blocks", "--netG stylegan2", "--netG unet_256"),
+    *("--model pix2pix --netG unet_128", "--model sincut --netG smallstylegan2"),
+    *("--netD basic", "--netD n_layers --n_layers_D 4", "--netD pixel", "--netD stylegan2"),
+    *("--netF mlp_sample", "--netF sample", "--normG batch", "--normD batch", "--norm instance"),
+    *("--init_type xavier", "--init_type normal", "--init_gain 0.05", "--no_antialias"),
+    *("--no_antialias_up", "--no_dropout true", "--no_dropout false", "--input_nc 3 --output_nc 3"),
+    *("--input_nc 1 --output_nc 1", "--input_nc 1 --output_nc 3", "--lr_policy linear"),
+    *("--lr_policy cosine", "--n_epochs 200 --n_epochs_decay 200"),
+)
+"""Flags whose answer depends on what the method has: here of CUT, unless they say another."""
 IN_TEXT = re.compile(r"(!?\[[^\]]*\]\()([^)\s]+)(\))")
 IN_REFERENCE = re.compile(r"^(\[[^\]]+\]: )(\S+)()$", re.MULTILINE)
 METHOD = re.compile(r"<!-- method: ([\w-]+) -->")
@@ -67,7 +82,6 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     for place in range(0, len(parts), 2):  # the odd ones are blocks of code
         parts[place] = IN_REFERENCE.sub(followed, IN_TEXT.sub(followed, parts[place]))
         parts[place] = METHOD.sub(lambda match: about(match[1]), parts[place])
-        parts[place] = parts[place].replace("<!-- released flags -->", released_flags())
     return "".join(parts)
 
 
@@ -148,28 +162,54 @@ def _about(row: dict[str, object]) -> Iterator[str]:
     yield from (f"| `{preset}` | {summary} |" for preset, summary in presets.items())
 
 
-@cache
 def released_flags() -> str:
-    """Every flag of the released CUT and CycleGAN with ours, as the command line answers."""
-    from patchkin.cli import released_flags as released
+    """Flags of the released CUT and CycleGAN with ours, as the command line answers."""
+    from patchkin.cli import released_table as table
 
     told = {
-        "--netG": "resnet_9blocks",
-        "--netD": "pixel",
         "--gpu_ids": "0,1",
         "--nce_idt": "false",
+        "--nce_includes_all_negatives_from_minibatch": "true",
         "--flip_equivariance": "true",
         "--nce_layers": "0,4,8,12,16",
         "--gan_mode": "lsgan",
     }
     rows = ["| there | here |", "|---|---|"]
-    for flag, translated in released._WITH_VALUE.items():
+    for flag, translated in table.WITH_VALUE.items():
         value = told.get(flag, "V")
-        rows.append(f"| `{flag} {value}` | `{' '.join(translated(value)) or 'nothing'}` |")
-    for flag, ours in released._ALONE.items():
-        rows.append(f"| `{flag}` | `{' '.join(ours)}` |")
-    rows.append(
-        "| `--n_epochs 200 --n_epochs_decay 200` | `--epochs 400 --schedule.decay-fraction 0.5` |"
-    )
-    needless = ", ".join(f"`{flag}`" for flag in released._NEEDLESS)
-    return "\n".join(rows) + f"\n\nWithout a counterpart, and not needed: {needless}."
+        rows.append(f"| `{flag} {value}` | `{' '.join(translated(value))}` |")
+    rows += [f"| `{flag}` | `{' '.join(ours)}` |" for flag, ours in table.ALONE.items()]
+    rows += [f"| `{typed}` | {_answered(typed)} |" for typed in ANSWERED]
+    needless = ", ".join(f"`{flag}`" for flag in table.NEEDLESS)
+    return "\n".join(rows) + f"\n\nNot needed: {needless}."
+
+
+def _answered(typed: str) -> str:
+    """What stands for some flags in the command that is answered; without any, what is said."""
+    from patchkin.cli.released_flags import refuse_released_flags
+    from patchkin.errors import ConfigError
+    from patchkin.methods import METHODS
+
+    try:
+        refuse_released_flags(["--dataroot", "D", *typed.split()], METHODS)
+    except ConfigError as error:
+        answer = str(error)
+    said, _, command = answer.rpartition(": patchkin train ")
+    named, _, flags = command.partition(" ")
+    flags = flags.replace("--data D", "").strip()
+    if flags:
+        return f"`{flags}`"
+    if "not offered here" in said:
+        return "not offered"
+    return "the default" if "no need of" in said else f"`patchkin train {named}`"
+
+
+def with_released_flags(text: str) -> str:
+    """A page with the table between its two marks."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return f"{before}{begin}\n\n{released_flags()}\n\n{end}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_released_flags(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -115,6 +115,10 @@ def _run(
         _, _, shell = arguments[0].partition("=")
         return completion.run([shell] if shell else arguments[1:], methods or METHODS, VERBS)
     verb, *rest = arguments
+    if verb == "test":  # of the released CUT
+        from patchkin.cli.released_flags import refuse_released_test
+
+        refuse_released_test(rest)
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"Did you mean `{near[0]}`?" if near else f"Verbs: {', '.join(VERBS)}."

@@ -1,150 +1,71 @@
-"""Flags of the released CUT, FastCUT and CycleGAN, answered with ours.
+"""Commands of the released CUT, FastCUT and CycleGAN, answered with ours.
 
 Who comes from there types what the fingers know. The answer is one line that holds the whole
-command in our words; nothing is run, because a default may differ (`patchkin methods NAME`).
+command in our words; nothing is run, because a default may differ (`patchkin methods NAME`). What
+the command need not say, what there is none of here, and what nobody knows is named before it.
 """
 
 from __future__ import annotations
 
+import difflib
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
-from patchkin.errors import ConfigError
-from patchkin.method import Method
+from patchkin.cli.released_table import (
+    ALONE,
+    COMPARED,
+    NEEDLESS,
+    OF_TEST,
+    READ_TOGETHER,
+    RELEASED,
+    TELLING,
+    WITH_VALUE,
+    Flags,
+    Here,
+    Ours,
+    changed,
+    devices,
+    fit,
+    flags_of,
+    grouped,
+    place_of,
+)
+from patchkin.errors import ConfigError, nearest
 
-Flags: TypeAlias = list[str]
-Translation: TypeAlias = Callable[[str], Flags]
+if TYPE_CHECKING:
+    from patchkin.method import Method
 
-_METHODS = {"cycle_gan": "cyclegan", "sincut": "sincut", "pix2pix": "pix2pix", "cut": "cut"}
+_METHODS = {"cycle_gan": "cyclegan"}
+"""Models that have another name here."""
 _DEFAULT_METHOD = "cut"
-
-
-def _same(name: str) -> Translation:
-    return lambda value: [name, value]
-
-
-def _rates(value: str) -> Flags:
-    names = ("generator", "discriminator")
-    return [part for name in names for part in (f"--method.{name}-adam.learning-rate", value)]
-
-
-def _beta1(value: str) -> Flags:
-    names = ("generator", "discriminator")
-    return [part for name in names for part in (f"--method.{name}-adam.beta1", value)]
-
-
-def _devices(value: str) -> Flags:
-    ids = [part for part in value.split(",") if part.strip()]
-    if ids == ["-1"]:
-        return ["--device", "cpu"]
-    return ["--device", "cuda", *(["--devices", str(len(ids))] if len(ids) > 1 else [])]
-
-
-def _generator(value: str) -> Flags:
-    if value.startswith("resnet_"):
-        return ["--blocks", value.removeprefix("resnet_").removesuffix("blocks")]
-    return []
-
-
-def _discriminator(value: str) -> Flags:
-    return ["--method.discriminator.kind", "pixel"] if value == "pixel" else []
-
-
-def _adversarial(value: str) -> Flags:
-    return ["--method.adversarial", "wgan" if value == "wgangp" else value]
-
-
-def _truth(name: str) -> Translation:
-    """A flag that takes true or false there."""
-    return lambda value: [f"--method.{name if value.lower() in ('true', '1') else f'no-{name}'}"]
-
-
-def _layers(value: str) -> Flags:
-    return ["--method.taps", *value.split(",")]
-
-
-_WITH_VALUE: Mapping[str, Translation] = {
-    "--dataroot": _same("--data"),
-    "--gpu_ids": _devices,
-    "--load_size": _same("--data.load-size"),
-    "--crop_size": _same("--size"),
-    "--preprocess": _same("--data.preprocess"),
-    "--num_threads": _same("--workers"),
-    "--batch_size": _same("--batch-size"),
-    "--max_dataset_size": _same("--data.max-images"),
-    "--direction": _same("--direction"),
-    "--netG": _generator,
-    "--netD": _discriminator,
-    "--ngf": _same("--ngf"),
-    "--ndf": _same("--ndf"),
-    "--lr": _rates,
-    "--beta1": _beta1,
-    "--gan_mode": _adversarial,
-    "--pool_size": _same("--method.pool.capacity"),
-    "--init_gain": _same("--method.initialization.gain"),
-    "--netF_nc": _same("--method.head-width"),
-    "--num_patches": _same("--method.num-patches"),
-    "--nce_T": _same("--method.temperature"),
-    "--nce_layers": _layers,
-    "--nce_idt": _truth("identity"),
-    "--flip_equivariance": _truth("flip-equivariance"),
-    "--lambda_GAN": _same("--method.adversarial-weight"),
-    "--lambda_NCE": _same("--method.contrast-weight"),
-    "--lambda_HDCE": _same("--method.contrast-weight"),
-    "--lambda_SRC": _same("--method.relation-weight"),
-    "--lambda_A": _same("--method.cycle-weight-a"),
-    "--lambda_B": _same("--method.cycle-weight-b"),
-    "--lambda_L1": _same("--method.content-weight"),
-    "--lambda_identity": _same("--method.identity-weight"),
-    "--seed": _same("--seed"),
-}
-"""A flag there -> what stands for it and its value here."""
-_ALONE: Mapping[str, Flags] = {
-    "--no_flip": ["--data.no-flip"],
-    "--serial_batches": ["--data.pairing", "serial"],
-}
-_READ_HERE = (
-    *("--model", "--CUT_mode", "--name", "--checkpoints_dir", "--continue_train"),
-    *("--n_epochs", "--n_epochs_decay", "--niter", "--niter_decay"),
-)
-"""Flags that change more than one of ours; `_command` reads them."""
-_NEEDLESS = (
-    *("--display_id", "--display_freq", "--display_port", "--display_env", "--display_ncols"),
-    *("--display_winsize", "--display_server", "--print_freq", "--update_html_freq", "--no_html"),
-    *("--phase", "--verbose", "--suffix", "--no_dropout", "--dataset_mode", "--normG", "--normD"),
-    *("--save_latest_freq", "--save_epoch_freq", "--save_by_iter", "--evaluation_freq", "--epoch"),
-    *("--epoch_count", "--lr_policy", "--init_type", "--netF", "--use_wandb", "--easy_label"),
-)
-"""Flags without a counterpart, named in the answer."""
-_OF_RELEASED = {
-    *("--dataroot", "--name", "--model", "--CUT_mode", "--gpu_ids", "--load_size", "--crop_size"),
-    *(
-        "--preprocess",
-        "--n_epochs",
-        "--n_epochs_decay",
-        "--niter",
-        "--niter_decay",
-        "--num_threads",
-    ),
-    *("--netG", "--netD", "--continue_train", "--checkpoints_dir", "--lambda_NCE", "--lambda_A"),
-    *("--lambda_HDCE", "--lambda_SRC", "--nce_idt", "--nce_layers", "--no_flip", "--gan_mode"),
-    *("--display_id", "--serial_batches", "--max_dataset_size", "--lambda_identity", "--lr"),
-    *("--lambda_B", "--lambda_L1", "--lambda_GAN"),
-}
-"""One of these tells where the others come from; the rest also are, or could be, flags of ours."""
+_PROGRAMS = ("train.py", "test.py")
 
 
 @dataclass
-class _Reading:
-    words: Flags = field(default_factory=list)
-    """Without a dash in front: a method of ours, perhaps."""
-    known: dict[str, str] = field(default_factory=dict)
-    """Those of `_READ_HERE`."""
-    flags: Flags = field(default_factory=list)
+class _Answer:
+    command: Flags = field(default_factory=list)
     needless: Flags = field(default_factory=list)
+    lacking: Flags = field(default_factory=list)
+    unknown: Flags = field(default_factory=list)
+    kept: Flags = field(default_factory=list)
+    """Of a run that goes on: its own settings."""
+
+    def error(self) -> ConfigError:
+        """The line that answers."""
+        told = {
+            "no need of ": self.needless,
+            "not offered here: ": self.lacking,
+            "not known: ": self.unknown,
+            "the run keeps its own settings, whatever these say: ": self.kept,
+        }
+        notes = "; ".join(what + ", ".join(names) for what, names in told.items() if names)
+        return ConfigError(
+            "These are flags of the released CUT and CycleGAN. Here it is"
+            f"{f' ({notes})' if notes else ''}: {shlex.join(self.command)}"
+        )
 
 
 def refuse_released_flags(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> None:
@@ -163,69 +84,153 @@ def refuse_released_flags(arguments: Sequence[str], methods: Mapping[str, type[M
     patchkin.errors.ConfigError: These are flags of the released CUT and CycleGAN. Here it is:
     patchkin train cut --preset fastcut --data d --run-dir runs/n
     """
-    names = {argument.partition("=")[0] for argument in arguments}
-    if not names & _OF_RELEASED:
+    program, arguments = _without_program(arguments)
+    if program == "test.py":
+        refuse_released_test(arguments)
+    words, given = grouped(arguments)
+    typos = {name for name in given if _is_typo(name)}
+    if not given.keys() & TELLING and not typos:
         return
-    reading = _read(arguments)
-    without = f" (no need of {', '.join(reading.needless)})" if reading.needless else ""
-    raise ConfigError(
-        f"These are flags of the released CUT and CycleGAN. Here it is{without}: "
-        f"{shlex.join(_command(reading, methods))}"
-    )
+    kind, preset, lacking = _method(words, given, methods)
+    ours = _ours(kind, preset, given)
+    if not given.keys() & TELLING and all(place_of(name, ours) for name in typos):
+        return
+    here = Here(given, kind.name, ours)
+    if "--continue_train" in given and "--pretrained_name" not in given:
+        raise _resumed(here).error()
+    raise _trained(here, kind, preset, lacking).error()
 
 
-def _read(arguments: Sequence[str]) -> _Reading:
-    reading, left = _Reading(), list(arguments)
-    while left:
-        name, equals, value = left.pop(0).partition("=")
-        if not name.startswith("-"):
-            reading.words.append(name)
-            continue
-        if not equals and left and _is_value(left[0]):
-            value = left.pop(0)
-        if name in _READ_HERE:
-            reading.known[name] = value
-        elif name in _WITH_VALUE:
-            reading.flags += _WITH_VALUE[name](value)
-        elif name in _ALONE:
-            reading.flags += _ALONE[name]
-        elif name in _NEEDLESS:
-            reading.needless.append(name)
-        else:  # one of ours
-            reading.flags += [name, *([value] if value else [])]
-    return reading
+def _trained(here: Here, kind: type[Method], preset: str | None, lacking: Flags) -> _Answer:
+    answer = _Answer(lacking=lacking)
+    flags: Flags = []
+    if preset is not None and "--preset" not in here.given:
+        flags += ["--preset", preset]
+    for name, values in here.given.items():
+        flags += _translated(name, values, here, answer)
+    start = here.value("--pretrained_name")
+    if start is not None and "--continue_train" in here.given:
+        flags += ["--from", _run_dir(here, start)]
+    elif start is not None:
+        answer.needless.append("--pretrained_name")
+    run_dir = ["--run-dir", _run_dir(here)] if here.value("--name") else []
+    flags += [*_epochs(here, kind, preset), *run_dir]
+    answer.command = ["patchkin", "train", kind.name, *flags]
+    return answer
 
 
-def _is_value(word: str) -> bool:
-    """Whether a word is the value of the flag before it: `-1` is."""
-    return not word.startswith("-") or word.lstrip("-").replace(".", "", 1).isdigit()
+def _resumed(here: Here) -> _Answer:
+    answer = _Answer(["patchkin", "train", "--resume", _run_dir(here)])
+    for name, values in here.given.items():
+        if name in NEEDLESS or name == "--epoch_count":
+            answer.needless.append(name)
+        elif name == "--epoch" and values != ["latest"]:
+            answer.lacking.append(_typed(name, values))
+        elif name not in RELEASED and place_of(name, here.ours) is None:
+            answer.unknown.append(_with_nearest(name, here.ours))
+        elif name not in ("--name", "--checkpoints_dir", "--continue_train", "--epoch"):
+            answer.kept.append(name)
+    return answer
 
 
-def _command(reading: _Reading, methods: Mapping[str, type[Method]]) -> Flags:
-    known = reading.known
-    run_dir = None
-    if "--name" in known:
-        run_dir = Path(known.get("--checkpoints_dir") or "runs", known["--name"]).as_posix()
-    if "--continue_train" in known and run_dir is not None:
-        return ["patchkin", "train", "--resume", run_dir]
-    mode = known.get("--CUT_mode", "").lower()
-    method = reading.words[0] if reading.words else ""
-    method = method or _METHODS.get(known.get("--model", ""), _DEFAULT_METHOD)
-    preset = ["--preset", "fastcut"] if (method, mode) == ("cut", "fastcut") else []
-    return [
-        *("patchkin", "train", method),
-        *preset,
-        *reading.flags,
-        *_epochs(known, methods.get(method), preset[-1] if preset else None),
-        *([] if run_dir is None else ["--run-dir", run_dir]),
-    ]
+def _translated(name: str, values: Flags, here: Here, answer: _Answer) -> Flags:
+    """Our flags for one of theirs, or one of ours; what has none goes into the answer."""
+    if name not in RELEASED and place_of(name, here.ours) is not None:
+        return [name, *values]
+    if name not in RELEASED:
+        answer.unknown.append(_with_nearest(name, here.ours))
+        return []
+    if name in READ_TOGETHER:
+        return []
+    value = " ".join(values)
+    if name in NEEDLESS or (name, value) == ("--max_dataset_size", "inf"):
+        answer.needless.append(name)
+        return []
+    if name == "--pool_size" and "--method.pool.capacity" not in here.ours:
+        answer.needless.append(name)  # CUT has the option and no pool
+        return []
+    flags: Flags | None = None
+    if name in COMPARED:
+        flags = COMPARED[name](value, here)
+    elif name not in OF_TEST:
+        flags = ALONE.get(name) or WITH_VALUE[name](value)
+    if flags is None or not fit(flags, here.ours):
+        answer.lacking.append(_typed(name, values))
+        return []
+    if name in COMPARED:
+        flags = changed(flags, here.ours)
+        if not flags and not (name == "--n_layers_D" and here.value("--netD") == "n_layers"):
+            answer.needless.append(_typed(name, values))
+    if name == "--output_nc" and "--input_nc" in here.given:
+        return []  # said by the other
+    return flags
 
 
-def _epochs(known: Mapping[str, str], kind: type[Method] | None, preset: str | None) -> Flags:
+def _typed(name: str, values: Flags) -> str:
+    return " ".join([name, *values])
+
+
+def _with_nearest(name: str, ours: Ours) -> str:
+    """A flag that nobody knows, and the one that was meant."""
+    near = difflib.get_close_matches(name, [*RELEASED, *ours], n=1)
+    return f"{name} (did you mean {near[0]}?)" if near else name
+
+
+def _is_typo(name: str) -> bool:
+    """Whether it looks like a flag of theirs, and is none."""
+    if name in RELEASED or "." in name or name == name.lower().replace("_", "-"):
+        return False
+    return bool(difflib.get_close_matches(name, TELLING, n=1, cutoff=0.85))
+
+
+def _without_program(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """`python train.py` before the flags, and what follows it."""
+    for place, argument in enumerate(arguments):
+        if argument.startswith("--"):
+            break
+        if Path(argument).name in _PROGRAMS:
+            return Path(argument).name, arguments[place + 1 :]
+    return "", arguments
+
+
+def _method(
+    words: Flags, given: Mapping[str, Flags], methods: Mapping[str, type[Method]]
+) -> tuple[type[Method], str | None, Flags]:
+    """The method, its preset if it is not the first, and what of both is not offered."""
+    lacking: Flags = []
+    model = " ".join(given.get("--model", []))
+    named = _METHODS.get(model, model.replace("_", "-"))
+    word = words[0] if words else ""
+    owners = [kind for kind in methods.values() if word in kind.presets]
+    preset = word if word not in methods and len(owners) == 1 else None
+    name = word if preset is None else owners[0].name
+    if name and named and name != named:
+        lacking.append(f"--model {model} of {name}")
+    name = name or named or _DEFAULT_METHOD
+    if name not in methods:
+        raise ConfigError(f"There is no method `{name}` here. {nearest(name, methods)}")
+    kind = methods[name]
+    mode = " ".join(given.get("--CUT_mode", []))
+    if mode.lower() in ("cut", "fastcut") and mode.lower() in kind.presets:
+        preset = mode.lower()
+    elif mode and (mode.lower() != "cut" or name != "cut"):
+        there = " (there: CUT, FastCUT)" if name == "cut" else f" of {name}"
+        lacking.append(f"--CUT_mode {mode}{there}")
+    preset = " ".join(given.get("--preset", [])) or preset
+    return kind, None if preset == next(iter(kind.presets)) else preset, lacking
+
+
+def _run_dir(here: Here, name: str | None = None) -> str:
+    name = name or here.value("--name")
+    root = Path(here.value("--dataroot") or "toy").name
+    folder = here.value("--checkpoints_dir") or "runs"
+    return Path(folder, name or f"{here.method}_{root}").as_posix()
+
+
+def _epochs(here: Here, kind: type[Method], preset: str | None) -> Flags:
     """Constant and decaying epochs as their sum and a share; one that is not given is ours."""
-    given = [known.get("--n_epochs", known.get("--niter"))]
-    given += [known.get("--n_epochs_decay", known.get("--niter_decay"))]
-    if given == [None, None] or kind is None:
+    given = [here.value("--n_epochs", "--niter"), here.value("--n_epochs_decay", "--niter_decay")]
+    if given == [None, None]:
         return []
     schedule = kind.presets[preset or next(iter(kind.presets))].schedule
     decaying = round(schedule.epochs * schedule.decay_fraction)
@@ -237,3 +242,83 @@ def _epochs(known: Mapping[str, str], kind: type[Method] | None, preset: str | N
     total = sum(numbers)
     share = f"{numbers[1] / max(total, 1):.6g}"
     return ["--epochs", str(total), "--schedule.decay-fraction", share]
+
+
+def _ours(kind: type[Method], preset: str | None, given: Mapping[str, Flags]) -> Ours:
+    from patchkin.cli.train import default_options  # which asks here first
+
+    root = given.get("--dataroot") or given.get("--data") or []
+    named = ["--preset", preset] if preset else []
+    options = default_options(kind, [*named, *(["--data", root[0]] if root else [])])
+    return {"--help": (options, ""), "-h": (options, ""), **flags_of(options)}
+
+
+def refuse_released_test(arguments: Sequence[str]) -> None:
+    """The same for `test.py`, which translates.
+
+    Raises:
+        ConfigError: some flag comes from the released code; the message holds the command.
+
+    >>> refuse_released_test(["--dataroot", "d", "--name", "n", "--phase", "test"])
+    Traceback (most recent call last):
+    patchkin.errors.ConfigError: These are flags of the released CUT and CycleGAN. Here it is:
+    patchkin translate runs/n d/testA --output results/n
+    """
+    words, given = grouped(_without_program(arguments)[1])
+    if not given.keys() & TELLING:
+        return
+    from patchkin.cli.translate import TranslateOptions  # which asks here first
+
+    model = " ".join(given.get("--model", []))
+    ours = {"-o": (TranslateOptions, "output"), **flags_of(TranslateOptions)}
+    here = Here(given, _METHODS.get(model, model) or _DEFAULT_METHOD, ours)
+    run_dir = words[0] if words else _run_dir(here)
+    answer = _Answer()
+    flags: Flags = []
+    for name, values in given.items():
+        flags += _translated_of_test(name, values, here, answer)
+    if not {"-o", "--output"} & given.keys():
+        folder = Path(here.value("--results_dir") or "results", Path(run_dir).name)
+        flags += ["--output", folder.as_posix()]
+    inputs = words[1:] or [_tested(here)]
+    if words[1:] and "--direction" in given:  # ours: of named images, which way
+        flags += ["--direction", *given["--direction"]]
+    answer.command = ["patchkin", "translate", run_dir, *inputs, *flags]
+    raise answer.error()
+
+
+_WHERE = {
+    *("--dataroot", "--name", "--checkpoints_dir", "--results_dir", "--phase", "--direction"),
+    "--model",
+}
+"""Flags that say which model and which images."""
+_SIZES = {"--load_size", "--crop_size", "--num_test", "--max_dataset_size", "--aspect_ratio"}
+"""Images are translated at their own size, and all of them."""
+
+
+def _tested(here: Here) -> str:
+    """The folder of the images that are translated."""
+    root = Path(here.value("--dataroot") or "toy")
+    side = "B" if here.value("--direction") == "BtoA" else "A"
+    alone = here.value("--model") == "test"  # of CycleGAN: the folder holds one domain
+    return (root if alone else root / f"{here.value('--phase') or 'test'}{side}").as_posix()
+
+
+def _translated_of_test(name: str, values: Flags, here: Here, answer: _Answer) -> Flags:
+    value = " ".join(values)
+    if name not in (*TELLING, *_WHERE) and place_of(name, here.ours) is not None:
+        return [name, *values]
+    if name in _WHERE:
+        return []
+    if name == "--gpu_ids":
+        return devices(value)[:2]
+    if name == "--model_suffix":
+        return ["--direction", "BtoA"] if value == "_B" else []
+    only = {"--preprocess": "none", "--epoch": "latest"}.get(name, value)
+    if name in _SIZES or value != only:
+        answer.lacking.append(_typed(name, values))
+    elif name in RELEASED:  # the run knows its networks
+        answer.needless.append(name)
+    else:
+        answer.unknown.append(_with_nearest(name, here.ours))
+    return []

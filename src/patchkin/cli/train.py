@@ -6,7 +6,9 @@ import sys
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
 
 from patchkin.cli.parsing import parse
 from patchkin.cli.printing import print_json
@@ -48,8 +50,8 @@ class TrainOptions(Generic[C]):
     """Folder of the run. By default runs/METHOD_DATA."""
     preset: str | None = None
     """Where the settings start from; see `patchkin methods NAME`. By default the first one, of what
-    was published, or `toy` for toy data. This help tells the defaults of the first one; add
-    `--preset NAME` or `--data toy` for others. With --resume it must be what the run has."""
+    was published, or `toy` for toy data. This help tells the defaults of the one that is named, or
+    of the first; add `--preset NAME` or `--data toy`. With --resume it must be what the run has."""
     config: Path | None = None
     """YAML file with settings, complete or partial, laid over the preset."""
     resume: bool = False
@@ -73,12 +75,13 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]], default_m
     if not arguments:
         _say_what(default_method)
     arguments = with_resume_folder(list(arguments))
+    word = arguments[0] if arguments else ""
     kind, arguments = _method(arguments, methods, default_method)
     default = default_options(kind, arguments)
     options = parse(
-        TrainOptions[kind.config_type],  # type: ignore[name-defined]
+        TrainOptions[_told_config(kind, arguments)],  # type: ignore[arg-type, misc]
         arguments,
-        prog=f"patchkin train {kind.name}",
+        prog=f"patchkin train {word if word in kind.presets else kind.name}",
         default=default,
         about=f"Train {kind.name}: {kind.paper}.",
     )
@@ -104,6 +107,15 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]], default_m
     if report is not None:
         tell_run(run_dir, report, as_json=options.json)
     return 0
+
+
+def _told_config(kind: type[Method], arguments: Sequence[str]) -> Any:
+    """The type of a method's settings; its help names the preset whose defaults it tells."""
+    preset = option_value(arguments, "--preset")
+    if preset is None:
+        return kind.config_type
+    told = f"Defaults are those of the preset `{preset}`: {kind.presets[preset].summary}."
+    return Annotated[kind.config_type, tyro.conf.arg(help=told)]
 
 
 def _say_what(default_method: str) -> None:

@@ -19,6 +19,7 @@ import tyro
 from patchkin.cli.clips import ClipOptions, Clips, flicker_json, flicker_lines
 from patchkin.cli.parsing import MaxPixels, parse
 from patchkin.cli.printing import print_json, progress_bar
+from patchkin.cli.released_flags import refuse_released_test
 from patchkin.cli.tiling import chosen_tiles, dividing, in_record
 from patchkin.config import flag, shown
 from patchkin.devices import Device, Precision, keep_freed_memory, take_accelerator
@@ -136,6 +137,7 @@ class TranslateOptions:
 
 def run(arguments: Sequence[str], methods: Methods) -> int:
     """Translate as the arguments say; 2 if a file failed."""
+    refuse_released_test(arguments)
     options = parse(
         TranslateOptions,
         arguments,
