@@ -306,8 +306,10 @@ def translate_files(
                 continue
             for page, y_CHW in zip(batch, y_BCHW, strict=True):
                 later(partial(writing.take, replace(page, image_CHW=y_CHW[:, :0]), y_CHW))
-            del page
-            batch.clear()  # a large image is not held while its translation is written
+            # A large image is not held while its translation is written, nor that while the next
+            # one is made.
+            del page, images_BCHW, y_BCHW, y_CHW
+            batch.clear()
     return outcome
 
 
