@@ -259,3 +259,26 @@ def test_evaluate_says_who_made_a_folder(command, finished_run, other_model, toy
         f"`{finished_run}` (cut, step 3, live weights), 1 by `{other_model}` (cut, step 3, live "
         "weights)"
     )
+
+
+def test_grey_images_that_come_out_in_colour_are_told(command, finished_run, toy_root, tmp_path):
+    """And colour ones are not."""
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    with Image.open(toy_root / "testA" / "0000.png") as image:
+        image.save(inputs / "colour.png")
+        image.convert("L").save(inputs / "grey0.png")
+        image.convert("L").save(inputs / "grey1.png")
+    code, _, err = command("translate", finished_run, inputs, "-o", tmp_path / "out")
+    assert code == 0
+    with Image.open(tmp_path / "out" / "grey0.png") as image:
+        assert image.mode == "RGB"
+    lines = [line for line in err.splitlines() if "note" in line]
+    assert lines == [
+        "patchkin: note: 2 images: grey, and came out in colour: the model gives 3 channels."
+    ]
+    grey = ("--ngf", "4", "--ndf", "4", "--channels", "1", "--steps", "1")
+    run = tmp_path / "run"
+    assert command("train", "cut", "--data", toy_root, "--run-dir", run, *TINY, *grey)[0] == 0
+    code, _, err = command("translate", run, inputs, "-o", tmp_path / "kept")
+    assert (code, "colour:" in err) == (0, False)
