@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from cli.conftest import TINY
 from patchkin.storage.checkpoint import find_model
 from patchkin.translation.enlarging import enlarged, jointly_enlarged, reduced
 from patchkin.translation.record import RECORD_FOLDER
