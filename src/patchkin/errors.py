@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,6 +53,14 @@ class DivergenceError(PatchkinError, ArithmeticError):
     """A term of a loss became NaN or infinite."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop, and saved its last step first."""
+
+    def __init__(self, run_dir: Path, step: int) -> None:
+        super().__init__(f"step {step} of {run_dir} is saved")
+        self.run_dir, self.step = run_dir, step
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence that offers the known name nearest to a mistyped one.
 
@@ -71,7 +80,15 @@ def missing_extra(what: str, *, package: str, extra: str) -> str:
     >>> missing_extra("LPIPS", package="torchmetrics", extra="metrics")
     "LPIPS needs torchmetrics: pip install torchmetrics, or in a checkout of patchkin
     pip install -c constraints.txt '.[metrics]'."
+    >>> missing_extra("`patchkin train`", package="torch", extra="torch")
+    "`patchkin train` needs torch: in a checkout of patchkin
+    pip install -c constraints.txt '.[torch]' brings it and all that goes with it."
     """
+    if extra == "torch":  # one package of several that are needed together
+        return (
+            f"{what} needs {package}: in a checkout of patchkin "
+            "pip install -c constraints.txt '.[torch]' brings it and all that goes with it."
+        )
     return (
         f"{what} needs {package}: pip install {package}, or in a checkout of patchkin "
         f"pip install -c constraints.txt '.[{extra}]'."

@@ -11,6 +11,9 @@ from PIL import Image
 
 from cli.conftest import TINY
 from patchkin.cli import main
+from patchkin.data.config import DataConfig
+from patchkin.data.record import SplitFiles, record_files, to_json
+from patchkin.scoring.seen import trained_on
 
 
 def evaluated(command, run, *options):
@@ -113,7 +116,8 @@ def test_two_folders_are_scored_whole_and_training_images_are_told(
     code, _, err = command("evaluate", run, "--protocol")
     assert code == 2
     assert "of which no image is held out" in err
-    assert "trained on these images" in evaluated(command, run, *trained)[1]
+    result, _ = evaluated(command, run, *trained)
+    assert result["data"]["split"] == "all, images that trained the model"
 
 
 def test_weights_are_chosen_and_told_and_files_have_another_name(command, toy_root, tmp_path):
@@ -189,3 +193,71 @@ def test_old_runs_have_no_record_of_their_folder(command, trained_elsewhere, tmp
     config["data"]["root"] = str(trained_elsewhere / "sets" / "small")
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     assert evaluated(command, run)[0]["data"]["counts"] == {"inputs": 3}
+
+
+SEEN = "images that trained the model"
+
+
+def test_images_that_trained_the_model_are_told(command, toy_root, run_copy, tmp_path):
+    """Named as folders, as copies under other names, and where the run's own are gone."""
+    folders = ("--data.source", toy_root / "trainA", "--data.target", toy_root / "trainB")
+    result, _ = evaluated(command, run_copy, *folders)
+    assert result["data"]["split"] == f"all, {SEEN}"
+    assert result["warnings"][0] == f"all inputs are {SEEN}; the scores are no test scores"
+    page = (run_copy / "report.html").read_text()
+    assert f"<h2>Scores of {SEEN}</h2>" in page
+    assert "held-out" not in page.partition("<h2>Previews")[0].partition("<h2>Scores")[2]
+    evaluated(command, run_copy)  # its own test images
+    page = (run_copy / "report.html").read_text()
+    assert f"<h2>Scores of held-out images, and of {SEEN}</h2>" in page
+
+    copies = tmp_path / "copies"
+    shutil.copytree(toy_root / "testA", copies)
+    for number in range(2):
+        shutil.copy(toy_root / "trainA" / f"{number:04d}.png", copies / f"mine{number}.png")
+    mixed = ("--data.source", copies, "--data.target", toy_root / "testB")
+    code, _, err = command("evaluate", run_copy, "--protocol", *mixed)
+    assert code == 0
+    assert f"warning: 2 of 5 inputs are {SEEN}; the scores are no test scores" in err
+    manifest = json.loads((run_copy / "data.json").read_text())
+    (run_copy / "data.json").write_text(json.dumps({**manifest, "trained_in": "/gone"}))
+    config = yaml.safe_load((run_copy / "config.yaml").read_text())
+    config["data"]["root"] = "/gone/set"
+    (run_copy / "config.yaml").write_text(yaml.safe_dump(config))
+    assert f"2 of 5 inputs are {SEEN}" in evaluated(command, run_copy, *mixed)[0]["warnings"][0]
+
+
+def test_a_test_image_of_the_same_name_and_size_is_not_taken_for_one(tmp_path):
+    """Files without compression all have one size."""
+    run, root = tmp_path / "run", tmp_path / "set"
+    for split, level in (("trainA", 10), ("testA", 20)):
+        (root / split).mkdir(parents=True)
+        for number in range(40):
+            Image.new("L", (4, 4), level + number).save(root / split / f"{number}.bmp")
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump({"data": {"root": str(root)}}))
+    files = {"a": SplitFiles(sorted((root / "trainA").iterdir()))}
+    record = to_json(record_files(files, DataConfig(root=str(root))))
+    (run / "data.json").write_text(json.dumps({"files": record}))
+    train, test = (sorted((root / split).iterdir()) for split in ("trainA", "testA"))
+    assert trained_on(run, train) == train
+    moved = shutil.copytree(root / "trainA", tmp_path / "moved")
+    assert trained_on(run, sorted(moved.iterdir())) == sorted(moved.iterdir())
+    same = {file.read_bytes() for file in train}
+    assert len([file for file in test if file.read_bytes() in same]) == 30
+    assert {file.name for file in trained_on(run, test)} < {f"{n}.bmp" for n in range(30)}
+    shutil.rmtree(root / "trainA")
+    assert 0 < len(trained_on(run, sorted(moved.iterdir()))) < 40  # by the hashes that were kept
+
+
+def test_a_set_without_test_images_is_told_what_it_needs(command, toy_root, tmp_path):
+    root, run = tmp_path / "set", tmp_path / "run"
+    for name in ("trainA", "trainB"):
+        shutil.copytree(toy_root / name, root / name)
+    arguments = ("--data", root, "--run-dir", run, *TINY, "--steps", "1")
+    assert command("train", "cut", *arguments)[0] == 0
+    code, out, err = command("evaluate", run, "--protocol")
+    assert (code, out) == (2, "")
+    assert "has no test images of the source domain. Give it testA and testB" in err
+    assert "--data.source FOLDER --data.target FOLDER" in err
+    assert err.count("\n") == 1

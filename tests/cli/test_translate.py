@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from cli.conftest import TINY
 from patchkin.storage.checkpoint import find_model
 from patchkin.translation.enlarging import enlarged, jointly_enlarged, reduced
 from patchkin.translation.record import RECORD_FOLDER
@@ -271,3 +272,26 @@ def test_a_link_to_itself_is_one_line_and_the_rest_is_translated(command, finish
     assert [path.name for path in output.glob("*.png")] == ["a.png"]
     (line,) = [line for line in err.splitlines() if line.startswith("patchkin: error")]
     assert "itself.png`" in line
+
+
+def test_grey_images_that_come_out_in_colour_are_told(command, finished_run, toy_root, tmp_path):
+    """And colour ones are not."""
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    with Image.open(toy_root / "testA" / "0000.png") as image:
+        image.save(inputs / "colour.png")
+        image.convert("L").save(inputs / "grey0.png")
+        image.convert("L").save(inputs / "grey1.png")
+    code, _, err = command("translate", finished_run, inputs, "-o", tmp_path / "out")
+    assert code == 0
+    with Image.open(tmp_path / "out" / "grey0.png") as image:
+        assert image.mode == "RGB"
+    lines = [line for line in err.splitlines() if "note" in line]
+    assert lines == [
+        "patchkin: note: 2 images: grey, and came out in colour: the model gives 3 channels."
+    ]
+    grey = ("--ngf", "4", "--ndf", "4", "--channels", "1", "--steps", "1")
+    run = tmp_path / "run"
+    assert command("train", "cut", "--data", toy_root, "--run-dir", run, *TINY, *grey)[0] == 0
+    code, _, err = command("translate", run, inputs, "-o", tmp_path / "kept")
+    assert (code, "colour:" in err) == (0, False)

@@ -154,8 +154,11 @@ def test_a_signal_to_all_processes_saves_and_leaves_with_130(toy_root, tmp_path,
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert err.splitlines()[-1] == "patchkin: interrupted"
     last = json.loads(log.read_text().splitlines()[-1])
+    assert err.splitlines()[-1] == (
+        f"patchkin: interrupted; step {last['step']} is saved: "
+        f"patchkin train --resume {run_dir} goes on from there"
+    )
     assert CheckpointStore(run_dir).steps() == [last["step"]]
 
 

@@ -57,6 +57,14 @@ def test_every_command_line_can_be_read(path):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=named)
+def test_what_is_installed_is_a_checkout(path):
+    """The package is on no index, so that its name brings nothing."""
+    for block, words in shell_commands(path):
+        line = " ".join(words)
+        assert not re.search(r"pip install .*\bpatchkin\b", line), f"{block.place}: {line}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=named)
 def test_every_block_of_code_says_its_language(path):
     assert [block.place for block in blocks_of(path) if not block.language] == []
 

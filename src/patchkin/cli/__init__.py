@@ -9,12 +9,13 @@ import difflib
 import importlib
 import io
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from patchkin._version import __version__
-from patchkin.errors import PatchkinError, missing_extra
+from patchkin.errors import Interrupted, PatchkinError, missing_extra
 
 if TYPE_CHECKING:
     from patchkin.method import Method
@@ -70,8 +71,10 @@ def main(
             raise
         what = f"`patchkin {arguments[0]}`{_WITHOUT_TORCH.get(arguments[0], '')}"
         return _complain(missing_extra(what, package=str(error.name), extra="torch"))
-    except KeyboardInterrupt:
-        print("patchkin: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        program = "patchkin" if methods is None else f"python {shlex.quote(sys.argv[0])}"
+        how = _going_on(stop, program, arguments) if isinstance(stop, Interrupted) else ""
+        print(f"patchkin: interrupted{how}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         _forget_output()
@@ -85,6 +88,13 @@ def main(
             raise
         _forget_output()
         return _complain(f"Cannot write to standard output: {error.strerror}.")
+
+
+def _going_on(stop: Interrupted, program: str, arguments: Sequence[str]) -> str:
+    """What is saved of a run, and the command that continues it."""
+    verb = " ".join(arguments[: 2 if arguments[0] == "compress" else 1])
+    again = f"{program} {verb} --resume {shlex.quote(str(stop.run_dir))}"
+    return f"; step {stop.step} is saved: {again} goes on from there"
 
 
 def _escape_what_the_console_cannot_show() -> None:

@@ -18,6 +18,7 @@ from patchkin.cli.parsing import MaxPixels, parse, refuse_files_as_weights
 from patchkin.cli.printing import print_json, progress_bar
 from patchkin.config import flag, shown
 from patchkin.data.config import DataConfig
+from patchkin.data.paired import PairedBatch
 from patchkin.devices import Device, Precision, return_freed_memory, take_accelerator
 from patchkin.errors import ConfigError, DownloadError
 from patchkin.images import write_pillow
@@ -29,10 +30,9 @@ from patchkin.networks.drn import DRNName
 from patchkin.parallel.processes import in_processes
 from patchkin.parallel.shards import Shard, chosen_shard, local_number
 from patchkin.scoring.evaluate import EvaluationConfig, evaluate, evaluate_part
+from patchkin.scoring.held_out import find_held_out
 from patchkin.scoring.own_data import (
     configured_data,
-    full_name,
-    name_of_data,
     names_of_own_data,
     own_data,
     run_of,
@@ -46,6 +46,7 @@ from patchkin.scoring.results import (
     result_key,
     write_result,
 )
+from patchkin.scoring.seen import tell_trained
 from patchkin.scoring.settings import Progress
 from patchkin.scoring.styles import evaluate_styles, is_multi_domain
 from patchkin.scoring.two_folders import compare_folders
@@ -178,7 +179,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
                 result = _evaluated(
                     subject, data, config, name=name, options=options, progress=progress
                 )
-            results.append(result)
+            results.append(_told(result, subject, data, options))
             target = _target(options)
             if target is not None:
                 write_result(results[-1], target)
@@ -393,9 +394,7 @@ def _data(options: EvaluateOptions, subject: Translator | Path) -> DataConfig:
     if options.source is not None or options.target is not None:
         if options.data is not None:
             raise ConfigError("--data names one set, --data.source and --data.target two folders.")
-        data = DataConfig(source=options.source, target=options.target, **settings)
-        _warn_of_training_images(options, data)
-        return data
+        return DataConfig(source=options.source, target=options.target, **settings)
     if options.data is not None:
         return DataConfig(root=options.data, **settings)
     run = None if isinstance(subject, Path) else run_of(options.model)
@@ -417,14 +416,16 @@ def _data(options: EvaluateOptions, subject: Translator | Path) -> DataConfig:
     return replace(own, max_images=None, **settings)
 
 
-def _warn_of_training_images(options: EvaluateOptions, data: DataConfig) -> None:
+def _told(
+    result: Result, subject: Translator | Path, data: DataConfig, options: EvaluateOptions
+) -> Result:
+    """With what is to be said of images that trained the model."""
     run = run_of(options.model)
-    if run is not None and full_name(name_of_data(data)) in names_of_own_data(run):
-        print(
-            "patchkin: warning: the model was trained on these images; the scores are no test "
-            "scores",
-            file=sys.stderr,
-        )
+    several = isinstance(subject, Translator) and is_multi_domain(subject.method)
+    if run is None or several:
+        return result
+    paired = isinstance(subject, Translator) and subject.method.batch_type is PairedBatch
+    return tell_trained(result, run, find_held_out(data, options.split, paired=paired).inputs.files)
 
 
 def _target(options: EvaluateOptions) -> Path | None:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from patchkin.data.depth import UsedValues, merged, used_values
+from patchkin.data.grey import GREY_NOTE
 from patchkin.data.layouts import (
     MIN_UNPAIRED_IMAGES,
     SPLITS,
@@ -318,6 +319,9 @@ def _warnings(
             f"{len(duplicates)} files are in a training and in a held-out folder, "
             f"for example {' and '.join(duplicates[0][:2])}."
         )
+    training = [report for report in folders if report.training]
+    if training and all(set(report.channels) == {1} for report in training):
+        warnings.append(GREY_NOTE)
     held_out = [report for report in folders if not report.training]
     if not held_out and not isinstance(layout, SingleImages):
         where = "test/<domain>" if isinstance(layout, DomainFolders) else "testA, testB"

@@ -20,6 +20,7 @@ from patchkin.data.datasets import (
     transformable,
 )
 from patchkin.data.depth import warn_of_depth
+from patchkin.data.grey import GreyWatch
 from patchkin.data.layouts import Domains, find_domains
 from patchkin.data.record import as_recorded
 from patchkin.data.scale import check_views
@@ -92,15 +93,17 @@ def open_training_data(
         threads=threads,
     )
     if known_broken is None:
+        watch = GreyWatch(cache.check if cache else read_image)
         for files, number, value_range in training:
             broken += verify_images(
                 files,
                 channels=number,
                 value_range=value_range,
                 threads=threads,
-                read=cache.check if cache else read_image,
+                read=watch,
             )
             warn_of_depth(files, value_range)
+        watch.warn(channels)
     usable = replace(
         domains,
         train_a=without_broken(domains.train_a, broken, config.max_broken),

@@ -26,6 +26,7 @@ from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, finished, transformable
 from patchkin.data.depth import warn_of_depth
 from patchkin.data.folders import made_once
+from patchkin.data.grey import GreyWatch
 from patchkin.data.layouts import (
     SPLITS,
     TOY,
@@ -267,15 +268,17 @@ def open_paired_data(
         for note in pairs.notes:
             logger.warning("%s", note)
         check_views(pairs.train, config, side_by_side=True)
+        watch = GreyWatch(cache.check if cache else read_image)
         for number, value_range in sides:
             broken += verify_images(
                 pairs.train,
                 channels=number,
                 value_range=value_range,
                 threads=threads,
-                read=cache.check if cache else read_image,
+                read=watch,
             )
         warn_of_depth(pairs.train, config.value_ranges[0])
+        watch.warn(channels)
     usable = replace(pairs, train=without_broken(pairs.train, broken, config.max_broken))
     dataset = PairedDataset(
         usable.train, config, seed=seed, channels=channels, read=cache or from_file

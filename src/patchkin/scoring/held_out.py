@@ -139,7 +139,11 @@ def _of_pairs(data: DataConfig, split: Split) -> HeldOut:
 
 def _present(data: DataConfig, split: Split, files: tuple[Path, ...]) -> tuple[Path, ...]:
     if not files:
-        raise DataError(f"`{data.root}` has no {split} images of the source domain.")
+        raise DataError(
+            f"`{data.root}` has no {split} images of the source domain. Give it {split}A and "
+            f"{split}B (of pairs, {split}), or name folders of images that were not trained on: "
+            "--data.source FOLDER --data.target FOLDER."
+        )
     return files
 
 

@@ -100,8 +100,8 @@ class ContentScore:
             self._relations[pair.name] = float(relation_change(*maps))
         if self._is_shown:
             self._pictures[pair.name] = (_shrunk(pair.input_CHW), _shrunk(pair.output_CHW))
-            ranking = self._ranked(list(self._pictures))
-            kept = {name for names in ranking.values() for name in names}
+            ranked = self._ranked(list(self._pictures))
+            kept = {*ranked[:_SHOWN], *ranked[-_SHOWN:]}
             self._pictures = {n: picture for n, picture in self._pictures.items() if n in kept}
 
     def scores(self) -> Scores:
@@ -115,13 +115,19 @@ class ContentScore:
 
     @property
     def ranking(self) -> dict[str, list[str]]:
-        """Names of the pairs that were kept least and best, six of each."""
-        return self._ranked(list(self._changes)) if self._changes else {}
+        """Names of the pairs that were kept least and best, six of each; of fewer than twelve at
+        most half, so that none is both. One alone is the least kept.
+        """
+        ranked = self._ranked(list(self._changes))
+        if len(ranked) < 2:
+            return {"least_kept": ranked} if ranked else {}
+        shown = min(_SHOWN, len(ranked) // 2)
+        return {"least_kept": ranked[:shown], "best_kept": ranked[::-1][:shown]}
 
-    def _ranked(self, names: Sequence[str]) -> dict[str, list[str]]:
+    def _ranked(self, names: Sequence[str]) -> list[str]:
+        """The least kept first."""
         values = self._relations or self._changes
-        ranked = sorted(names, key=lambda name: -values[name])
-        return {"least_kept": ranked[:_SHOWN], "best_kept": ranked[::-1][:_SHOWN]}
+        return sorted(names, key=lambda name: -values[name])
 
     def gallery(self) -> Image.Image | None:
         """Rows of input and translation: the least kept, then the best kept."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from typing import Any
 from patchkin.config import read_yaml
 from patchkin.scoring.pages import embedded, render
 from patchkin.scoring.results import SCORES_FILE, headings, read_results
+from patchkin.scoring.seen import TRAINED
 from patchkin.storage.atomic import write_text
 from patchkin.storage.strict_json import parsed
 from patchkin.training.log import duration
 
 MOST_PREVIEWS = 6
 """Shown on the page, evenly over the run."""
+_GALLERY = re.compile(r"step_(?P<step>\d+)_(?P<split>[a-z]+)(_(?P<digest>[0-9a-f]{8}))?")
 
 
 def write_report(run_dir: Path) -> Path:
@@ -37,7 +40,7 @@ def write_report(run_dir: Path) -> Path:
         scores=_score_table(records),
         test=_test_table(run_dir / SCORES_FILE),
         previews=_previews(run_dir / "previews"),
-        gallery=_pictures(run_dir / "evaluation"),
+        gallery=_galleries(run_dir / "evaluation"),
         inspection=_pictures(run_dir / "inspection"),
         search=_pictures(run_dir / "search"),
         curves=_curves(records, "terms"),
@@ -180,7 +183,9 @@ def _test_table(path: Path) -> dict[str, Any] | None:
     names = list(dict.fromkeys(name for result in results for name in result["scores"]))
     if not names:
         return None
+    trained = [TRAINED in str(result.get("data", {}).get("split")) for result in results]
     return {
+        "heading": _of_what(any(trained), all(trained)),
         "columns": headings(results),
         "rows": [
             (name, [_number(result["scores"].get(name)) for result in results]) for name in names
@@ -192,12 +197,37 @@ def _test_table(path: Path) -> dict[str, Any] | None:
     }
 
 
+def _of_what(some: bool, every: bool) -> str:
+    """Which images the scores are of, for a heading."""
+    if every:
+        return f"Scores of {TRAINED}"
+    return "Scores of held-out images" + (f", and of {TRAINED}" if some else "")
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
 def _pictures(folder: Path) -> list[tuple[str, str]]:
     return [(file.stem, embedded(file.read_bytes())) for file in sorted(folder.glob("*.png"))]
+
+
+def _galleries(folder: Path) -> list[tuple[str, str]]:
+    """Of evaluations, whose names are those that `patchkin evaluate` gives."""
+    return [(_caption(stem), image) for stem, image in _pictures(folder)]
+
+
+def _caption(stem: str) -> str:
+    """Of a gallery, from the name of its file.
+
+    >>> _caption("step_00000300_test"), _caption("step_00000300_all_1f2e3d4c")
+    ('Step 300, test images', 'Step 300, all images (1f2e3d4c)')
+    """
+    found = _GALLERY.fullmatch(stem)
+    if found is None:
+        return stem
+    digest = f" ({found['digest']})" if found["digest"] else ""
+    return f"Step {int(found['step'])}, {found['split']} images{digest}"
 
 
 def _previews(folder: Path) -> list[tuple[str, str]]:
@@ -227,7 +257,7 @@ def _curves(records: list[dict[str, Any]], kind: str) -> str | None:
     for place, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, place + 1)
         points = [(r["step"], r[kind][name]) for r in logged if name in r[kind]]
-        marker = "o" if kind == "scores" else ""
+        marker = "o" if kind == "scores" or len(points) == 1 else ""  # a line of one is invisible
         axes.plot(*zip(*points, strict=True), linewidth=1, marker=marker, markersize=3)
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=7)

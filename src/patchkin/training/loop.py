@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from patchkin.devices import peak_memory_bytes
-from patchkin.errors import CheckpointError, DivergenceError, PatchkinError
+from patchkin.errors import CheckpointError, DivergenceError, Interrupted, PatchkinError
 from patchkin.images import image_grid, write_pillow
 from patchkin.method import Method, Progress, translating_mode
 from patchkin.randomness import SeededDraws
@@ -105,7 +105,8 @@ def fit(
     Raises:
         DivergenceError: a term became NaN or infinite; the message names it, the step, and the
             last good checkpoint.
-        KeyboardInterrupt: after Ctrl-C or a termination signal, once a checkpoint is saved.
+        Interrupted: after Ctrl-C or a termination signal, once a checkpoint is saved; before the
+            first step a plain `KeyboardInterrupt`.
         StorageError: the disk is full or not writable; earlier checkpoints are untouched.
         CheckpointError: `resume` finds no checkpoint that fits.
     """
@@ -257,7 +258,7 @@ class _Run:
             self._save()
         self.log.advance(self.step)
         if stopped and not final:
-            raise KeyboardInterrupt
+            raise Interrupted(self.run_dir, self.step)
 
     def _leave(self) -> None:
         """Save the last step that was finished, without the other processes."""
@@ -266,7 +267,9 @@ class _Run:
             if self.window.steps:
                 self.log.write(self._log_record())
             self._write_checkpoint()
-        raise KeyboardInterrupt
+        if self.step == 0:
+            raise KeyboardInterrupt
+        raise Interrupted(self.run_dir, self.step)
 
     def _say_where(self, error: Exception) -> None:
         """Where an error that nobody foresaw leaves the run; the error itself comes after."""

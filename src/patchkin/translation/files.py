@@ -313,6 +313,7 @@ def translate_files(
     return outcome
 
 
+_COLOURED = "grey, and came out in colour: the model gives 3 channels"
 _NO_MEMORY = "translating it needs more memory"
 
 
@@ -355,7 +356,7 @@ class _Writing:
         self.outcome = outcome
         self.recorder = recorder
         self.on_file = on_file
-        self._ranges = translator.value_ranges
+        self._ranges, self._channels = translator.value_ranges, translator.channels
         self._open: Fed[SavedPage, list[str]] | None = None
         """The file of several pages that is being written."""
         self._failed: set[Path] = set()
@@ -400,6 +401,8 @@ class _Writing:
         form = output_form(page.encoding, y_CHW.shape[0], self._ranges)
         if form.note:
             self.outcome.note(form.note, page.job.source)
+        if page.encoding.channels == 1 and self._channels == (3, 3):
+            self.outcome.note(_COLOURED, page.job.source)
         levels_CHW = to_levels(y_CHW, form.encoding, form.value_range)
         alpha_HW = page.alpha_HW if self.saving.alpha == "keep" else None
         saved = SavedPage(levels_CHW, alpha_HW)

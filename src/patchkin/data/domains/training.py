@@ -28,6 +28,7 @@ from patchkin.data.datasets import Place, finished, transformable
 from patchkin.data.depth import warn_of_depth
 from patchkin.data.domains.files import DomainFiles, find_domain_files
 from patchkin.data.domains.views import domain_view
+from patchkin.data.grey import GreyWatch
 from patchkin.data.record import as_recorded
 from patchkin.data.steps import StepBatches, StepLoader, held_out
 from patchkin.data.verify import Broken, verify_images, without_broken
@@ -211,15 +212,17 @@ def open_domain_data(
     if known_broken is None:
         for note in files.notes:
             logger.warning("%s", note)
+        watch = GreyWatch(cache.check if cache else read_image)
         for paths in files.train:
             broken += verify_images(
                 paths,
                 channels=channels,
                 value_range=config.value_range,
                 threads=threads,
-                read=cache.check if cache else read_image,
+                read=watch,
             )
             warn_of_depth(paths, config.value_range)
+        watch.warn((channels,))
     files = replace(
         files,
         train=tuple(without_broken(paths, broken, config.max_broken) for paths in files.train),
