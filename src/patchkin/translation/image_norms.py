@@ -28,7 +28,7 @@ from patchkin.translation.live_maps import LiveMaps
 from patchkin.translation.memory import TooLargeError
 from patchkin.translation.tiles import Core, Part
 
-ROOM_BYTES = 2**28
+ROOM_BYTES = 2**27
 """That waiting parts may hold in memory."""
 
 
