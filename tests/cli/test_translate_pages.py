@@ -39,7 +39,8 @@ def test_a_16_bit_grey_stack_becomes_a_16_bit_colour_stack(command, finished_run
     )
     out = tmp_path / "out"
     result = _done(command("translate", finished_run, tmp_path / "a.tif", "-o", out, "--json"))
-    assert (len(result["written"]), result["notes"]) == (1, {})
+    told = {"grey, and came out in colour: the model gives 3 channels": [str(tmp_path / "a.tif")]}
+    assert (len(result["written"]), result["notes"]) == (1, told)
     with tifffile.TiffFile(out / "a.tif") as file:
         series = file.series[0]
         assert (series.kind, series.axes, series.shape) == ("ome", "ZYXS", (3, 20, 24, 3))
