@@ -18,7 +18,7 @@ from patchkin.data import folders
 from patchkin.data.folders import made_once
 from patchkin.errors import InUseError, StorageError
 from patchkin.storage import locks
-from patchkin.storage.locks import FolderLock, alone_at, lock_file
+from patchkin.storage.locks import FolderLock, alone_at, give_all_back, lock_file
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="forks")
 PATIENCE_SECONDS = 60
@@ -272,3 +272,12 @@ def test_without_locks_the_faster_one_counts(tmp_path, monkeypatch):
 
     assert [path.name for path in made_once("set", make).iterdir()] == ["fast"]
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_process_that_ends_without_ado_leaves_no_lock(tmp_path):
+    with FolderLock(tmp_path):
+        assert (tmp_path / ".lock").exists()
+        give_all_back()
+        assert list(tmp_path.iterdir()) == []
+    with FolderLock(tmp_path):
+        assert (tmp_path / ".lock").exists()

@@ -183,6 +183,7 @@ class _Lock:
         if not self.is_held:
             return
         self.is_held = False
+        _held.discard(self)
         for file in (self._owner, self.path):
             with contextlib.suppress(OSError):  # Windows does not remove what is open
                 file.unlink()
@@ -198,6 +199,7 @@ class _Lock:
 
     def _sign(self) -> None:
         self.is_held = True
+        _held.add(self)
         known = {
             "process": os.getpid(),
             "machine": socket.gethostname(),
@@ -220,3 +222,11 @@ class _Lock:
 
 _told: set[str] = set()
 """Folders of which it has been said that there are no locks."""
+_held: set[_Lock] = set()
+"""Those of this process."""
+
+
+def give_all_back() -> None:
+    """Let others have every lock of this process, which is about to end without ado."""
+    for lock in list(_held):
+        lock.give_back()

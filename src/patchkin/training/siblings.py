@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from patchkin.errors import PatchkinError
+from patchkin.storage.locks import give_all_back
 
 GRACE_SECONDS = 8.0
 """For a process to leave by itself once another has failed."""
@@ -164,6 +165,7 @@ def end_at_once(code: int, said: str = "") -> None:
         worker.kill()
     for process in _processes:
         process.kill()
+    give_all_back()
     if said:
         sys.stderr.write(f"patchkin: {said}\n")
         sys.stderr.flush()
