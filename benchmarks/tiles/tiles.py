@@ -44,9 +44,10 @@ import json, resource, sys
 import torch
 torch.set_num_threads(1)
 from patchkin.cli import main
+from patchkin.devices import peak_memory_bytes
 code = main(sys.argv[1:])
-used = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps({"code": code, "peak": used.ru_maxrss, "seconds": used.ru_utime + used.ru_stime}))
+used, peak = resource.getrusage(resource.RUSAGE_SELF), peak_memory_bytes(torch.device("cpu"))
+print(json.dumps({"code": code, "peak": peak, "seconds": used.ru_utime + used.ru_stime}))
 """
 
 
@@ -148,12 +149,11 @@ def memory(options: argparse.Namespace) -> None:
         stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
     told = json.loads(done.stdout.splitlines()[-1])
-    unit = 1 if sys.platform == "darwin" else 1024
     print(
         f"| {options.size} | {options.model or f'ngf {options.ngf}, 1 block'} | {options.norm} |",
         end="",
     )
-    print(f" {told['peak'] * unit / 1e9:.2f} GB | {told['seconds']:.0f} s |")
+    print(f" {told['peak'] / 1e9:.2f} GB | {told['seconds']:.0f} s |")
 
 
 def main() -> None:
