@@ -63,6 +63,13 @@ def test_differences_are_of_terms_by_their_size(script):
     assert script.largest_difference(ours, theirs) == 0.25
 
 
+def test_what_is_dropped_by_chance_does_not_count(script):
+    record = script.Record(Path("unused"), script.time.monotonic() + 60, {})
+    script.same_steps(record, "pix2pix", "cpu")
+    assert record.goldens[0]["float64"] == 0.0  # with half of the values dropped: 0.001
+    assert 0 < record.goldens[0]["float32"] < 1e-4
+
+
 @pytest.mark.slow
 def test_the_whole_script_at_tiny_size(script, tmp_path, monkeypatch):
     only(script, monkeypatch, methods=("cut", "semantic-relation"))
