@@ -1,0 +1,404 @@
+"""The long study on both toy worlds: ten times the steps, more methods, a test of the differences.
+
+    python benchmarks/toy/long.py OUTPUT [--hours 2] [--jobs 2]
+    python benchmarks/toy/long.py OUTPUT --tables
+
+trains every row in both worlds with three seeds, 20,000 steps each, one thread per run, and keeps
+of every run that ends a record in `benchmarks/toy/long/`: its command, its validation scores, and
+the scores of every test image at the last step and at the best one on validation images. What has
+a record is not run again, so the study grows piece by piece, and OUTPUT may go away in between. A
+run that was interrupted is resumed while OUTPUT is there. `--tables` writes `OUTPUT/tables.md`
+about the records that there are; nothing is trained for it.
+
+Runs go seed by seed, and within a seed first through the world `farm`, in which semantics can be
+confused. All rows have the networks, rates, averaged weights and schedule of the toy presets of
+cut and semantic-relation but what their titles say. `--list` prints the command of every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from studies import (
+    CUT,
+    INTERRUPTED,
+    PAPER,
+    RELEASED,
+    TABLE_3,
+    Member,
+    Row,
+    ablated,
+    check_same_steps,
+    stop_on_termination,
+    train_all,
+)
+
+from patchkin import __version__
+from patchkin.data.toy import mask_file, truth_file, write_toy
+from patchkin.data.toy_farm import write_farm
+from patchkin.images import read_image, to_tensor
+from patchkin.metrics import score_against_counterpart
+from patchkin.scoring.confusion import ConfusionScore
+from patchkin.scoring.pairs import Pair
+from patchkin.scoring.report import read_log
+from patchkin.storage.atomic import write_json, write_text
+from patchkin.storage.checkpoint import CheckpointStore
+from patchkin.translation.translator import Translator
+
+RECORDS = Path(__file__).resolve().parent / "long"
+WORLDS = {"farm": write_farm, "meadow": write_toy}
+TEST_IMAGES = 48
+DRAWS = 10_000
+"""Of the bootstrap."""
+
+_SHARED_NETWORKS = (
+    *("--method.generator.norm", "none", "--method.generator.antialias-up"),
+    *("--method.initialization.gain", "0.7", "--schedule.ema-decay", "0.995"),
+)
+ROWS = (
+    CUT,
+    RELEASED,
+    PAPER,
+    Row(name="dclgan", title="DCLGAN", method="dclgan", flags=_SHARED_NETWORKS),
+    Row(name="enco", title="EnCo", method="enco"),
+    Row(name="patchgcl", title="PatchGCL, on its own encoder", method="patchgcl"),
+    Row(
+        name="cut_monce",
+        title="CUT + MoNCE weights",
+        method="cut",
+        flags=("--method.negatives", "optimal-transport"),
+    ),
+    Row(
+        name="cut_attention",
+        title="CUT + places by attention (QS-Attn)",
+        method="cut",
+        flags=("--method.places", "attention"),
+    ),
+    ablated(
+        "stable",
+        "semantic relation, `stable` (R1, longer average)",
+        *("--method.r1-weight", "1", "--schedule.ema-decay", "0.999", "--schedule.ema-warmup"),
+    ),
+    *(row for row in TABLE_3 if row not in (CUT, RELEASED)),
+)
+SCORES = {
+    "tone_inside": "grey levels inside, distance to the truth's: less is better",
+    "stripe_iou": "overlap of dark stripes with the truth's: more is better",
+    "change_outside": "change outside the animal in grey levels: less is better",
+    "detail_inside": "detail inside over the truth's: 1 is best",
+    "psnr": "PSNR in dB: more is better",
+    "bystander_striping": "the hog was striped: 0 is best",
+    "things_striping": "fence, trunks or barrels were striped: 0 is best",
+    "animal_lost": "share of images whose animal is gone: 0 is best",
+}
+"""Name -> what it says. The last three are of the world `farm`."""
+CLAIMS = (
+    ("released", "cut", "semantic relation (released) against CUT"),
+    ("paper", "cut", "semantic relation (paper) against CUT"),
+    ("nce_src", "cut", "SRC, added to InfoNCE"),
+    ("nce_src_hard", "nce_src", "hard negatives, added to InfoNCE + SRC"),
+    ("dce", "cut", "DCE in place of InfoNCE"),
+    ("dce_src", "dce", "SRC, added to DCE"),
+    ("dce_hard", "dce", "hard negatives, added to DCE"),
+    ("released", "dce_src", "hard negatives, added to DCE + SRC"),
+    ("dclgan", "cut", "DCLGAN against CUT"),
+    ("enco", "cut", "EnCo against CUT"),
+    ("patchgcl", "cut", "PatchGCL against CUT"),
+    ("cut_monce", "cut", "MoNCE weights, added to CUT"),
+    ("cut_attention", "cut", "places by attention, added to CUT"),
+    ("stable", "released", "`stable` against released"),
+)
+"""Row, what it is compared with, and what the difference says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is kept of a run."""
+
+    world: str
+    row: str
+    seed: int
+    steps: int
+    command: str
+    versions: dict[str, str]
+    hours: float
+    best: int
+    """The step with the best validation score."""
+    validation: dict[str, dict[str, float]]
+    """Step -> means over the validation images."""
+    means: dict[str, dict[str, float]]
+    """Step, of all kept -> means over the test images."""
+    test: dict[str, dict[str, list[float | None]]]
+    """Last and best step -> a number per test image; None where nothing can be seen."""
+
+    def values(self, score: str, step: int) -> NDArray[np.float64]:
+        """Of the test images, [N]; NaN where nothing can be seen."""
+        return _array(self.test[str(step)][score])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=WORLDS)
+    parser.add_argument("--rows", nargs="+", default=[row.name for row in ROWS])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--hours", type=float, help="then what runs is interrupted")
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    parser.add_argument("--tables", action="store_true", help="train nothing")
+    parser.add_argument("--list", action="store_true", help="print the commands and stop")
+    options = parser.parse_args()
+    members = list(plan(options))
+    if options.list:
+        for member in members:
+            print("patchkin", shlex.join([*member.command, "--run-dir", str(member.folder)]))
+        return 0
+    options.output.mkdir(parents=True, exist_ok=True)
+    if not options.tables:
+        try:
+            train(options, members)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on", file=sys.stderr)
+            return INTERRUPTED
+    write_text(options.output / "tables.md", tables(read_records(options.records)))
+    print(options.output / "tables.md")
+    return 0
+
+
+def plan(options: argparse.Namespace) -> Iterator[Member]:
+    """All runs, seed by seed."""
+    rows = {row.name: row for row in ROWS}
+    every = max(1, options.steps // 10)
+    for seed in options.seeds:
+        for world in options.worlds:
+            shared = (
+                *("--preset", "toy", "--data", str(options.output / world), "--workers", "0"),
+                *("--steps", str(options.steps), "--score-every", str(every)),
+                *("--training.keep", "0", "--training.preview-every", str(options.steps)),
+            )
+            for name in options.rows:
+                row = rows[name]
+                yield Member(
+                    row=row,
+                    seed=seed,
+                    folder=options.output / f"{world}_{name}_seed{seed}",
+                    command=("train", row.method, *shared, "--seed", str(seed), *row.flags),
+                    steps=options.steps,
+                )
+
+
+def train(options: argparse.Namespace, members: Sequence[Member]) -> None:
+    """Run what has no record yet."""
+    stop_on_termination()
+    for world in options.worlds:
+        if not (options.output / world / "testA").is_dir():
+            WORLDS[world](options.output / world, test=TEST_IMAGES, val=24)
+    todo = [m for m in members if not (options.records / f"{m.folder.name}.json").exists()]
+    check_same_steps(todo)
+    options.records.mkdir(parents=True, exist_ok=True)
+
+    def keep(member: Member) -> None:
+        world = member.folder.name.split("_")[0]
+        record = recorded(member, world, options.output / world)
+        write_json(options.records / f"{member.folder.name}.json", asdict(record))
+
+    deadline = None if options.hours is None else time.monotonic() + 3600 * options.hours
+    train_all(todo, jobs=options.jobs, deadline=deadline, on_complete=keep)
+
+
+def recorded(member: Member, world: str, data: Path) -> Record:
+    """What is kept of a run that has ended."""
+    log = read_log(member.folder)
+    scored = [line for line in log if "scores" in line and line["step"] > 0]
+    steps = [step for step in CheckpointStore(member.folder).steps() if step > 0]
+    best = max(line["step"] for line in scored if line.get("best"))
+    test = {step: image_scores(member.folder, step, data) for step in steps}
+    terms = [line for line in log if "terms" in line]
+    places = [0, *(line["step"] for line in terms)]
+    seconds = sum(
+        (end - start) * line["seconds_per_step"]
+        for start, end, line in zip(places, places[1:], terms, strict=False)
+    )
+    return Record(
+        world=world,
+        row=member.row.name,
+        seed=member.seed,
+        steps=member.steps,
+        command=shlex.join(["patchkin", *_portable(member.command, data)]),
+        versions={"patchkin": __version__, "torch": torch.__version__},
+        hours=round(seconds / 3600, 3),
+        best=best,
+        validation={
+            str(line["step"]): {name: _short(value) for name, value in line["scores"].items()}
+            for line in scored
+        },
+        means={
+            str(step): {name: _short(_mean(_array(values))) for name, values in scores.items()}
+            for step, scores in test.items()
+        },
+        test={str(step): test[step] for step in {best, member.steps}},
+    )
+
+
+def _portable(command: Sequence[str], data: Path) -> list[str]:
+    """A command as anybody may type it."""
+    return [f"build/{data.name}" if part == str(data) else part for part in command]
+
+
+def image_scores(run: Path, step: int, data: Path) -> dict[str, list[float | None]]:
+    """Scores of every test image by a checkpoint."""
+    translator = Translator.load(CheckpointStore(run).path(step), device="cpu")
+    found: dict[str, list[float | None]] = {}
+    for path in sorted((data / "testA").glob("*.png")):
+        x_CHW, truth_CHW = (to_tensor(read_image(file, 3)) for file in (path, truth_file(path)))
+        mask_HW = to_tensor(read_image(mask_file(path), 1))[0] > 0
+        y_CHW = translator(x_CHW)
+        scores = asdict(score_against_counterpart(y_CHW, x_CHW, truth_CHW, mask_HW))
+        confusion = ConfusionScore(size=None, value_range=None)
+        confusion.add(Pair(output_CHW=y_CHW, target_CHW=truth_CHW, input_CHW=x_CHW, path=path))
+        scores |= {name.split("/")[1]: value for name, value in confusion.scores().items()}
+        for name in SCORES if data.name == "farm" else [n for n in SCORES if n in scores]:
+            found.setdefault(name, []).append(_short(scores[name]) if name in scores else None)
+    return found
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All that are there."""
+    paths = sorted(folder.glob("*.json"))
+    return [Record(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+
+def tables(records: Sequence[Record]) -> str:
+    """Pages of Markdown: scores by row, and what the differences say."""
+    titles = {row.name: row.title for row in ROWS}
+    parts = ["# Records so far\n"]
+    for world in WORLDS:
+        by_row = {
+            name: found
+            for name in titles
+            if (found := [r for r in records if (r.world, r.row) == (world, name)])
+        }
+        if not by_row:
+            continue
+        parts.append(f"## {world}\n\n{TEST_IMAGES} test images; mean over seeds, ± deviation.\n")
+        scores = [name for name in SCORES if name in _scores_of(by_row)]
+        for score in scores:
+            parts += [f"### {SCORES[score]}\n", score_table(score, by_row, titles)]
+        parts += ["### Differences\n", claim_table(scores, by_row)]
+    return "\n".join(parts)
+
+
+def _scores_of(by_row: Mapping[str, Sequence[Record]]) -> set[str]:
+    return {name for rows in by_row.values() for r in rows for name in r.test[str(r.steps)]}
+
+
+def score_table(
+    score: str, by_row: Mapping[str, Sequence[Record]], titles: Mapping[str, str]
+) -> str:
+    """One line per row: last, best on validation, and best on test, which no user can have."""
+    lines = ["| row | seeds | last | best on validation | best on test |", "|---|---|---|---|---|"]
+    for name, records in by_row.items():
+        cells = [
+            _spread([_mean(r.values(score, r.steps)) for r in records]),
+            _spread([_mean(r.values(score, r.best)) for r in records]),
+            _spread([_best(score, [m[score] for m in r.means.values()]) for r in records]),
+        ]
+        lines.append(f"| {titles[name]} | {len(records)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _array(values: Sequence[float | None]) -> NDArray[np.float64]:
+    return np.array(values, dtype=np.float64)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(np.nanmean(values))
+
+
+def _best(score: str, values: Sequence[float]) -> float:
+    if score == "detail_inside":
+        return min(values, key=lambda value: abs(value - 1))
+    return max(values) if score in ("stripe_iou", "psnr") else min(values)
+
+
+def _spread(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
+    return f"{statistics.mean(values):.4g} ± {statistics.stdev(values):.2g}"
+
+
+def claim_table(scores: Sequence[str], by_row: Mapping[str, Sequence[Record]]) -> str:
+    """Differences with their 95 % intervals; in bold those whose interval leaves 0 out."""
+    lines = [f"| | seeds | {' | '.join(scores)} |", "|---" * (2 + len(scores)) + "|"]
+    for ours, theirs, what in CLAIMS:
+        pairs = [
+            (a, b)
+            for a in by_row.get(ours, ())
+            for b in by_row.get(theirs, ())
+            if a.seed == b.seed and a.steps == b.steps
+        ]
+        if not pairs:
+            continue
+        cells = []
+        for score in scores:
+            difference_SN = np.stack(
+                [a.values(score, a.steps) - b.values(score, b.steps) for a, b in pairs]
+            )
+            mean, low, high = interval(difference_SN)
+            text = f"{mean:+.3g} [{low:+.2g}, {high:+.2g}]"
+            cells.append(f"**{text}**" if low > 0 or high < 0 else text)
+        lines.append(f"| {what} | {len(pairs)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def interval(
+    difference_SN: NDArray[np.float64], *, draws: int = DRAWS
+) -> tuple[float, float, float]:
+    """Mean difference and its 95 % interval by the bootstrap over seeds and images.
+
+    Seeds and images are both drawn with replacement (a seed's images are those of every other, so
+    one draw of images serves all seeds). With one seed the interval is of images alone.
+
+    Args:
+        difference_SN: of S seeds and N images; NaN where nothing can be seen.
+        draws: how often.
+
+    >>> mean, low, high = interval(np.array([[1.0, 1.0], [3.0, 3.0]]))
+    >>> mean, low, high
+    (2.0, 1.0, 3.0)
+    """
+    chance = np.random.default_rng(0)
+    seeds, images = difference_SN.shape
+    seen_SN = (~np.isnan(difference_SN)).astype(float)
+    value_SN = np.where(seen_SN > 0, difference_SN, 0.0)
+    of_seed_DS = chance.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)
+    of_image_DN = chance.multinomial(images, np.full(images, 1 / images), size=draws)
+    total_D, count_D = (
+        np.einsum("ds,sn,dn->d", of_seed_DS, x_SN, of_image_DN, optimize=True)
+        for x_SN in (value_SN, seen_SN)
+    )
+    low, high = np.nanpercentile(total_D / np.where(count_D > 0, count_D, np.nan), [2.5, 97.5])
+    return float(np.nanmean(difference_SN)), float(low), float(high)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
