@@ -10,10 +10,10 @@ text of messages (in `raise`, in calls of something that is called an error, and
 A copy of `src` and `tests` is made in FOLDER. There each test is run once, and it is noted which
 lines of the file it executes. Then, for each fault, the file is written with it, and the tests that
 execute the function it is in are run, the quick ones first, those of more than 5 s not, until one
-fails. A process that has
-imported torch and the like, but nothing of ours, is forked for that. The order of the faults is
-drawn over all files, so that what has been done is a sample at any time. Tests that are marked as
-slow, and those that need files from outside of the repository, do not count.
+fails. A process that has imported torch and the like, but nothing of ours, is forked for that. The
+order of the faults is drawn over all files, so that what has been done is a sample at any time.
+Tests that are marked as slow, and those that need files from outside of the repository, do not
+count.
 
 What was found stands in FOLDER/mutants.jsonl, a line for each fault; begun again, the script goes
 on behind the last of them. With --again it tries those that were not found so far, with the tests
@@ -58,13 +58,7 @@ TESTS = {
     "randomness.py": ("test_randomness.py", "losses/test_augmentation.py"),
     "data/steps.py": ("data/test_loading.py", "data/test_domains.py", "runs/test_sources.py"),
     "storage/atomic.py": ("storage/test_atomic.py",),
-    "storage/checkpoint.py": (
-        "storage/test_damaged_state.py",
-        "storage/test_names.py",
-        "storage/test_shipped.py",
-        "storage/test_writers.py",
-        "training/test_fit.py",
-    ),
+    "storage/checkpoint.py": ("storage/test_checkpoint.py", "storage/test_damaged_state.py"),
     "storage/headers.py": ("storage/test_headers.py", "storage/test_names.py"),
     "storage/hub.py": ("translation/test_hub.py",),
     "storage/locks.py": ("storage/test_locks.py",),
