@@ -285,13 +285,7 @@ class Laboratory:
         }
         if changed == source or not _compiles(changed):
             return {**record, "result": "none"}
-        tests = {
-            name: test["seconds"]
-            for name, test in baseline["tests"].items()
-            if test["seconds"] <= MOST_SECONDS
-            and (mutant.span is None or not test["lines"] or _meets(mutant.span, test["lines"]))
-        }
-        executed = mutant.span is None or any(baseline["tests"][name]["lines"] for name in tests)
+        tests, executed = _tests_for(mutant, baseline["tests"])
         self._write(mutant.file, changed)
         begun = time.monotonic()
         answer = self._tested(tests, baseline["tests"])
@@ -378,6 +372,17 @@ class Laboratory:
         with contextlib.suppress(OSError):  # what it started
             os.killpg(process, signal.SIGKILL)
         return json.loads(answer.read_text()) if answer.is_file() else None
+
+
+def _tests_for(mutant: Mutant, known: dict[str, Any]) -> tuple[dict[str, float], bool]:
+    """Tests by name, with their seconds, and whether they execute its function; if none does, those
+    that execute nothing of the file, but may in another process.
+    """
+    quick = {name: test for name, test in known.items() if test["seconds"] <= MOST_SECONDS}
+    span = mutant.span
+    chosen = [name for name, test in quick.items() if span is None or _meets(span, test["lines"])]
+    others = [name for name, test in quick.items() if not test["lines"]]
+    return {name: quick[name]["seconds"] for name in chosen or others}, bool(chosen)
 
 
 def _meets(span: tuple[int, int], lines: list[int]) -> bool:
