@@ -60,7 +60,7 @@ TESTS = {
     "storage/atomic.py": ("storage/test_atomic.py",),
     "storage/checkpoint.py": ("storage/test_checkpoint.py", "storage/test_damaged_state.py"),
     "storage/headers.py": ("storage/test_headers.py", "storage/test_names.py"),
-    "storage/hub.py": ("translation/test_hub.py",),
+    "storage/hub.py": ("storage/test_hub.py",),
     "storage/locks.py": ("storage/test_locks.py",),
     "storage/names.py": ("storage/test_names.py",),
     "storage/outlines.py": ("storage/test_outlines.py",),
