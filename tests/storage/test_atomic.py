@@ -311,6 +311,14 @@ def test_a_folder_appears_with_all_that_is_in_it(tmp_path):
     assert names(tmp_path) == ["deep", "deep/set", "deep/set/b"]
 
 
+def test_folders_above_a_new_one_are_made(tmp_path):
+    with new_folder(tmp_path / "a" / "b" / "set"):
+        pass
+    with new_folder(tmp_path / "a" / "b" / "other"):  # where they are
+        pass
+    assert names(tmp_path) == ["a", "a/b", "a/b/other", "a/b/set"]
+
+
 def write_folder(target: Path) -> None:
     with new_folder(target, replace=True) as unfinished:
         (unfinished / "new").write_text("new")

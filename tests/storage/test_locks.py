@@ -30,7 +30,7 @@ PATIENCE_SECONDS = 60
 
 @pytest.fixture(autouse=True)
 def _nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(locks, "_told", set())
+    monkeypatch.setattr(locks, "_told", locks._told.copy())
 
 
 @contextlib.contextmanager
@@ -300,6 +300,23 @@ def test_who_writes_is_told_in_full(tmp_path):
         str(caught.value),
     )
     assert json.loads(kept).keys() == {"process", "machine", "since"}
+
+
+def test_folders_above_what_is_written_alone_are_made(tmp_path):
+    with alone_at(tmp_path / "a" / "b" / "set", "does the same") as alone:
+        assert alone
+        assert (tmp_path / "a" / "b" / ".set.lock").exists()
+
+
+def test_a_python_without_locks(tmp_path, monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise NotImplementedError("no flock here.")
+
+    monkeypatch.setattr(locks.FileLock, "acquire", refuse)
+    with caplog.at_level(logging.WARNING), FolderLock(tmp_path):
+        pass
+    (message,) = caplog.messages
+    assert message.startswith(f"`{tmp_path}` is on a file system without locks (no flock here): ")
 
 
 def test_names_up_to_200_bytes_are_kept():

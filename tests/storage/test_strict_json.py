@@ -48,6 +48,14 @@ def test_a_number_that_is_not_finite_is_null_with_its_reason():
     assert strict({"a": 1.0}) == {"a": 1.0}
 
 
+def test_names_with_the_letters_of_a_pointer():
+    """RFC 6901: ~ is ~0 and / is ~1, and ~01 is no slash."""
+    plain = {"a~/b": {"~1": math.nan}}
+    found = strict(plain)
+    assert found == {"a~/b": {"~1": None}, "not_finite": {"/a~0~1b/~01": "NaN"}}
+    assert repr(restored(found)) == repr(plain)
+
+
 def test_text_of_one_line_or_of_many():
     plain = {"a": (1.0, math.inf), "b": {"c": 2}}
     expected = {"a": [1.0, None], "b": {"c": 2}, "not_finite": {"/a/1": "Infinity"}}
