@@ -56,7 +56,7 @@ TESTS = {
     "losses/similarity.py": ("losses/test_similarity.py", "losses/test_contrast.py"),
     "losses/transport.py": ("losses/test_transport.py", "losses/test_contrast.py"),
     "randomness.py": ("test_randomness.py", "losses/test_augmentation.py"),
-    "data/steps.py": ("data/test_loading.py", "data/test_domains.py", "runs/test_sources.py"),
+    "data/steps.py": ("data/test_loading.py",),
     "storage/atomic.py": ("storage/test_atomic.py",),
     "storage/checkpoint.py": ("storage/test_checkpoint.py", "storage/test_damaged_state.py"),
     "storage/headers.py": ("storage/test_headers.py", "storage/test_names.py"),
