@@ -264,7 +264,7 @@ class Laboratory:
             return {"state": state, "tests": watching.tests, "modules": modules}
 
         known = self._forked(watched, limit=900)
-        if known is None:
+        if known is None or "tests" not in known:
             raise SystemExit(f"the tests of {file} do not pass; see {self.folder / 'said'}")
         kept.parent.mkdir(exist_ok=True)
         kept.write_text(json.dumps(known))
@@ -311,7 +311,7 @@ class Laboratory:
             code = self._pytest(sorted({name.split("::")[0] for name in tests}), chosen)
             return {"code": int(code), "by": chosen.killer}
 
-        return self._forked(work, limit=20 + 10 * sum(tests.values()))
+        return self._forked(work, limit=60 + 10 * sum(tests.values()))
 
     def warm_up(self, baseline: dict[str, Any]) -> None:
         """Import what is not ours."""
@@ -346,7 +346,7 @@ class Laboratory:
         return pytest.main([*options, *warnings_, *places, *names], plugins=[plugin])
 
     def _forked(self, work: Callable[[], dict[str, Any]], limit: float) -> dict[str, Any] | None:
-        """What work returns in a fork of this process; None if it takes longer, or dies."""
+        """What work returns in a fork of this process; None if it takes longer."""
         answer = self.folder / "answer"
         answer.unlink(missing_ok=True)
         process = os.fork()
@@ -371,7 +371,9 @@ class Laboratory:
             time.sleep(0.005)
         with contextlib.suppress(OSError):  # what it started
             os.killpg(process, signal.SIGKILL)
-        return json.loads(answer.read_text()) if answer.is_file() else None
+        if answer.is_file():
+            return json.loads(answer.read_text())
+        return None if time.monotonic() > until else {"code": 1, "by": "its process died"}
 
 
 def _tests_for(mutant: Mutant, known: dict[str, Any]) -> tuple[dict[str, float], bool]:

@@ -183,6 +183,7 @@ def test_models_are_read_in_single_precision_by_prefix(tmp_path):
     assert {name: tensor.dtype for name, tensor in read.items()} == dtypes
     assert read["G.half"].tolist() == [0.5, 1.0]
     with open_model(path) as file:
+        assert (file.path, file.header) == (path, HEADER)
         assert file.outlines["G.half"].dtype == torch.float16
         assert file.tensors("ema.").keys() == {"ema.G.half"}
 

@@ -31,6 +31,14 @@ def test_what_torch_saved_comes_back(tmp_path):
     assert found == content
 
 
+def test_tensors_of_a_card_come_to_the_host_and_nothing_else_is_read(tmp_path, monkeypatch):
+    torch.save({}, tmp_path / "weights.pth")
+    asked = []
+    monkeypatch.setattr(torch, "load", lambda path, **options: asked.append((path, options)))
+    read_pickled(tmp_path / "weights.pth")
+    assert asked == [(tmp_path / "weights.pth", {"map_location": "cpu", "weights_only": True})]
+
+
 def test_code_is_not_run(tmp_path):
     path, trace = tmp_path / "weights.pth", tmp_path / "trace"
     writers = (torch.save, lambda content, target: target.write_bytes(pickle.dumps(content)))
