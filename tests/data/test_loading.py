@@ -5,18 +5,28 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from patchkin.data import steps
 from patchkin.data.config import DataConfig
 from patchkin.data.datasets import Place, UnpairedBatch, UnpairedDataset, collate
 from patchkin.data.loading import evaluation_images, training_loader
-from patchkin.data.steps import StepBatches, StepLoader, steps_per_epoch
+from patchkin.data.steps import (
+    StepBatches,
+    StepLoader,
+    held_out,
+    start_worker,
+    steps_per_epoch,
+)
 from patchkin.errors import ConfigError, DataError
 from patchkin.images import read_image, to_tensor
+from patchkin.randomness import derive_seed
 
 
 @pytest.fixture
@@ -180,6 +190,33 @@ def test_processes_share_the_global_batch(world_size):
         assert sorted(place for part in parts for place in part) == sorted(whole)
 
 
+def order_of(seed, epoch, number, count):
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch, number))
+    return torch.randperm(count, generator=generator).tolist()
+
+
+def test_the_order_is_that_of_every_version():
+    """A run of an earlier version goes on with the images that it would have seen."""
+    steps = list(StepBatches(5, batch_size=2, total_steps=6, start_step=1, seed=3))
+    whole = [(e, item) for e in range(3) for item in order_of(3, e, 0, 5)[:4]]
+    assert [(p.epoch, p.item) for step in steps for p in step] == whole[2:]
+    assert all(place.jitter for step in steps for place in step)
+    (tiled, _) = StepBatches(3, batch_size=7, total_steps=2, seed=3)
+    numbers = [3 * n + item for n in range(3) for item in order_of(3, 0, n, 3)]
+    assert [place.item for place in tiled] == numbers[:7]
+
+
+def test_without_a_shuffle_images_come_as_they_lie():
+    def items(count, batch_size, total_steps):
+        batches = StepBatches(
+            count, batch_size=batch_size, total_steps=total_steps, seed=3, shuffle=False
+        )
+        return [[place.item for place in step] for step in batches]
+
+    assert items(5, 2, 3) == [[0, 1], [2, 3], [0, 1]]
+    assert items(2, 5, 2) == [[0, 1, 2, 3, 4]] * 2
+
+
 def test_seed_changes_the_order():
     orders = [list(StepBatches(20, batch_size=1, total_steps=20, seed=seed)) for seed in (0, 1)]
     assert orders[0] != orders[1]
@@ -242,6 +279,78 @@ def test_workers_live_for_all_epochs():
     assert os.getpid() not in processes
 
 
+def test_what_a_worker_does_first(monkeypatch):
+    handlers, threads = {}, []
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    start_worker(1)
+    assert threads == [1]
+    assert handlers[signal.SIGINT] is signal.SIG_IGN
+    handlers[signal.SIGTERM](signal.SIGTERM, None)
+    assert handlers == {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_DFL}
+
+
+def test_what_torch_is_asked_for(dataset):
+    places = StepBatches(4, batch_size=2, total_steps=2, seed=0)
+    alone = StepLoader(dataset, places, collate=list, seed=7)
+    assert (alone.num_workers, alone.prefetch_factor, alone.pin_memory) == (0, None, False)
+    assert alone.worker_init_fn is None
+    loader = StepLoader(dataset, places, collate=list, seed=7, workers=2, pin_memory=True)
+    assert (loader.num_workers, loader.prefetch_factor, loader.pin_memory) == (2, 4, True)
+    assert loader.worker_init_fn is start_worker
+    assert loader.generator.initial_seed() == 7
+
+
+def test_workers_that_hang_are_ended(monkeypatch):
+    """After two waits: one for them to end by themselves, one for what is left to be cleared."""
+    monkeypatch.setattr(steps, "_WORKER_SECONDS", 0.1)
+    ended = threading.Event()
+
+    class Worker:
+        killed = 0
+
+        def kill(self):
+            self.killed += 1
+            ended.set()
+
+    class Batches:
+        _workers = (Worker(), Worker())
+        done = False
+
+        def _shutdown_workers(self):
+            assert threading.current_thread().daemon
+            ended.wait(20)
+            self.done = True
+
+    batches = Batches()
+    steps._end_workers(batches)
+    assert [worker.killed for worker in batches._workers] == [1, 1]
+    assert batches.done
+    steps._end_workers(iter(()))  # that of a loader without workers
+
+
+@pytest.mark.parametrize(("number", "count"), [(2, 2), (3, 3), (9, 3)])
+def test_the_images_held_out_are_those_of_every_version(number, count):
+    """At most a quarter; both parts stay in order."""
+    files = tuple(Path(f"{index}.png") for index in range(12))
+    generator = torch.Generator().manual_seed(derive_seed(5, "validation", "A"))
+    chosen = torch.randperm(12, generator=generator)[:count].tolist()
+    train, val = held_out(files, number, seed=5, domain="A", folder="valA")
+    assert val == tuple(files[index] for index in sorted(chosen))
+    assert train == tuple(path for path in files if path not in val)
+
+
+@pytest.mark.parametrize(("number", "count"), [(1, 12), (5, 7)])
+def test_a_single_image_is_too_few_to_hold_out(number, count):
+    files = tuple(Path(f"{index}.png") for index in range(count))
+    with pytest.raises(DataError) as caught:
+        held_out(files, number, seed=5, domain="A", folder="valA")
+    assert str(caught.value) == (
+        f"Domain `A` has {count} training images, too few to hold some out for scores; add valA, "
+        "or leave out --score-every."
+    )
+
+
 def test_a_worker_outlives_one_termination_signal_but_not_two():
     script = (
         "import time; from patchkin.data.steps import start_worker\n"
@@ -290,8 +399,9 @@ def test_crop_larger_than_an_image_names_the_file(tmp_path, make_images):
 
 
 def test_rank_out_of_range(dataset):
-    with pytest.raises(ConfigError, match="`rank` must be from 0 to 1; got 2"):
-        training_loader(dataset, batch_size=1, total_steps=1, rank=2, world_size=2)
+    for rank in (-1, 2):
+        with pytest.raises(ConfigError, match=f"`rank` must be from 0 to 1; got {rank}"):
+            training_loader(dataset, batch_size=1, total_steps=1, rank=rank, world_size=2)
 
 
 # Batches

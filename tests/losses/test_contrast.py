@@ -179,3 +179,26 @@ def test_taps_together_are_the_taps_one_by_one(negatives, all_negatives):
             bank = None if externals is None else externals[tap]
             alone = patch_contrast(*pair, contrast, gamma_divisor=DIVISOR, external_MC=bank)
             torch.testing.assert_close(actual, alone, rtol=1e-12, atol=1e-12)
+
+
+def test_patch_nce_is_the_default():
+    """Park et al. 2020: InfoNCE over an image's own patches, at tau = 0.07."""
+    query, key = rows(2, 5, 4, seed=1), rows(2, 5, 4, seed=2)
+    logits_BKK = query @ key.mT / 0.07
+    expected_BK = logits_BKK.logsumexp(dim=2) - logits_BKK.diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(patch_contrast(0.5 * query, 2 * key, Contrast()), expected_BK)
+    assert Contrast() == Contrast(
+        form="nce", negatives="uniform", all_negatives=False, cosine=False
+    )
+    assert not Contrast().has_curriculum
+    assert all(Contrast(negatives=kind).has_curriculum for kind in ("released", "paper"))
+
+
+def test_the_published_plan_is_the_default():
+    """Of the horse-to-zebra run of Zhan et al. (2022)."""
+    query, key = rows(2, 5, 4, seed=1), rows(2, 5, 4, seed=2)
+    published = TransportConfig(cost="hard", epsilon=0.1, rounds=50, mean_weight=1.0)
+    for form in ("nce", "dce"):
+        settings = {"form": form, "negatives": "optimal-transport"}
+        expected = patch_contrast(query, key, Contrast(transport=published, **settings))
+        assert torch.equal(patch_contrast(query, key, Contrast(**settings)), expected)

@@ -313,3 +313,11 @@ def test_weights_need_two_patches_and_a_positive_divisor():
             weigh(torch.ones(2, 1, 1), 1.0)
     with pytest.raises(ConfigError, match="`gamma_divisor` must be positive; got 0"):
         hard_negative_weights(rows(1, 3, 2), 0.0)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_bank_may_have_another_precision(loss):
+    query, key, bank = rows(2, 3, 4, seed=1), rows(2, 3, 4, seed=2), rows(6, 4, seed=3)
+    actual = loss(query, key, temperature=0.07, external_MC=bank.float())
+    expected = loss(query, key, temperature=0.07, external_MC=bank.float().double())
+    assert torch.equal(actual, expected)

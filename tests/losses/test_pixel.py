@@ -23,8 +23,9 @@ def test_a_batch_gives_the_mean_of_its_images_and_the_gradient_is_a_sign():
 def test_16_bits_are_widened_and_shapes_checked():
     x = torch.full((1, 1, 300, 300), 0.1, dtype=torch.bfloat16)
     assert pixel_distance(x, x * 0).dtype is torch.float32
-    with pytest.raises(ShapeError, match=r"got \(1, 1, 2, 2\) and \(1, 3, 2, 2\)"):
-        pixel_distance(torch.zeros(1, 1, 2, 2), torch.zeros(1, 3, 2, 2))
+    for distance in (pixel_distance, whitened_distance):
+        with pytest.raises(ShapeError, match=r"got \(1, 1, 2, 2\) and \(1, 3, 2, 2\)"):
+            distance(torch.zeros(1, 1, 2, 2), torch.zeros(1, 3, 2, 2))
 
 
 def test_whitened_features_match_instance_norm_and_have_its_gradient():

@@ -145,3 +145,27 @@ def test_wording_of_errors():
         relation_consistency(rows(2, 64, 8), rows(2, 49, 8))
     with pytest.raises(ShapeError, match=r"must be \[B, K, C\].* got \(6, 4\)"):
         relation_consistency(rows(6, 4), rows(6, 4))
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5, 9])
+def test_some_patches_at_a_time_are_all_of_them(at_once):
+    output, original = rows(2, 5, 3, seed=1).requires_grad_(), rows(2, 5, 3, seed=2)
+    expected_BK = naive(output, original)
+    actual_BK = relation_divergence(output, original, rows_at_once=at_once)
+    torch.testing.assert_close(actual_BK, expected_BK, rtol=1e-10, atol=1e-14)
+    weights_BK = torch.randn_like(expected_BK)
+    (expected,) = torch.autograd.grad((weights_BK * expected_BK).sum(), output)
+    (actual,) = torch.autograd.grad((weights_BK * actual_BK).sum(), output)
+    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_released_is_the_default():
+    """A sum over patches, of rows that are scaled once more."""
+    output, original = 1e-6 * rows(2, 5, 3, seed=1), rows(2, 5, 3, seed=2)
+    expected_BK = naive(output, original)
+    actual = relation_consistency(output, original)
+    torch.testing.assert_close(actual, expected_BK.sum(dim=1).mean(), rtol=1e-10, atol=0)
+    assert torch.equal(
+        relation_divergence(output, original),
+        relation_divergence(output, original, renormalize=True),
+    )

@@ -134,3 +134,17 @@ def test_wording_of_errors():
     for num_rows in (2, 5):
         with pytest.raises(ShapeError, match=f"two views of at least 2 images; got {num_rows}"):
             flat_clr_margins(torch.ones(num_rows, 3))
+
+
+def test_published_settings_are_the_defaults():
+    first, second = views(4)
+    features = torch.cat([first, second])
+    for loss, inputs, published in (
+        (flat_clr_margins, (features,), {"temperature": 0.1}),
+        (dcl, (first, second), {"temperature": 0.1}),
+        (dclw_weights, (first, second), {"sigma": 0.5}),
+        (dclw, (first, second), {"temperature": 0.1, "sigma": 0.5}),
+        (hcl, (first, second), {"temperature": 0.5, "tau_plus": 0.1, "beta": 1.0}),
+        (simclr, (first, second), {"temperature": 0.5}),
+    ):
+        assert torch.equal(loss(*inputs), loss(*inputs, **published))

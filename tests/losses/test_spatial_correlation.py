@@ -179,3 +179,19 @@ def test_wording_of_errors():
         structure_distance(maps, maps, comparison="cos")
     with pytest.raises(ConfigError, match="`temperature` must be positive; got -1"):
         structure_contrast(maps, maps, maps, temperature=-1)
+    for at in range(3):
+        unlike = [maps[:, :, :7] if place == at else maps for place in range(3)]
+        with pytest.raises(ShapeError, match=r"`source_BKN` and `target_BKN` and `other_BKN`"):
+            structure_contrast(*unlike, temperature=0.07)
+
+
+def test_released_is_the_default():
+    f = feature(2, 3, 4, 5)
+    assert torch.equal(self_similarity(f, window=3), self_similarity(f, window=3, unit=False))
+    source, target = feature(2, 3, 9), feature(2, 3, 9)
+    for unit in (False, True):
+        expected = structure_distance(source, target, comparison="cosine", unit=unit)
+        assert torch.equal(structure_distance(source, target, unit=unit), expected)
+    assert not torch.equal(structure_distance(source, target), expected)
+    expected = structure_distance(source, target, comparison="l1", unit=False)
+    assert torch.equal(structure_distance(source, target, comparison="l1"), expected)

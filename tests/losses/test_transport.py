@@ -169,3 +169,15 @@ def test_wording_of_errors():
         log_transport_plan(query, key, rounds=0)
     with pytest.raises(ConfigError, match="`mean_weight` must not be negative; got -1"):
         log_transport_importance(query, key, mean_weight=-1)
+
+
+def test_released_settings_are_the_defaults():
+    query, key = rows(2, 5, 4, seed=1), rows(2, 5, 4, seed=2)
+    released = {"cost": "hard", "epsilon": 1.0, "rounds": 50}
+    expected = log_transport_plan(query, key, **released)
+    assert torch.equal(log_transport_plan(query, key), expected)
+    weights = log_transport_importance(query, key)
+    assert torch.equal(weights, log_transport_importance(query, key, mean_weight=1.0, **released))
+    torch.testing.assert_close(weights.exp(), 4 * expected.exp() + 1e-8)
+    more = log_transport_importance(query, key, num_negatives=255)
+    torch.testing.assert_close(more.exp(), 255 * expected.exp() + 1e-8)

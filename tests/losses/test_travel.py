@@ -67,3 +67,10 @@ def test_wording_of_errors():
         travel_losses(torch.zeros(1, 4), torch.zeros(1, 4), margin=10.0)
     with pytest.raises(ShapeError, match=r"got \(2, 4\) and \(2, 3\)"):
         travel_losses(torch.zeros(2, 4), torch.zeros(2, 3), margin=10.0)
+
+
+def test_directions_count_and_not_lengths_however_short():
+    source, output = torch.randn(2, 4, 3, dtype=torch.float64)
+    whole, short = (travel_losses(x * source, x * output, margin=10.0) for x in (1.0, 1e-4))
+    torch.testing.assert_close(short.cosine, whole.cosine, rtol=1e-9, atol=0)
+    torch.testing.assert_close(short.euclid, 1e-8 * whole.euclid, rtol=1e-9, atol=0)

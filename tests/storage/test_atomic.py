@@ -18,12 +18,14 @@ from patchkin.images import is_image_file
 from patchkin.storage import atomic
 from patchkin.storage.atomic import (
     append_line,
+    is_disk_trouble,
     new_file,
     new_folder,
     remove_folder,
     remove_remains,
     storage_errors,
     sync_folder,
+    sync_tree,
     write_bytes,
     write_json,
     write_text,
@@ -309,6 +311,14 @@ def test_a_folder_appears_with_all_that_is_in_it(tmp_path):
     assert names(tmp_path) == ["deep", "deep/set", "deep/set/b"]
 
 
+def test_folders_above_a_new_one_are_made(tmp_path):
+    with new_folder(tmp_path / "a" / "b" / "set"):
+        pass
+    with new_folder(tmp_path / "a" / "b" / "other"):  # where they are
+        pass
+    assert names(tmp_path) == ["a", "a/b", "a/b/other", "a/b/set"]
+
+
 def write_folder(target: Path) -> None:
     with new_folder(target, replace=True) as unfinished:
         (unfinished / "new").write_text("new")
@@ -401,3 +411,90 @@ def test_remains_of_processes_that_are_no_more_are_removed(tmp_path, monkeypatch
     remove_remains(tmp_path)
     assert set(names(tmp_path)) == kept
     remove_remains(tmp_path / "nothing")
+
+
+# Details
+
+
+def test_which_errors_stop_the_next_writes_too():
+    told = {name for name in errno.errorcode if is_disk_trouble(OSError(name, ""))}
+    assert told == {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+    assert not is_disk_trouble(ValueError(errno.ENOSPC))
+
+
+def test_a_reason_without_words_of_the_system():
+    for error, reason in (
+        (OSError("no\n room.."), "no room"),
+        (OSError(5, None), "[Errno 5] None"),
+    ):
+        with pytest.raises(StorageError) as caught, storage_errors(Path("x"), advice="Go on."):
+            raise error
+        assert str(caught.value) == f"Cannot write `x`: {reason}. Go on."
+
+
+@pytest.mark.parametrize("length", [1, 1 << 20, (1 << 20) + 1])
+def test_a_last_byte_that_differs_is_written(tmp_path, length):
+    path, old, new = tmp_path / "a", bytes(length), bytes(length - 1) + b"x"
+    write_bytes(path, old)
+    with new_file(path) as part:
+        part.write_bytes(new)
+    assert path.read_bytes() == new
+    write_bytes(path, old)
+    assert path.read_bytes() == old
+
+
+def test_what_is_not_to_be_synced_is_not(tmp_path, monkeypatch):
+    synced = failing(99, on="fsync", monkeypatch=monkeypatch)
+    write_bytes(tmp_path / "a", b"1", synced=False)
+    with new_file(tmp_path / "b", synced=False) as part:
+        part.touch()
+    append_line(tmp_path / "c", "1", synced=False)
+    assert not synced
+    append_line(tmp_path / "c", "2")
+    assert len(synced) == 1
+    assert (tmp_path / "c").read_text() == "1\n2\n"
+
+
+@POSIX
+def test_a_log_is_as_readable_as_any_new_file(tmp_path):
+    (tmp_path / "other").touch()
+    append_line(tmp_path / "log", "1")
+    assert (tmp_path / "log").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+@POSIX
+def test_up_to_64_files_are_synced_one_by_one(tmp_path, monkeypatch):
+    """What a link names belongs to somebody else."""
+    synced = []
+    fsync = os.fsync
+    monkeypatch.setattr(os, "sync", lambda: synced.append("all"), raising=False)
+    monkeypatch.setattr(os, "fsync", lambda d: synced.append(os.fstat(d).st_ino) or fsync(d))
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "file").touch()
+    folder = tmp_path / "set"
+    (folder / "in").mkdir(parents=True)
+    (folder / "link").symlink_to(tmp_path / "far" / "file")
+    (folder / "folder").symlink_to(tmp_path / "far")
+    files = [folder / "in" / str(number) for number in range(64)]
+    for file in files:
+        file.touch()
+    sync_tree(folder)
+    assert sorted(synced) == sorted(p.stat().st_ino for p in (*files, folder / "in", folder))
+    (folder / "one more").touch()
+    synced.clear()
+    sync_tree(folder)
+    assert synced == ["all"] if sys.platform == "linux" else "all" not in synced
+
+
+@POSIX
+def test_a_process_of_another_user_is_alive(monkeypatch):
+    def refuse(process, number):
+        assert number == 0
+        raise PermissionError(errno.EPERM, "")
+
+    assert atomic._is_alive(os.getpid())
+    monkeypatch.setattr(os, "kill", refuse)
+    assert atomic._is_alive(1)
+    monkeypatch.setattr(os, "name", "nt")
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("Ctrl-C"))
+    assert atomic._is_alive(1)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
+import json
 import logging
 import multiprocessing
 import os
+import re
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -17,7 +21,7 @@ import pytest
 from patchkin.data import folders
 from patchkin.data.folders import made_once
 from patchkin.errors import InUseError, StorageError
-from patchkin.storage import locks
+from patchkin.storage import atomic, locks
 from patchkin.storage.locks import FolderLock, alone_at, give_all_back, lock_file
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="forks")
@@ -26,7 +30,7 @@ PATIENCE_SECONDS = 60
 
 @pytest.fixture(autouse=True)
 def _nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(locks, "_told", set())
+    monkeypatch.setattr(locks, "_told", locks._told.copy())
 
 
 @contextlib.contextmanager
@@ -281,3 +285,89 @@ def test_a_process_that_ends_without_ado_leaves_no_lock(tmp_path):
         assert list(tmp_path.iterdir()) == []
     with FolderLock(tmp_path):
         assert (tmp_path / ".lock").exists()
+
+
+def test_who_writes_is_told_in_full(tmp_path):
+    with FolderLock(tmp_path):
+        with pytest.raises(InUseError) as caught:
+            FolderLock(tmp_path).acquire()
+        kept = (tmp_path / ".lock.owner").read_text()
+    time_ = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+    who = f"process {os.getpid()} on {re.escape(socket.gethostname())}"
+    assert re.fullmatch(
+        rf"`{re.escape(str(tmp_path))}` is in use: {who} \(since {time_}\) writes there\. "
+        r"Wait until it is done, end it, or choose another folder\.",
+        str(caught.value),
+    )
+    assert json.loads(kept).keys() == {"process", "machine", "since"}
+
+
+def test_folders_above_what_is_written_alone_are_made(tmp_path):
+    with alone_at(tmp_path / "a" / "b" / "set", "does the same") as alone:
+        assert alone
+        assert (tmp_path / "a" / "b" / ".set.lock").exists()
+
+
+def test_a_python_without_locks(tmp_path, monkeypatch, caplog):
+    def refuse(*_, **__):
+        raise NotImplementedError("no flock here.")
+
+    monkeypatch.setattr(locks.FileLock, "acquire", refuse)
+    with caplog.at_level(logging.WARNING), FolderLock(tmp_path):
+        pass
+    (message,) = caplog.messages
+    assert message.startswith(f"`{tmp_path}` is on a file system without locks (no flock here): ")
+
+
+def test_names_up_to_200_bytes_are_kept():
+    assert lock_file(Path("a") / ("n" * 200)).name == f".{'n' * 200}.lock"
+    name = "ü" * 100 + "n"
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    assert lock_file(Path("a") / name).name == f".{digest[:32]}.lock"
+
+
+@POSIX
+def test_remains_are_removed_one_folder_deep(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: 2**22 + 1)  # more than Linux gives
+        name = atomic._temporary_name()
+    for folder in (tmp_path, tmp_path / "in", tmp_path / "in" / "deeper"):
+        folder.mkdir(exist_ok=True)
+        (folder / name).touch()
+    (tmp_path / "a file").touch()
+    with FolderLock(tmp_path):
+        left = list(tmp_path.rglob("*.part"))
+    assert left == [tmp_path / "in" / "deeper" / name]
+
+
+@POSIX
+def test_an_error_that_says_nothing_of_locks_is_one(tmp_path, monkeypatch):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StorageError, match=r"Cannot write `.*\.lock`: Input/output error"):
+        FolderLock(tmp_path).acquire()
+
+
+@POSIX
+def test_every_folder_without_locks_is_told_once(tmp_path, monkeypatch, caplog):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available.")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    folders_ = [tmp_path / "a", tmp_path / "b"]
+    with caplog.at_level(logging.WARNING):
+        for folder in (*folders_, *folders_):
+            folder.mkdir(exist_ok=True)
+            with FolderLock(folder):
+                assert not (folder / ".lock.owner").exists()
+    assert caplog.messages == [
+        f"`{folder}` is on a file system without locks (No locks available): see to it that no "
+        "two processes write there at once."
+        for folder in folders_
+    ]

@@ -10,7 +10,7 @@ import torch
 
 import patchkin
 from patchkin.errors import CheckpointError
-from patchkin.storage.pickled import read_pickled
+from patchkin.storage.pickled import EXPECTED, _unreadable, is_whole, read_pickled
 
 
 class Trap:
@@ -29,6 +29,14 @@ def test_what_torch_saved_comes_back(tmp_path):
     found = read_pickled(tmp_path / "weights.pth")
     assert torch.equal(found.pop("weight"), content.pop("weight"))
     assert found == content
+
+
+def test_tensors_of_a_card_come_to_the_host_and_nothing_else_is_read(tmp_path, monkeypatch):
+    torch.save({}, tmp_path / "weights.pth")
+    asked = []
+    monkeypatch.setattr(torch, "load", lambda path, **options: asked.append((path, options)))
+    read_pickled(tmp_path / "weights.pth")
+    assert asked == [(tmp_path / "weights.pth", {"map_location": "cpu", "weights_only": True})]
 
 
 def test_code_is_not_run(tmp_path):
@@ -97,3 +105,41 @@ def test_parts_that_unpack_to_more_than_the_file_are_not_unpacked(tmp_path):
     with pytest.raises(CheckpointError, match="its parts are larger than the file"):
         read_pickled(path)
     assert read_pickled(tmp_path / "plain.pth")["w"].shape == (1 << 24,)
+
+
+def test_a_tensor_has_all_its_numbers():
+    for whole in (torch.zeros(2, 3), torch.zeros(2, 3).T, torch.zeros(0), torch.zeros(6)[2:4]):
+        assert is_whole(whole)
+    short = torch.zeros(6).as_strided((7,), (0,))
+    meta, sparse = torch.zeros(2, device="meta"), torch.zeros(2, 2).to_sparse()
+    for other in (short, torch.zeros(1).expand(2), meta, sparse):
+        assert not is_whole(other)
+
+
+def test_the_words_of_a_parser_are_one_line():
+    def line(error):
+        message = str(_unreadable(Path("w.pth"), error))
+        assert message.startswith("`w.pth` cannot be read as weights (")
+        assert message.endswith(f"). Is it damaged or not fully downloaded? {EXPECTED}")
+        return message.partition("(")[2].partition(")")[0]
+
+    assert line(ValueError("first. \nsecond")) == "first"
+    assert line(KeyError()) == "KeyError"
+    assert line(ValueError("a\x1b[2Jb")) == "a [2Jb"
+    assert line(RuntimeError("set `weights_only` to False")) == "not a file that torch.save wrote"
+    advice = "In 2.6 the default changed. WeightsUnpickler error:  Unsupported operand 9.\nMore"
+    assert line(RuntimeError(advice)) == "Unsupported operand 9"
+
+
+def test_what_holds_code_is_named(tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": Trap(tmp_path / "trace")}, path)
+    with pytest.raises(CheckpointError) as caught:
+        read_pickled(path)
+    before, name, after = str(caught.value).removeprefix(f"`{path}` ").split("`")
+    assert before == "holds more than tensors ("
+    assert name.rpartition(".")[2] in ("getattr", "touch")  # as this Python pickles a method
+    assert after == (
+        "); such files can run code, so nothing of it was loaded. Save the state dict alone, with "
+        "torch.save(network.state_dict(), FILE)."
+    )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from patchkin.storage.strict_json import restored, strict, strict_text
+from patchkin.storage.strict_json import parsed, restored, strict, strict_text
 
 keys = st.text(alphabet="ab/~0 ", max_size=4).filter(lambda key: key != "not_finite")
 plains = st.dictionaries(
@@ -45,3 +46,27 @@ def test_a_number_that_is_not_finite_is_null_with_its_reason():
         },
     }
     assert strict({"a": 1.0}) == {"a": 1.0}
+
+
+def test_names_with_the_letters_of_a_pointer():
+    """RFC 6901: ~ is ~0 and / is ~1, and ~01 is no slash."""
+    plain = {"a~/b": {"~1": math.nan}}
+    found = strict(plain)
+    assert found == {"a~/b": {"~1": None}, "not_finite": {"/a~0~1b/~01": "NaN"}}
+    assert repr(restored(found)) == repr(plain)
+
+
+def test_text_of_one_line_or_of_many():
+    plain = {"a": (1.0, math.inf), "b": {"c": 2}}
+    expected = {"a": [1.0, None], "b": {"c": 2}, "not_finite": {"/a/1": "Infinity"}}
+    assert strict_text(plain) == json.dumps(expected)
+    assert strict_text(plain, indent=2) == json.dumps(expected, indent=2)
+    with pytest.raises(TypeError):
+        strict_text({"a": {1}})
+
+
+def test_what_somebody_else_wrote():
+    assert parsed('{"a": [1, null]}') == parsed(b'{"a": [1, null]}') == {"a": [1, None]}
+    for wrong in (b"\xff", "", "{"):
+        with pytest.raises(ValueError):  # noqa: PT011 - the words are Python's
+            parsed(wrong)
