@@ -1,4 +1,4 @@
-"""The pictures of the gallery, of what `make gallery` trains: `gallery.py RUNS MEADOW FARM PICTURES`.
+"""The gallery, of what `make gallery` trains: `gallery.py RUNS MEADOW FARM PICTURES`.
 
 They are drawn animals of the two toy worlds, so they are ours.
 """
@@ -19,12 +19,14 @@ COLUMNS = 6
 def main(runs: Path, meadow: Path, farm: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shown = sorted((farm / "testA").glob("*.png"))
-    relation, cut = (of_run(runs / f"farm-{name}", shown) for name in ("relation", "cut"))
-    rows = [shown, companions(shown, "true"), relation, cut]
+    run = runs / "farm-relation"
+    rows = [shown, companions(shown, "true"), of_run(run, shown)]
     save(grid([row[:COLUMNS] for row in rows]), folder / "gallery-farm.png")
     save(grid(furthest(rows, COLUMNS)), folder / "gallery-farm-worst.png")
-    steps = sorted((runs / "farm-relation" / "previews").glob("step_*.png"))
-    save(below([upper(Image.open(path), 0.26) for path in steps]), folder / "gallery-learning.png")
+    steps = sorted((run / "previews").glob("step_*.png"))
+    learning = below([upper(Image.open(path), 0.35) for path in steps])
+    twice = (2 * learning.width, 2 * learning.height)
+    save(learning.resize(twice, Image.Resampling.NEAREST), folder / "gallery-learning.png")
     plain = sorted((meadow / "testA").glob("*.png"))[:COLUMNS]
     truth = companions(plain, "true")
     save(grid([plain, truth, of_run(runs / "norm", plain)]), folder / "gallery-norm.png")
