@@ -19,7 +19,9 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
-COLOURS = 64
+COLOURS = (64, 32, 16)
+MOST_OF_A_PICTURE = 26_000
+"""Bytes, for which colours are given up."""
 MOST_BYTES = 200_000
 """Of a notebook with its pictures."""
 METADATA = {
@@ -90,12 +92,20 @@ def small(output: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     data = {"text/plain": text.replace(f"{folder}{os.sep}", "")}
     if "image/png" in output.data:
         with Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))) as picture:
-            few = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-        buffer = io.BytesIO()
-        few.save(buffer, "PNG", optimize=True)
-        data["image/png"] = base64.b64encode(buffer.getvalue()).decode()
+            data["image/png"] = base64.b64encode(in_few_colours(picture)).decode()
     output.data = nbformat.from_dict(data)
     return output
+
+
+def in_few_colours(picture: Image.Image) -> bytes:
+    """As PNG."""
+    for colours in COLOURS:
+        buffer = io.BytesIO()
+        few = picture.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+        few.save(buffer, "PNG", optimize=True)
+        if len(buffer.getvalue()) < MOST_OF_A_PICTURE:
+            break
+    return buffer.getvalue()
 
 
 def check(path: Path) -> None:

@@ -181,8 +181,8 @@ def test_own_photos(tmp_path, own):
     assert len(list((run / "translated").iterdir())) == number
     assert (run / "scores.json").is_file()
     assert len(pictures) == 5
-    columns = min(number, 8)
-    assert [picture.size for picture in pictures[3:]] == [(96 * columns, 192), (96 * columns, 288)]
+    columns = min(number, 6)
+    assert [picture.size for picture in pictures[3:]] == [(96 * columns, 192), (96 * 4, 192)]
 
 
 @pytest.mark.slow
