@@ -178,7 +178,8 @@ def test_own_photos(tmp_path, own):
     assert "change" in text
     number = 5 if own else 24
     assert f"{number} translated into runs/my-photos/translated" in text
-    assert len(list((run / "translated").iterdir())) == number
+    kind = "photo *.jpg" if own else "*.png"
+    assert len(list((run / "translated").glob(kind))) == number
     assert (run / "scores.json").is_file()
     assert len(pictures) == 5
     columns = min(number, 6)
