@@ -6,11 +6,12 @@ TEST_PROCESSES ?= 2
 OLDEST := .venv-oldest
 OLDEST_PYTHON ?= python3.10
 DEMO := runs/demo
+GALLERY := runs/gallery
 # The address of a package index with other builds of torch, such as those for processors only.
 TORCH_INDEX ?=
 OTHER_TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: install demo test test-oldest slow check docs pictures format clean
+.PHONY: install demo test test-oldest slow check docs pictures gallery notebooks format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +23,8 @@ help:
 	@echo "make check     format, lint, types, import contract, the site"
 	@echo "make docs      the site, in build/site"
 	@echo "make pictures  the pictures of the site, anew, from the run of \`make demo\`"
+	@echo "make gallery   two runs and the pictures of the gallery, from them"
+	@echo "make notebooks the notebooks of examples/, run anew"
 	@echo "make format    let the formatter write"
 	@echo "make clean     remove .venv, runs and caches"
 
@@ -69,6 +72,20 @@ docs: install
 
 pictures: demo
 	$(BIN)/python docs/making/pictures.py $(DEMO) build/toy docs/pictures
+
+gallery: install
+	test -d build/toy || $(BIN)/patchkin data toy build/toy
+	test -d build/farm || $(BIN)/patchkin data toy build/farm --world farm
+	$(BIN)/patchkin train semantic-relation --preset toy --data build/farm --run-dir $(GALLERY)/farm-relation --overwrite
+	$(BIN)/patchkin translate $(GALLERY)/farm-relation build/farm/testA --output $(GALLERY)/farm-relation/translated --overwrite
+	$(BIN)/patchkin evaluate $(GALLERY)/farm-relation --data build/farm --protocol
+	$(BIN)/patchkin train semantic-relation --preset toy --data build/toy --method.generator.norm instance --steps 600 --run-dir $(GALLERY)/norm --overwrite
+	$(BIN)/patchkin translate $(GALLERY)/norm build/toy/testA --output $(GALLERY)/norm/translated --overwrite
+	$(BIN)/patchkin translate horse2zebra build/toy/testA --output $(GALLERY)/shipped/translated --overwrite
+	$(BIN)/python docs/making/gallery.py $(GALLERY) build/toy build/farm docs/pictures
+
+notebooks: install
+	$(BIN)/python docs/making/notebooks.py build/notebooks examples/*.ipynb
 
 format: install
 	$(BIN)/ruff format .

@@ -4,13 +4,16 @@
   outside `docs/` become pages of the site, and links to them follow.
 - `<!-- method: cut -->` becomes what the code itself says about a method.
 - Formulas become MathML, which browsers show without a script.
+- Notebooks become pages with what their cells show; none is run.
 
 `python docs/making/hooks.py` writes the table of released flags into `docs/coming-from.md`.
 """
 
 from __future__ import annotations
 
+import base64
 import html
+import json
 import posixpath
 import re
 from collections.abc import Iterator
@@ -30,6 +33,7 @@ OUTSIDE = (
     "SECURITY.md",
     "benchmarks/**/*.md",
     "examples/*.py",
+    "examples/*.ipynb",
     "Dockerfile",
 )
 CARDS = "src/patchkin/storage/shipped/*/MODEL_CARD.md"
@@ -59,7 +63,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages from outside of `docs/`, and the pictures and scripts that they show."""
     for path in outside():
         source = path.relative_to(ROOT).as_posix()
-        if source in SHOWN or path.suffix == ".py":
+        if path.suffix == ".ipynb":
+            text, pictures = notebook_page(path)
+            files.append(File.generated(config, f"{source}.md", content=text))
+            files.append(File.generated(config, source, abs_src_path=str(path)))
+            for name, content in pictures.items():
+                files.append(File.generated(config, f"examples/{name}", content=content))
+        elif source in SHOWN or path.suffix == ".py":
             text = path.read_text(encoding="utf-8")
             language = SHOWN.get(source, "python")
             page = f"# {path.name}\n\n`{source}`\n\n``````{language}\n{text}``````\n"
@@ -97,6 +107,42 @@ def on_page_content(text: str, page: Page, config: MkDocsConfig, files: Files) -
     return FORMULA.sub(formula, text)
 
 
+def notebook_page(path: Path) -> tuple[str, dict[str, bytes]]:
+    """A notebook as Markdown, and the pictures that it shows, by the names of their files.
+
+    What a picture shows is told by `alt` in the metadata of its cell.
+    """
+    parts: list[str] = []
+    pictures: dict[str, bytes] = {}
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(source)
+            continue
+        parts.append(fenced(source, "python"))
+        for output in cell["outputs"]:
+            data = output.get("data", {})
+            if "image/png" in data:
+                name = f"{path.stem}.{len(pictures)}.png"
+                pictures[name] = base64.b64decode("".join(data["image/png"]))
+                alt = html.escape(cell["metadata"].get("alt", ""))
+                parts.append(f'<img src="{name}" alt="{alt}">')
+            else:
+                parts.append(
+                    fenced("".join(output.get("text", data.get("text/plain", ""))), "text")
+                )
+    about = (
+        f'This page is a notebook, with what its cells showed: <a href="{path.name}" download>'
+        f"{path.name}</a>, in `examples/` of the repository."
+    )
+    return "\n\n".join([parts[0], about, *parts[1:]]) + "\n", pictures
+
+
+def fenced(text: str, language: str) -> str:
+    """A block of code, whatever stands in it."""
+    return f"``````{language}\n{text.rstrip()}\n``````"
+
+
 @cache
 def outside() -> tuple[Path, ...]:
     """Files of the repository that are pages or pictures of the site."""
@@ -126,7 +172,7 @@ def site_link(link: str, home: str, source: str) -> str:
     elif file == "README.md":
         found = "index.md"
     elif is_outside(file):
-        found = f"{file}.md" if file in SHOWN or file.endswith(".py") else file
+        found = f"{file}.md" if file in SHOWN or file.endswith((".py", ".ipynb")) else file
     elif (ROOT / file).is_dir() and is_outside(f"{file}/README.md"):
         found = f"{file}/README.md"
     elif (ROOT / file).is_dir() and file.startswith("benchmarks"):

@@ -16,6 +16,7 @@ OF_OTHERS = {
     "--signal",  # Slurm
     *("--shm-size", "--gpus", "--user"),  # Docker
     "--no-deps",  # pip
+    "--set",  # docs/making/notebooks.py
     "--w_hpf",  # of the released StarGAN v2
     *("--method.field-name", "--method.colour-weight"),  # made up, and of an example
     *("--sizes", "--batches", "--patches", "--precisions"),  # benchmarks/scaling/run.py

@@ -21,7 +21,10 @@ __all__ = ["browser"]
 pytestmark = pytest.mark.slow
 FETCHED = {"img": "src", "script": "src", "link": "href", "source": "src", "iframe": "src"}
 WIDTHS = {"desk": 1280, "phone": 390}
-LOOKED_AT = ("index.html", "start.html", "methods/semantic-relation.html", "choosing.html")
+LOOKED_AT = (
+    *("index.html", "start.html", "methods/semantic-relation.html", "choosing.html"),
+    *("gallery.html", "examples/own_photos.ipynb.html"),
+)
 
 
 @pytest.fixture(scope="module")

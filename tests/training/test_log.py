@@ -19,6 +19,13 @@ def test_the_wait_for_the_loader_is_shown(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == "step 2/4  0.80 img/s, wait 30%  0:10 left  G 1\n"
 
 
+def test_lines_are_plain_in_a_notebook(tmp_path, monkeypatch, capsys):
+    """rich would hand each to the notebook as a table of HTML."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    RunLog(tmp_path / "log.jsonl", total_steps=4).say("step 2/4  [GAN] 1")
+    assert capsys.readouterr().err == "step 2/4  [GAN] 1\n"
+
+
 def test_after_twenty_steps_it_says_how_long_it_will_take():
     """The middle one counts: the first steps are slow."""
     forecast = Forecast(1020)

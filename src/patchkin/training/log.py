@@ -43,7 +43,8 @@ class RunLog:
         self._path = path
         self._total_steps = total_steps
         self._quiet = quiet
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        # In a notebook too: rich would make a table of HTML of every line there.
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, force_jupyter=False)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
