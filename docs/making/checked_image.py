@@ -33,7 +33,9 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 STRANGER = (1234, 1234)
 """User and group of `--user`: the image has no name for them."""
 SHARED_MEMORY = "64m"
-_SHARED_PREFIXES = ("PIP_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "http_proxy", "https_proxy")
+LENT = "/lent"
+"""Folder of certificates, where no package of the image overwrites them."""
+_SHARED_PREFIXES = ("PIP_", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "http_proxy", "https_proxy")
 _TINY = (
     *("--steps", "4", "--size", "32", "--data.load-size", "36", "--ngf", "4", "--ndf", "4"),
     *("--blocks", "5", "--method.num-patches", "8", "--method.head-width", "8"),
@@ -235,15 +237,18 @@ def lend(image: Image) -> None:
         there = image.inside("/root/.config/pip/pip.conf")
         there.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(of_user, there)
-    image.lent = {k: v for k, v in os.environ.items() if k.startswith(_SHARED_PREFIXES)}
-    for value in ("/etc/ssl/certs/ca-certificates.crt", *image.lent.values()):
-        if Path(value).is_file() and not image.inside(value).exists():
-            image.inside(value).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(value, image.inside(value))
+    image.inside(LENT).mkdir(exist_ok=True)
+    lent = {k: v for k, v in os.environ.items() if k.startswith(_SHARED_PREFIXES)}
+    for name, value in lent.items():
+        if Path(value).is_file():
+            lent[name] = f"{LENT}/{name}"
+            shutil.copy(value, image.inside(lent[name]))
+    image.lent = lent
 
 
 def take_back(image: Image) -> None:
     """What a user of the image would not have."""
+    shutil.rmtree(image.inside(LENT))
     image.inside("/etc/pip.conf").unlink(missing_ok=True)
     image.inside("/root/.config/pip/pip.conf").unlink(missing_ok=True)
 

@@ -19,6 +19,10 @@ import pytest
 from PIL import Image
 
 from bombs import png_bomb
+from patchkin.web.examples import examples
+from patchkin.web.models import Models
+from patchkin.web.shown import Shown
+from patchkin.web.visitors import Visitors
 from web.conftest import served, small_png
 
 pytestmark = [
@@ -116,6 +120,25 @@ def test_files_of_the_machine_are_not_served(server):
     for path in ("/etc/hostname", str(server.runs / "first" / "config.yaml")):
         with pytest.raises(urllib.error.HTTPError, match=r"403|404"):
             urllib.request.urlopen(f"{server.address}gradio_api/file={path}")
+
+
+def test_gradio_keeps_nothing_of_who_left(finished_run, tmp_path):
+    from patchkin.web.application import build
+
+    visitors = Visitors(tmp_path)
+    shown = Shown(
+        models=Models([str(finished_run)], device="cpu"),
+        examples=examples(None, tmp_path / "examples"),
+        visitors=visitors,
+        tile=64,
+        max_files=2,
+    )
+    mounted = build(shown, max_upload_bytes=1).routes[-1].app
+    states = mounted.state_holder
+    assert states["somebody"] is states["somebody"]
+    assert "somebody" in states
+    visitors.forget("somebody")
+    assert "somebody" not in states
 
 
 class Watched:

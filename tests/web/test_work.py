@@ -19,7 +19,6 @@ from patchkin.web.curves import curves
 from patchkin.web.examples import examples
 from patchkin.web.models import KEPT, Models
 from patchkin.web.points import related
-from patchkin.web.shown import Shown
 from patchkin.web.translating import Made, Wish, translations
 from patchkin.web.visitors import Visitors
 from web.conftest import small_png
@@ -192,25 +191,6 @@ def test_uploads_that_ended_in_the_middle_are_removed_later(tmp_path):
                 break
             time.sleep(0.02)
     assert sorted(visitors.uploads.iterdir()) == [whole, coming]
-
-
-def test_gradio_keeps_nothing_of_who_left(finished_run, tmp_path):
-    from patchkin.web.application import build
-
-    visitors = Visitors(tmp_path)
-    shown = Shown(
-        models=Models([str(finished_run)], device="cpu"),
-        examples=examples(None, tmp_path / "examples"),
-        visitors=visitors,
-        tile=64,
-        max_files=2,
-    )
-    mounted = build(shown, max_upload_bytes=1).routes[-1].app
-    states = mounted.state_holder
-    assert states["somebody"] is states["somebody"]
-    assert "somebody" in states
-    visitors.forget("somebody")
-    assert "somebody" not in states
 
 
 @pytest.mark.parametrize(
