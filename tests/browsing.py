@@ -35,7 +35,7 @@ def browser():
         chromium.close()
 
 
-CONTRAST = """() => {
+CONTRAST = r"""() => {
   const dot = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const numbers = (colour) => {
     dot.clearRect(0, 0, 1, 1);
@@ -61,10 +61,11 @@ CONTRAST = """() => {
   const found = [];
   for (const node of document.querySelectorAll("body *")) {
     const words = [...node.childNodes].filter((n) => n.nodeType === 3).map((n) => n.textContent);
-    const text = (node.tagName === "INPUT" ? node.value : words.join(" ")).trim();
+    const typed = node.matches("input:is([type=text], [type=number], :not([type])), textarea");
+    const text = (typed ? node.value : words.join(" ")).trim();
     const hidden = { opacityProperty: true, visibilityProperty: true };
-    if (!text || !node.checkVisibility(hidden) || node.closest(":disabled, [aria-disabled=true]"))
-      continue;
+    const isRead = /[\p{L}\p{N}]/u.test(text) && node.checkVisibility(hidden);
+    if (!isRead || node.closest(":disabled, [aria-disabled=true]")) continue;
     const style = getComputedStyle(node), ground = behind(node), colour = numbers(style.color);
     const pair = [light(over(colour, ground, colour[3] * opacity(node))), light(ground)];
     pair.sort((a, b) => b - a);

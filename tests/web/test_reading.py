@@ -57,11 +57,11 @@ def test_all_is_done_by_keys_alone(visit):
     with page.expect_download() as download:
         page.keyboard.press("Enter")
     assert download.value.suggested_filename.endswith(".png")
-    reach("#explore button")  # By numbers
+    reach("#by-numbers button")
     page.keyboard.press("Enter")
-    reach("#explore input[type=number]")
+    reach("#by-numbers input[type=number]")
     page.keyboard.type("25")
-    reach("#explore button.lg, #explore button.secondary")
+    reach("#compare-point")
     page.keyboard.press("Enter")
     page.wait_for_function("document.querySelector('#agreement').innerText.includes('Tap')")
     first = page.get_attribute("#before img", "src")

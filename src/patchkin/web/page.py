@@ -155,10 +155,10 @@ class ModelTab:
                     self.after = _picture("Output", "after")
                 self.tap = gr.Radio([], label="Layer (tap)", visible=False, elem_id="taps")
                 self.agreement = gr.HTML("", elem_id="agreement")
-                with gr.Accordion("By numbers", open=False), gr.Row():
+                with gr.Accordion("By numbers", open=False, elem_id="by-numbers"), gr.Row():
                     self.y = gr.Number(50, label="Down, in %", minimum=0, maximum=100)
                     self.x = gr.Number(50, label="Across, in %", minimum=0, maximum=100)
-                    self.compare = gr.Button("Compare this point")
+                    self.compare = gr.Button("Compare this point", elem_id="compare-point")
 
     # Events
 
