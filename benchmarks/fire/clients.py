@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import io
 import itertools
 import json
@@ -102,7 +103,11 @@ class Crowd:
         return told
 
     def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=self.address, timeout=LONGEST_SECONDS, trust_env=False)
+        """One connection for each request: one that is kept may be closed while it is asked."""
+        limits = httpx.Limits(max_keepalive_connections=0)
+        return httpx.AsyncClient(
+            base_url=self.address, timeout=LONGEST_SECONDS, trust_env=False, limits=limits
+        )
 
     # Those who wait
 
@@ -180,7 +185,7 @@ class Crowd:
         reader, writer = await asyncio.open_connection(self.host, self.port)
         head = f"GET / HTTP/1.1\r\nhost: {self.host}\r\n".encode()
         writer.write(head[: chance.choice((0, 0, 5, len(head)))])
-        await ended(reader, 40)
+        await ended(reader, LONGEST_SECONDS)
         writer.close()
         told.outcome = "ended"
 
@@ -189,7 +194,7 @@ class Crowd:
         reader, writer = await asyncio.open_connection(self.host, self.port)
         body = multipart(chance.choice(self.images)[0])
         writer.write(self.head(len(body)) + body[: chance.randint(1, len(body) - 1)])
-        answer = await ended(reader, 60)
+        answer = await ended(reader, LONGEST_SECONDS)
         writer.close()
         if not answer.startswith(b"HTTP/1.1 408") or b"too slowly" not in answer:
             raise FaultyError(f"told {answer[:200]!r}")
@@ -350,10 +355,11 @@ def expect(response: httpx.Response, status: int, said: str) -> None:
 
 async def ended(reader: asyncio.StreamReader, seconds: float) -> bytes:
     """What is read until the server closes."""
-    try:
-        return await asyncio.wait_for(reader.read(), seconds)
-    except ConnectionError:
-        return b""
+    found = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := await asyncio.wait_for(reader.read(4096), seconds):
+            found += piece
+    return found
 
 
 def vanish(writer: asyncio.StreamWriter) -> None:

@@ -285,9 +285,8 @@ def _debian(root: Path, base: str) -> None:
 
 def use(image: Image, folder: Path) -> None:
     """What a user does; `folder` is the one that they mount."""
+    tell(f"patchkin --version: {image.container('--version').strip()}")
     with mounted("--bind", str(folder), at=image.inside(image.folder)):
-        version = image.container("--version").strip()
-        tell(f"patchkin --version: {version}")
         python = f"{image.environment['PATH'].partition(':')[0]}/python"
         for who in (STRANGER, image.identity(image.user)):
             os.chown(folder, *who)

@@ -16,7 +16,12 @@ from patchkin.web import patience
 from patchkin.web.patience import MOST_WORDS_BYTES, Patience, PatientProtocol
 from patchkin.web.server import HANDLES, _allow_handles, listen
 
-HEAD_SECONDS = 0.4
+HEAD_SECONDS, GRACE_SECONDS = 0.4, 0.1
+
+
+def shorten(monkeypatch):
+    monkeypatch.setattr(patience, "HEAD_SECONDS", HEAD_SECONDS)
+    monkeypatch.setattr(patience, "GRACE_SECONDS", GRACE_SECONDS)
 
 
 async def behind(scope, receive, send):
@@ -67,9 +72,10 @@ def test_too_much_is_refused_with_the_limit(tmp_path):
     assert told == (413, f"More than {8 << 20} bytes were sent at once.")
 
 
-def test_what_comes_too_slowly_is_refused(tmp_path):
+def test_what_comes_too_slowly_is_refused(tmp_path, monkeypatch):
+    shorten(monkeypatch)
     slow = (408, "What was sent came too slowly: try again.")
-    assert ask(tmp_path, [b"a", b"b"], pause=0.2, piece_seconds=0.1) == slow
+    assert ask(tmp_path, [b"a", b"b"], pause=0.5, piece_seconds=0.1) == slow
     assert ask(tmp_path, [b"a"] * 9, pause=0.1, piece_seconds=5, whole_seconds=0.4) == slow
     assert ask(tmp_path, [b"a", b"b"], pause=0.05, piece_seconds=5) == (200, "2")
 
@@ -90,13 +96,11 @@ def test_no_upload_is_taken_by_a_full_disk(tmp_path, monkeypatch):
 
 
 @contextlib.contextmanager
-def serving(application):
+def serving(application, protocol=PatientProtocol):
     """Its port."""
     with listen("127.0.0.1", 0) as listening:
         listening.listen()
-        server = uvicorn.Server(
-            uvicorn.Config(application, http=PatientProtocol, log_level="critical")
-        )
+        server = uvicorn.Server(uvicorn.Config(application, http=protocol, log_level="critical"))
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:
@@ -123,7 +127,7 @@ def seconds_until_closed(port, *sent):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_connections_that_ask_nothing_are_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(patience, "HEAD_SECONDS", HEAD_SECONDS)
+    shorten(monkeypatch)
 
     async def late(scope, receive, send):
         if scope["type"] == "http":
@@ -140,6 +144,22 @@ def test_connections_that_ask_nothing_are_ended(tmp_path, monkeypatch):
         assert answered > 1.5 * HEAD_SECONDS
         after_an_answer = seconds_until_closed(port, whole, whole[:9])
         assert after_an_answer == pytest.approx(HEAD_SECONDS, abs=0.3)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_came_in_time_and_is_read_late_is_answered(monkeypatch):
+    """By a machine that has too much to do."""
+    shorten(monkeypatch)
+
+    class Late(PatientProtocol):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            time.sleep(2 * HEAD_SECONDS)
+
+    with serving(behind, Late) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as talking:
+            talking.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+            assert talking.recv(4096).startswith(b"HTTP/1.1 200")
 
 
 def test_a_silent_peer_is_asked_whether_it_is_there():

@@ -26,6 +26,8 @@ PIECE_SECONDS = 30.0
 """Between two pieces of a body."""
 WHOLE_SECONDS = 1800.0
 """For all of it."""
+GRACE_SECONDS = 1.0
+"""After each of them: on a machine with more to do than it can, what came in time is read late."""
 LEAST_FREE_BYTES = 1 << 30
 """Of the disk, for an upload to be taken."""
 
@@ -57,7 +59,10 @@ class PatientProtocol(H11Protocol):  # type: ignore[misc]
             self._deadline.cancel()
             self._deadline = None
         elif waits and self._deadline is None:
-            self._deadline = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self._look_once_more)
+
+    def _look_once_more(self) -> None:
+        self._deadline = self.loop.call_later(GRACE_SECONDS, self.timeout_keep_alive_handler)
 
     def _has_begun(self) -> bool:
         return bool(self.conn.trailing_data[0])
@@ -124,9 +129,8 @@ class _Body:
         if self.refusal is not None:
             return {"type": "http.disconnect"}
         left = max(0.0, min(self._piece_seconds, self._end - time.monotonic()))
-        try:
-            message = await asyncio.wait_for(self._receive(), left)
-        except asyncio.TimeoutError:
+        message = await self._piece(left) or await self._piece(GRACE_SECONDS)
+        if message is None:
             self.refusal = 408, "What was sent came too slowly: try again."
             return {"type": "http.disconnect"}
         self._left_bytes -= len(message.get("body", b""))
@@ -135,6 +139,12 @@ class _Body:
             self.refusal = 413, f"More than {self._limit} bytes were sent at once."
             return {"type": "http.disconnect"}
         return message
+
+    async def _piece(self, seconds: float) -> Any:
+        try:
+            return await asyncio.wait_for(self._receive(), seconds)
+        except asyncio.TimeoutError:
+            return None
 
     async def send(self, message: Any) -> None:
         """To the client, unless it is refused."""
