@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
+import select
+import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -69,6 +74,90 @@ def test_the_command_prints_a_script_or_says_what_it_needs(command):
     code, _, err = command("--completion", "bsh")
     assert code == 2
     assert "bash" in err
+
+
+def typed_into(shell, script_file, folder, line):
+    """The line as a real shell has it after Tab, with its cursor at the end."""
+    if shell == "fish":
+        asking = f"source {script_file}; complete -C '{line}'"
+        told = subprocess.run(
+            ["fish", "--no-config", "-c", asking], cwd=folder, capture_output=True, text=True,
+            check=True,
+        )  # fmt: skip
+        assert told.stderr == ""
+        offers = [offer.partition("\t")[0] for offer in told.stdout.splitlines()]
+        return [f"{line.rpartition(' ')[0]} {offer}" for offer in offers]
+    plain = {"bash": ["bash", "--norc", "-i"], "zsh": ["zsh", "-f", "-i"]}[shell]
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "PS1": "> ", "HOME": str(folder)}
+    process = subprocess.Popen(
+        plain, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=environment,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        os.write(ours, f"source {script_file}; echo RE''ADY\n".encode())
+        _read_until(ours, r"[\r\n]READY")
+        os.write(ours, f'{line}\t\x05END"\x01echo "BEGIN\n'.encode())  # ends and begins the line
+        found = _read_until(ours, r"[\r\n]BEGIN(.*?)END[\r\n]")
+        return [found.rstrip()]
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(theirs)
+
+
+def _read_until(terminal, pattern):
+    seen, begun = "", time.monotonic()
+    while time.monotonic() - begun < 30:
+        if select.select([terminal], [], [], 1)[0]:
+            seen += os.read(terminal, 4096).decode(errors="replace")
+        match = re.search(pattern, re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen))
+        if match:
+            return "".join(match.groups())
+    raise AssertionError(seen)
+
+
+TYPED = {
+    "patchkin transl": "patchkin translate",
+    "patchkin data downl": "patchkin data download",
+    "patchkin train cut --pres": "patchkin train cut --preset",
+    "patchkin translate runs --outp": "patchkin translate runs --output",
+    "patchkin translate runs phot": "patchkin translate runs photo_one.png",
+}
+"""A verb, its part, options and a file."""
+shells = pytest.mark.parametrize(
+    "shell",
+    [
+        pytest.param(
+            shell,
+            marks=pytest.mark.skipif(
+                shutil.which(shell) is None and not os.environ.get("CI"),
+                reason=f"no {shell} on this machine",
+            ),
+        )
+        for shell in ("bash", "zsh", "fish")
+    ],
+)
+
+
+@shells
+def test_a_real_shell_completes_a_verb_an_option_and_a_file(shell, words, tmp_path):
+    (tmp_path / "script").write_text(script(shell, words, VERBS))
+    (tmp_path / "photo_one.png").touch()
+    for line, wanted in TYPED.items():
+        assert typed_into(shell, tmp_path / "script", tmp_path, line) == [wanted]
+
+
+@pytest.mark.slow
+@shells
+def test_a_real_shell_takes_the_whole_script(shell, command, tmp_path):
+    code, out, _ = command("--completion", shell)
+    assert code == 0
+    (tmp_path / "script").write_text(out)
+    (tmp_path / "photo_one.png").touch()
+    for line, wanted in TYPED.items():
+        assert typed_into(shell, tmp_path / "script", tmp_path, line) == [wanted]
 
 
 @pytest.mark.slow

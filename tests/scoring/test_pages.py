@@ -6,7 +6,7 @@ browser, but not where CI is set: there it is a failure.
 
 from __future__ import annotations
 
-from browsing import browser, needs_chromium
+from browsing import browser, needs_chromium, unreadable
 
 __all__ = ["browser"]
 pytestmark = needs_chromium
@@ -22,6 +22,7 @@ def look(browser, path):
     page.goto(path.as_uri())
     widths = page.eval_on_selector_all("img", "images => images.map(i => i.naturalWidth)")
     text = page.inner_text("body")
+    assert unreadable(page) == []
     page.close()
     return messages, set(addresses), widths, text
 

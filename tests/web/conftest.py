@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ TESTS = Path(__file__).parents[1]
 PROGRAM = """
 import sys
 sys.path[:0] = [{tests!r}]
+{before}
 from patchkin.cli import main
 from patchkin.methods import METHODS
 from tinting import STYLED
@@ -47,6 +50,14 @@ class Server:
         return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024
 
     @property
+    def threads(self):
+        return len(list(Path(f"/proc/{self.process.pid}/task").iterdir()))
+
+    @property
+    def handles(self):
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    @property
     def room(self):
         """Folders of visitors and of uploads."""
         held = Path(f"/proc/{self.process.pid}/environ").read_bytes()
@@ -56,7 +67,7 @@ class Server:
 
 
 @contextmanager
-def served(folder, *arguments):
+def served(folder, *arguments, before=""):
     folder.mkdir(exist_ok=True)
     source = Path(main.__code__.co_filename).parents[2]
     environment = {
@@ -65,7 +76,13 @@ def served(folder, *arguments):
         "TMPDIR": str(folder),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, "-c", PROGRAM.format(tests=str(TESTS)), "demo", *arguments]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM.format(tests=str(TESTS), before=before),
+        "demo",
+        *arguments,
+    ]
     with (folder / "said.txt").open("w") as said:
         process = subprocess.Popen(
             [*map(str, command), "--port", "0", "--device", "cpu"],
@@ -106,11 +123,22 @@ def tinted_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def server(finished_run, tinted_run, tmp_path_factory):
+def paired_run(toy_root, tmp_path_factory):
+    """Of a method that translates both ways."""
+    run_dir = tmp_path_factory.mktemp("paired") / "pair"
+    arguments = ["train", "tint-pair", "--data", str(toy_root), "--run-dir", str(run_dir)]
+    quick = ["--steps", "2", "--size", "32", "--device", "cpu", "--workers", "0"]
+    assert main([*arguments, *quick], methods={**METHODS, **STYLED}) == 0
+    return run_dir
+
+
+@pytest.fixture(scope="session")
+def server(finished_run, tinted_run, paired_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     runs = folder / "runs"
     shutil.copytree(finished_run, runs / "first")
-    with served(folder, finished_run, tinted_run, "--runs", runs, "--max-upload", "2") as server:
+    models = (finished_run, tinted_run, paired_run)
+    with served(folder, *models, "--runs", runs, "--max-upload", "2") as server:
         server.runs = runs
         yield server
 
@@ -133,3 +161,68 @@ def small_png(path, size=(48, 40), seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
     Image.fromarray(pixels).save(path)
     return path
+
+
+OF_GRADIO = "Method not implemented."
+"""What its client logs, as information, with every upload."""
+PHONE = {"width": 390, "height": 844}
+
+
+class Visit:
+    """A page, with what it says on the console and what it asks for."""
+
+    def __init__(self, browser, server, **options):
+        self.page = browser.new_page(**options)
+        self.page.set_default_timeout(60_000)
+        self.said, self.asked, self.address = [], [], server.address
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(server.address)
+        self.page.wait_for_selector("#examples img")
+
+    def choose_model(self, number):
+        self.page.get_by_label("Model").click()
+        self.page.get_by_role("option").nth(number).click()
+
+    def status(self, part):
+        wanted = f"document.querySelector('#status').innerText.includes({json.dumps(part)})"
+        self.page.wait_for_function(wanted)
+        return self.page.inner_text("#status")
+
+    def images(self, selector, number):
+        wanted = f"document.querySelectorAll('{selector} img').length === {number}"
+        self.page.wait_for_function(wanted)
+
+    def close(self):
+        """Everything came from the server, every image is there, nothing was complained of."""
+        self.page.evaluate("for (const image of document.images) image.loading = 'eager'")
+        self.page.wait_for_function(
+            "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
+        )
+        outside = [
+            url for url in self.asked if not url.startswith((self.address, "data:", "blob:"))
+        ]
+        self.page.close()
+        assert [line for line in self.said if line != OF_GRADIO] == []
+        assert outside == []
+
+
+@pytest.fixture
+def visiting(browser):
+    """Opens pages of a server; at the end each must be whole and have been silent."""
+    visits = []
+
+    def make(server, **options):
+        visits.append(Visit(browser, server, **options))
+        return visits[-1]
+
+    yield make
+    for one in visits:
+        if not one.page.is_closed():
+            one.close()
+
+
+@pytest.fixture
+def visit(visiting, server):
+    return partial(visiting, server)

@@ -16,62 +16,9 @@ from patchkin.methods import METHODS
 from patchkin.translation.styles import drawn_styles
 from patchkin.translation.translator import Translator
 from tinting import STYLED
-from web.conftest import small_png
+from web.conftest import PHONE, small_png
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-OF_GRADIO = "Method not implemented."
-"""What its client logs, as information, with every upload."""
-PHONE = {"width": 390, "height": 844}
-
-
-class Visit:
-    """A page, with what it says on the console and what it asks for."""
-
-    def __init__(self, browser, server, **options):
-        self.page = browser.new_page(**options)
-        self.page.set_default_timeout(60_000)
-        self.said, self.asked, self.address = [], [], server.address
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(server.address)
-        self.page.wait_for_selector("#examples img")
-
-    def status(self, part):
-        wanted = f"document.querySelector('#status').innerText.includes({json.dumps(part)})"
-        self.page.wait_for_function(wanted)
-        return self.page.inner_text("#status")
-
-    def images(self, selector, number):
-        wanted = f"document.querySelectorAll('{selector} img').length === {number}"
-        self.page.wait_for_function(wanted)
-
-    def close(self):
-        """Everything came from the server, every image is there, nothing was complained of."""
-        self.page.evaluate("for (const image of document.images) image.loading = 'eager'")
-        self.page.wait_for_function(
-            "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
-        )
-        outside = [
-            url for url in self.asked if not url.startswith((self.address, "data:", "blob:"))
-        ]
-        self.page.close()
-        assert [line for line in self.said if line != OF_GRADIO] == []
-        assert outside == []
-
-
-@pytest.fixture
-def visit(browser, server):
-    visits = []
-
-    def make(**options):
-        visits.append(Visit(browser, server, **options))
-        return visits[-1]
-
-    yield make
-    for one in visits:
-        if not one.page.is_closed():
-            one.close()
 
 
 def test_an_image_is_translated_and_comes_back_as_it_was_given(
@@ -115,14 +62,14 @@ def test_a_point_is_compared_tap_by_tap_on_a_phone_too(visit):
 def test_styles_are_drawn_and_all_come_in_one_file(visit, tinted_run, tmp_path):
     image = small_png(tmp_path / "image.png")
     there = visit()
-    there.page.get_by_label("Model").click()
-    there.page.get_by_role("option").nth(1).click()
+    there.choose_model(1)
     there.page.get_by_label("Drawn at random").check()
     there.page.wait_for_selector("text=Seed")
     there.page.set_input_files("#upload input", image)
     there.status("4 translations in")
     there.images("#results", 4)
-    assert not there.page.is_visible("#explore"), "this method compares no patches"
+    assert "it has no head that compares patches" in there.page.inner_text("#explore")
+    assert not there.page.is_visible("#before")
     with there.page.expect_download() as download:
         there.page.click("#download")
     translator = Translator.load(tinted_run, methods={**METHODS, **STYLED}, device="cpu")

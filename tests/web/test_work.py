@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -157,6 +159,38 @@ def test_a_visitor_who_leaves_takes_the_files_along(tmp_path):
     assert visitor.wish.is_set()
     assert list(tmp_path.iterdir()) == []
     assert len(visitors) == 0
+
+
+def test_who_does_not_come_back_is_forgotten_unless_a_job_runs(tmp_path):
+    visitors, told = Visitors(tmp_path), []
+    visitors.when_forgotten(told.append)
+    page, call, busy = (visitors.of(name) for name in ("page", "call", "busy"))
+    call.patience_seconds = busy.patience_seconds = 0.0
+    folders = [visitor.new_folder() for visitor in (page, call, busy)]
+    with busy.working():
+        visitors.tidy()
+        assert [folder.exists() for folder in folders] == [True, False, True]
+    assert told == ["call"]
+    assert len(visitors) == 2
+    assert visitors.of("call").new_folder() != folders[1]
+    visitors.forget("nobody")
+    assert told == ["call", "nobody"]  # whoever keeps something of a session is told of each
+
+
+def test_uploads_that_ended_in_the_middle_are_removed_later(tmp_path):
+    visitors = Visitors(tmp_path)
+    visitors.uploads.mkdir()
+    half, coming, whole = (visitors.uploads / name for name in ("tmpold", "tmpnew", "tmpdir"))
+    half.write_bytes(b"half")
+    coming.write_bytes(b"coming")
+    whole.mkdir()
+    os.utime(half, (0, 0))
+    with visitors.tidied(every_seconds=0.05):
+        for _ in range(100):
+            if not half.exists():
+                break
+            time.sleep(0.02)
+    assert sorted(visitors.uploads.iterdir()) == [whole, coming]
 
 
 @pytest.mark.parametrize(

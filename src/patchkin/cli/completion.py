@@ -32,7 +32,10 @@ _patchkin() {{
 }}
 complete -o default -F _patchkin patchkin
 """
-_ZSH = "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n"
+_ZSH = """\
+(( $+functions[compdef] )) || { autoload -U +X compinit && compinit }
+autoload -U +X bashcompinit && bashcompinit
+"""
 _FISH = """\
 function __patchkin_words
     set -l words (commandline -opc)

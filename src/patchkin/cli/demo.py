@@ -93,6 +93,7 @@ def run(arguments: Sequence[str], methods: Mapping[str, type[Method]]) -> int:
                 listening,
                 token=token,
                 max_upload_bytes=options.max_upload * MEGABYTE,
+                most_bytes=options.max_upload * options.max_files * MEGABYTE,
                 on_ready=lambda: print(f"{address}\nCtrl+C ends it.", file=sys.stderr, flush=True),
             )
         except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from patchkin.web.shown import ONE_AT_A_TIME, Shown
 from patchkin.web.watching import RunsTab
 
 QUEUE = 64
-"""Jobs that wait; more are told to come back."""
+"""Jobs that wait; more are told to come back. What takes no time does not wait in it."""
 
 _CONTRAST = {
     "button_primary_background_fill": "*primary_700",
@@ -37,17 +37,27 @@ def build(shown: Shown, *, max_upload_bytes: int) -> Any:
         if shown.runs is None:
             tab = ModelTab(shown)
         else:
-            with gr.Tab("Translate", elem_id="tab-translate"):
+            with gr.Tab("Translate", elem_id="tab-translate") as translating:
                 tab = ModelTab(shown)
-            with gr.Tab("Runs", elem_id="tab-runs"):
-                RunsTab(shown)
+            with gr.Tab("Runs", elem_id="tab-runs") as watching:
+                RunsTab(shown).look_while(watching, translating)
         add_interface(shown)
         page.load(
-            tab.describe, None, [tab.direction, tab.styles, tab.domain], api_visibility="private"
+            tab.describe,
+            None,
+            [tab.direction, tab.styles, tab.domain],
+            queue=False,
+            api_visibility="private",
         )
 
         def leave(request: gr.Request) -> None:
             shown.visitors.forget(request.session_hash)
+
+        def drop(session: str) -> None:
+            page.state_holder.session_data.pop(session, None)
+            page.state_holder.time_last_used.pop(session, None)
+
+        shown.visitors.when_forgotten(drop)
 
         page.unload(leave)
     page.queue(max_size=QUEUE, default_concurrency_limit=4)

@@ -75,9 +75,9 @@ class Guard:
         asked = parse_qs(scope.get("query_string", b"").decode("latin1"))
         if not refused and self._token and "token" in asked and scope["method"] == "GET":
             here = "/" + quote(scope["path"].lstrip("/"))
-            await _answer(send, 303, "", ("location", here), ("set-cookie", self._cookie))
+            await answer(send, 303, "", ("location", here), ("set-cookie", self._cookie))
         elif refused:
-            await _answer(send, refused[0], refused[1])
+            await answer(send, refused[0], refused[1])
         else:
             with contextlib.suppress(asyncio.CancelledError):  # at the end of the server
                 await self._inner(scope, receive, _with_headers(send))
@@ -120,7 +120,8 @@ def _with_headers(send: Any) -> Any:
     return sending
 
 
-async def _answer(send: Any, status: int, text: str, *headers: tuple[str, str]) -> None:
+async def answer(send: Any, status: int, text: str, *headers: tuple[str, str]) -> None:
+    """A few words instead of what was asked for."""
     told = [(name.encode(), value.encode()) for name, value in headers]
     body = text.encode()
     start = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]

@@ -10,6 +10,7 @@ import gradio as gr
 from patchkin.errors import PatchkinError
 from patchkin.web.shown import ONE_AT_A_TIME, Shown
 from patchkin.web.translating import Wish, translations
+from patchkin.web.visitors import IDLE_CALL_SECONDS
 
 
 def add_interface(shown: Shown) -> None:
@@ -25,6 +26,7 @@ def add_interface(shown: Shown) -> None:
     ) -> str:
         """Translate one image; the file that comes back is of the kind that was given."""
         visitor = shown.visitors.of(request.session_hash)
+        visitor.patience_seconds = IDLE_CALL_SECONDS
         visitor.begin()
         wish = Wish(
             model=model or shown.models.names[0],

@@ -26,6 +26,19 @@ _DIRECTIONS = [("A to B", "AtoB"), ("B to A", "BtoA")]
 _MOST_SAID = 6
 """Lines about files that failed."""
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+_LIGHT: dict[str, Any] = {"queue": False, **_PRIVATE}
+"""Of what takes no time: it is done while others compute."""
+_BUSY = "This was not done; the notice tells why. If too many wait, try again in a moment."
+_POINTS = "### What does a point relate to?\n"
+_ASKS = (
+    "Click into either picture. Yellow places are to the model like the point, dark ones unlike "
+    "it; where both pictures agree, the translation kept the relations."
+)
+_POINTLESS = (
+    "This model cannot tell: it has no head that compares patches. Models of methods that contrast "
+    "them, such as `cut` and `semantic-relation`, show it here."
+)
+_ONE_WAY = "Patches are compared from A to B only."
 
 
 @dataclass(frozen=True)
@@ -135,56 +148,52 @@ class ModelTab:
             "Download", visible=False, variant="secondary", elem_id="download"
         )
         with gr.Column(visible=False, elem_id="explore") as self.explore:
-            gr.Markdown(
-                "### What does a point relate to?\n"
-                "Click into either picture. Yellow places are to the model like the point, dark "
-                "ones unlike it; where both pictures agree, the translation kept the relations."
-            )
-            with gr.Row():
-                self.before = _picture("Input", "before")
-                self.after = _picture("Output", "after")
-            self.tap = gr.Radio([], label="Layer (tap)", visible=False, elem_id="taps")
-            self.agreement = gr.HTML("", elem_id="agreement")
-            with gr.Accordion("By numbers", open=False), gr.Row():
-                self.y = gr.Number(50, label="Down, in %", minimum=0, maximum=100)
-                self.x = gr.Number(50, label="Across, in %", minimum=0, maximum=100)
-                self.compare = gr.Button("Compare this point")
+            self.asks = gr.Markdown(_POINTS + _ASKS)
+            with gr.Column() as self.maps:
+                with gr.Row():
+                    self.before = _picture("Input", "before")
+                    self.after = _picture("Output", "after")
+                self.tap = gr.Radio([], label="Layer (tap)", visible=False, elem_id="taps")
+                self.agreement = gr.HTML("", elem_id="agreement")
+                with gr.Accordion("By numbers", open=False, elem_id="by-numbers"), gr.Row():
+                    self.y = gr.Number(50, label="Down, in %", minimum=0, maximum=100)
+                    self.x = gr.Number(50, label="Across, in %", minimum=0, maximum=100)
+                    self.compare = gr.Button("Compare this point", elem_id="compare-point")
 
     # Events
 
     def _connect(self) -> None:
         self.model.change(
-            self._on_model, self.model, [self.direction, self.styles, self.domain], **_PRIVATE
+            self._on_model, self.model, [self.direction, self.styles, self.domain], **_LIGHT
         )
-        self.style.change(self._on_style, self.style, [self.drawing, self.reference], **_PRIVATE)
-        self.files.clear(lambda: [], None, self.sources, **_PRIVATE)
+        self.style.change(self._on_style, self.style, [self.drawing, self.reference], **_LIGHT)
+        self.files.clear(lambda: [], None, self.sources, **_LIGHT)
         chosen = (
-            self.files.upload(_uploaded, self.files, self.sources, **_PRIVATE),
-            self.folder.upload(_uploaded, self.folder, self.sources, **_PRIVATE),
-            self.examples.select(self._on_example, None, self.sources, **_PRIVATE),
-            self.start.click(lambda sources: sources, self.sources, self.sources, **_PRIVATE),
+            self.files.upload(_uploaded, self.files, self.sources, **_LIGHT),
+            self.folder.upload(_uploaded, self.folder, self.sources, **_LIGHT),
+            self.examples.select(self._on_example, None, self.sources, **_LIGHT),
+            self.start.click(lambda sources: sources, self.sources, self.sources, **_LIGHT),
         )
         wish = [self.model, self.direction, self.domain, self.style, self.samples, self.seed]
         wish += [self.reference, self.large]
         shows = [self.status, self.cancel, self.slider, self.gallery, self.download, self.shelf]
-        shows += [self.explore, self.before, self.after, self.tap, self.agreement]
+        shows += [self.explore, self.asks, self.maps, self.before, self.after, self.tap]
+        shows += [self.agreement]
         for event in chosen:
-            event.success(
-                self._begin, None, [self.status, self.cancel], queue=False, **_PRIVATE
-            ).success(
+            event.success(self._begin, None, [self.status, self.cancel], **_LIGHT).success(
                 self._translate,
                 [self.sources, *wish],
                 shows,
                 concurrency_id=ONE_AT_A_TIME,
                 show_progress="hidden",
                 **_PRIVATE,
-            )
-        self.cancel.click(self._cancel, None, self.status, queue=False, **_PRIVATE)
+            ).failure(_too_many, None, [self.status, self.cancel], **_LIGHT)
+        self.cancel.click(self._cancel, None, self.status, **_LIGHT)
         self.gallery.select(
             self._on_result,
             self.shelf,
             [self.slider, self.shelf, self.before, self.after, self.tap, self.agreement],
-            **_PRIVATE,
+            **_LIGHT,
         )
         points = [self.shelf, self.before, self.after, self.tap, self.agreement]
         clicked: dict[str, Any] = {"concurrency_id": ONE_AT_A_TIME, **_PRIVATE}
@@ -195,7 +204,7 @@ class ModelTab:
         )
         self.tap.input(
             self._on_tap, [self.shelf, self.tap], [self.shelf, *points[1:3], self.agreement],
-            **_PRIVATE,
+            **_LIGHT,
         )  # fmt: skip
 
     def describe(self) -> list[Any]:
@@ -296,7 +305,7 @@ class ModelTab:
         yield self._results(shelf, result, time.monotonic() - begun)
 
     def _results(self, shelf: Shelf, result: Result, seconds: float) -> list[Any]:
-        said = _told(result, seconds)
+        said, hint = _told(result, seconds), self._hint(shelf.wish)
         if not result.made:
             return _only(said, working=False)
         pictures, shelf = self._chosen(shelf, 0)
@@ -314,16 +323,20 @@ class ModelTab:
             gr.Gallery(value=shown if several else [], visible=several),
             gr.DownloadButton(label, value=str(file), visible=True),
             shelf,
-            gr.Column(visible=self._compares(shelf.wish)),
+            gr.Column(visible=True),
+            _POINTS + hint,
+            gr.Column(visible=hint == _ASKS),
             *pictures,
             gr.Radio(choices=[], value=None, visible=False),
             "",
         ]
 
-    def _compares(self, wish: Wish) -> bool:
-        """Whether there are patches to look at."""
+    def _hint(self, wish: Wish) -> str:
+        """What can be asked of points, or why nothing can."""
         method = self._shown.models.translator(wish.model, wish.direction).method
-        return wish.direction == "AtoB" and type(method).patch_maps is not Method.patch_maps
+        if type(method).patch_maps is Method.patch_maps:
+            return _POINTLESS
+        return _ASKS if wish.direction == "AtoB" else _ONE_WAY
 
     def _chosen(self, shelf: Shelf, number: int) -> tuple[tuple[str, str], Shelf]:
         """The pictures of a translation, and the shelf with it in front."""
@@ -409,9 +422,13 @@ def _uploaded(files: list[str] | str | None) -> list[str]:
     return [files] if isinstance(files, str) else list(files or [])
 
 
+def _too_many() -> list[Any]:
+    return [message(_BUSY, bad=True), gr.Button(interactive=False)]
+
+
 def _only(status: str, *, working: bool = False) -> list[Any]:
     """Nothing changes but what is said."""
-    return [status, gr.Button(interactive=working), *[gr.skip()] * 9]
+    return [status, gr.Button(interactive=working), *[gr.skip()] * 11]
 
 
 def _told(result: Result, seconds: float) -> str:

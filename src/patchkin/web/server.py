@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import closing
 
@@ -12,6 +14,10 @@ from patchkin.errors import ConfigError
 from patchkin.web.guard import Guard
 from patchkin.web.shown import Shown
 
+HANDLES = 1 << 16
+"""Files and connections at once, as far as the machine lets a process have them."""
+_GONE_SECONDS = (60, 15, 4)
+"""A silent peer is asked after so long, then at this interval, so many times."""
 _QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -30,6 +36,7 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _notice_who_is_gone(listening)
     try:
         listening.bind((host, port))
     except OSError as error:
@@ -53,6 +60,7 @@ def serve(
     *,
     token: str | None,
     max_upload_bytes: int,
+    most_bytes: int,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Answer until the process is interrupted.
@@ -62,17 +70,21 @@ def serve(
         listening: of `listen`; closed at the end.
         token: that is wanted; None: only this machine may ask.
         max_upload_bytes: of one file.
+        most_bytes: of all files that come at once.
         on_ready: called once everything answers.
     """
     os.environ.update(_QUIET)
-    os.environ["GRADIO_TEMP_DIR"] = str(shown.visitors.root / "uploads")
+    os.environ["GRADIO_TEMP_DIR"] = str(shown.visitors.uploads)
     import uvicorn
 
     from patchkin.web.application import build
+    from patchkin.web.patience import Patience, PatientProtocol
 
-    application = Guard(build(shown, max_upload_bytes=max_upload_bytes), token=token)
+    page = build(shown, max_upload_bytes=max_upload_bytes)
+    patient = Patience(page, most_upload_bytes=most_bytes, room=shown.visitors.root)
     configured = uvicorn.Config(
-        application,
+        Guard(patient, token=token),
+        http=PatientProtocol,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=2,
@@ -85,5 +97,28 @@ def serve(
             if self.started:
                 on_ready()
 
-    with closing(listening):
+    _allow_handles()
+    with closing(listening), shown.visitors.tidied():
         Announced(configured).run([listening])
+
+
+def _notice_who_is_gone(listening: socket.socket) -> None:
+    """Have the system ask peers that are silent for long, where it can."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+    for name, value in zip(names, _GONE_SECONDS, strict=True):
+        if hasattr(socket, name):
+            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _allow_handles() -> None:
+    """Every visitor has several connections; Linux lets a process have 1,024 unless it asks."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = HANDLES if hard == resource.RLIM_INFINITY else min(hard, HANDLES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _PATIENCE_SECONDS = 60.0
 """With a job that was cancelled."""
+IDLE_SECONDS = 3600.0
+"""Of a page that was not used, until its files are removed; as long as uploads are kept."""
+IDLE_CALL_SECONDS = 120.0
+"""Of a program, which has its file once it is answered."""
+_HALF_UPLOAD_SECONDS = 600.0
 
 
 class Visitor:
     """One open page, or one call of the interface."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, session: str, folder: Path) -> None:
+        self.session, self.folder = session, folder
+        self.patience_seconds = IDLE_SECONDS
+        self.seen = time.monotonic()
         self._cancelled = threading.Event()
         self._number = 0
         self._busy = threading.Lock()
@@ -36,11 +46,18 @@ class Visitor:
         """Set once what was asked last is cancelled."""
         return self._cancelled
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing was asked for so long that nobody is expected any more."""
+        waited = time.monotonic() - self.seen
+        return waited > self.patience_seconds and not self._busy.locked()
+
     @contextmanager
     def working(self) -> Iterator[None]:
         """One job at a time writes into the folder."""
         with self._busy:
             yield
+        self.seen = time.monotonic()
 
     def remove(self) -> None:
         """All files, once nothing is written any more."""
@@ -65,7 +82,13 @@ class Visitors:
         """Below an empty folder."""
         self.root = root
         self._here: dict[str, Visitor] = {}
+        self._when_forgotten: list[Callable[[str], None]] = []
         self._lock = threading.Lock()
+
+    @property
+    def uploads(self) -> Path:
+        """The folder of what is sent."""
+        return self.root / "uploads"
 
     def __len__(self) -> int:
         return len(self._here)
@@ -76,8 +99,14 @@ class Visitors:
         with self._lock:
             visitor = self._here.get(name)
             if visitor is None:
-                visitor = self._here[name] = Visitor(self.root / name)
+                folder = self.root / f"{name}-{secrets.token_hex(4)}"  # none that is being removed
+                visitor = self._here[name] = Visitor(session or "", folder)
+            visitor.seen = time.monotonic()
             return visitor
+
+    def when_forgotten(self, tell: Callable[[str], None]) -> None:
+        """Have somebody told of every session that ends."""
+        self._when_forgotten.append(tell)
 
     def forget(self, session: str | None) -> None:
         """The page was closed: stop what it asked for and remove what it made."""
@@ -87,6 +116,36 @@ class Visitors:
         if visitor is not None:
             visitor.cancel()
             visitor.remove()
+        for tell in self._when_forgotten:
+            tell(session or "")
+
+    def tidy(self) -> None:
+        """Forget who did not come back, and remove uploads that ended in the middle."""
+        with self._lock:
+            idle = [visitor.session for visitor in self._here.values() if visitor.is_idle]
+        for session in idle:
+            self.forget(session)
+        for part in self.uploads.glob("tmp*"):
+            with contextlib.suppress(OSError):
+                if part.is_file() and time.time() - part.stat().st_mtime > _HALF_UPLOAD_SECONDS:
+                    part.unlink()
+
+    @contextmanager
+    def tidied(self, every_seconds: float = 30.0) -> Iterator[None]:
+        """Inside, that is done now and then."""
+        ended = threading.Event()
+
+        def tidy() -> None:
+            while not ended.wait(every_seconds):
+                self.tidy()
+
+        thread = threading.Thread(target=tidy, name="tidying", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 @contextmanager

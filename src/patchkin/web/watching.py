@@ -62,14 +62,22 @@ class RunsTab:
         )
         self.compare = gr.Button("Compare all runs of the folder", elem_id="compare")
         self.comparison = gr.HTML("", elem_id="comparison")
-        self.timer = gr.Timer(SECONDS)
+        self.timer = gr.Timer(SECONDS, active=False)
         self._connect()
 
+    def look_while(self, this: gr.Tab, other: gr.Tab) -> None:
+        """Look at the runs while this tab is in front, and not at all while the other one is."""
+        light: dict[str, Any] = {"queue": False, **_PRIVATE}
+        this.select(lambda: gr.Timer(active=True), None, self.timer, **light)
+        this.select(self._look, self._sees, self._shows, show_progress="hidden", **light)
+        other.select(lambda: gr.Timer(active=False), None, self.timer, **light)
+
     def _connect(self) -> None:
-        shows = [self.run, self.facts, self.scores, self.terms, self.previews, self.seen]
-        quiet: dict[str, Any] = {"show_progress": "hidden", **_PRIVATE}
-        self.timer.tick(self._look, [self.run, self.seen], shows, **quiet)
-        self.run.change(self._look, [self.run, self.seen], shows, **quiet)
+        self._sees = [self.run, self.seen]
+        self._shows = [self.run, self.facts, self.scores, self.terms, self.previews, self.seen]
+        quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False, **_PRIVATE}
+        self.timer.tick(self._look, self._sees, self._shows, **quiet)
+        self.run.change(self._look, self._sees, self._shows, **quiet)
         self.compare.click(self._compared, None, self.comparison, **_PRIVATE)
 
     def _look(self, run: str | None, seen: str, request: gr.Request) -> list[Any]:
