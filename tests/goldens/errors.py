@@ -127,15 +127,13 @@ def watched() -> Iterator[Largest]:
 def written(request: pytest.FixtureRequest) -> Iterator[None]:
     """The line of a test, where a file is named for them."""
     target = os.environ.get(VARIABLE)
-    if target is None:
+    parameters = getattr(request.node, "callspec", None)
+    files = [p for p in (parameters.params.values() if parameters else ()) if isinstance(p, Path)]
+    if target is None or not files:
         yield
         return
     with watched() as found:
         yield
-    parameters = getattr(request.node, "callspec", None)
-    files = [p for p in (parameters.params.values() if parameters else ()) if isinstance(p, Path)]
-    if not files:
-        return
     line = {"test": request.node.nodeid, "schema": schema_of(files[0]), **found.__dict__}
     with Path(target).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
