@@ -168,8 +168,8 @@ def is_near(seen: Mapping[str, Any]) -> bool:
 class Numbers:
     """Of one environment, in one folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, only: Sequence[str] = ()) -> None:
+        self.folder, self.only = folder, tuple(only)
         self.data = folder / "toy"
         if not self.data.is_dir():
             write_toy(self.data, size=64, train=6, test=2)
@@ -188,7 +188,8 @@ class Numbers:
         self._once("in double", self._in_double)
 
     def _once(self, name: str, make: Callable[[], Any]) -> None:
-        if name not in self.found:
+        wanted = not self.only or name == "environment" or name.startswith(self.only)
+        if wanted and name not in self.found:
             self.found[name] = make()
             self.file.write_text(json.dumps(self.found, indent=1) + "\n")
 
@@ -376,10 +377,11 @@ def golden_errors(file: Path) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="for runs and numbers")
+    parser.add_argument("--only", nargs="+", default=[], help="toy, views, goldens, METHOD, in")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    Numbers(options.folder.resolve()).make()
+    Numbers(options.folder.resolve(), options.only).make()
     return 0
 
 

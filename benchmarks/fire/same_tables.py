@@ -27,6 +27,8 @@ from same_numbers import (
     is_near,
 )
 
+NOT_RUN = "not run"
+
 
 def tables(folders: Sequence[Path]) -> tuple[str, list[str]]:
     """Of all environments, and what is not as promised."""
@@ -61,8 +63,9 @@ def way_rows(
             continue
         cells = []
         for head, one in zip(heads, found, strict=True):
-            seen = {method: one[f"{method}: {way.name}"] for method in METHODS}
-            cells.append(way_cell(list(seen.values())))
+            names = {method: f"{method}: {way.name}" for method in METHODS}
+            seen = {method: one[name] for method, name in names.items() if name in one}
+            cells.append(way_cell(list(seen.values())) + missing(names.keys() - seen.keys()))
             wrong += [
                 f"{head}: {method}, {way.name}: {told}"
                 for method, told in seen.items()
@@ -75,17 +78,27 @@ def double_rows(
     found: Sequence[Mapping[str, Any]], heads: Sequence[str], wrong: list[str]
 ) -> Iterable[list[str]]:
     for variant in VARIANTS:
-        seen = [one["in double"][variant] for one in found]
+        seen = [one.get("in double", {}).get(variant, {}) for one in found]
         wrong += [
             f"{head}: {variant} in float64: {told}"
             for head, told in zip(heads, seen, strict=True)
-            if not max(told.values()) <= DOUBLE
+            if not max(told.values(), default=0.0) <= DOUBLE
         ]
-        cells = [", ".join(f"{name} {far:.1e}" for name, far in told.items()) for told in seen]
+        cells = [
+            ", ".join(f"{name} {far:.1e}" for name, far in told.items()) or NOT_RUN for told in seen
+        ]
         yield [f"`{variant}`", f"{DOUBLE:g}", *cells]
 
 
+def missing(names: Iterable[str]) -> str:
+    """What is said of those that were not run."""
+    told = ", ".join(sorted(names))
+    return f" (not run: {told})" if told else ""
+
+
 def way_cell(seen: Sequence[Mapping[str, Any]]) -> str:
+    if not seen:
+        return NOT_RUN
     if all(one["equal"] for one in seen):
         return "bit-equal"
     first, last, largest = (
@@ -98,33 +111,36 @@ def way_cell(seen: Sequence[Mapping[str, Any]]) -> str:
 def beside(folders: Sequence[Path], found: Sequence[Mapping[str, Any]]) -> Iterable[list[str]]:
     """What the environments after the first differ in from it."""
     first, others = found[0], found[1:]
-    yield ["pixels of the toy set", *(same(one["toy"], first["toy"]) for one in others)]
+    yield ["pixels of the toy set", *(same(one.get("toy"), first["toy"]) for one in others)]
     for name in PREPROCESSES:
-        cells = (same(one["views"][name], first["views"][name]) for one in others)
-        yield [f"views, `{name}`", *cells]
+        views = [one.get("views", {}).get(name) for one in found]
+        yield [f"views, `{name}`", *(same(one, views[0]) for one in views[1:])]
     runs = [[folder / "runs" / f"{method}-plain" for method in METHODS] for folder in folders]
     for place, method in enumerate(METHODS):
-        cells = (way_cell([compared(one[place], runs[0][place])]) for one in runs[1:])
+        cells = [
+            way_cell([compared(run[place], runs[0][place])] if f"{method}: plain" in one else [])
+            for run, one in zip(runs[1:], others, strict=True)
+        ]
         yield [f"`{method}`, {STEPS} steps", *cells]
 
 
 def same(one: Any, other: Any) -> str:
-    return "the same" if one == other else "others"
+    return NOT_RUN if one is None else "the same" if one == other else "others"
 
 
 def golden_rows(
     found: Sequence[Mapping[str, Any]], heads: Sequence[str], wrong: list[str]
 ) -> Iterable[list[str]]:
     for head, one in zip(heads, found, strict=True):
-        if one["goldens"]["code"]:
+        if one.get("goldens", {}).get("code"):
             wrong.append(f"{head}: golden tests: {one['goldens']['said']}")
-    schemas = [one["goldens"]["schemas"] for one in found]
+    schemas = [one.get("goldens", {}).get("schemas", {}) for one in found]
     for name in sorted({name for of_one in schemas for name in of_one}):
         cells = []
         for of_one in schemas:
             seen = of_one.get(name)
             if seen is None:
-                cells.append("-")
+                cells.append(NOT_RUN)
             elif seen["comparisons"] == 0:
                 cells.append("equal")
             else:
