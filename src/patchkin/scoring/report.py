@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from patchkin.config import read_yaml
-from patchkin.scoring.pages import embedded, render
+from patchkin.scoring.pages import all_embedded, embedded, render
 from patchkin.scoring.results import SCORES_FILE, headings, read_results
 from patchkin.scoring.seen import TRAINED
 from patchkin.storage.atomic import write_text
@@ -19,6 +19,8 @@ from patchkin.training.log import duration
 
 MOST_PREVIEWS = 6
 """Shown on the page, evenly over the run."""
+MOST_GALLERIES = 12
+"""Shown on the page of each further kind of pictures, the last ones by name."""
 _GALLERY = re.compile(r"step_(?P<step>\d+)_(?P<split>[a-z]+)(_(?P<digest>[0-9a-f]{8}))?")
 
 
@@ -39,10 +41,7 @@ def write_report(run_dir: Path) -> Path:
         facts=_facts(run_dir, records),
         scores=_score_table(records),
         test=_test_table(run_dir / SCORES_FILE),
-        previews=_previews(run_dir / "previews"),
-        gallery=_galleries(run_dir / "evaluation"),
-        inspection=_pictures(run_dir / "inspection"),
-        search=_pictures(run_dir / "search"),
+        **_all_pictures(run_dir),
         curves=_curves(records, "terms"),
         score_curves=_curves(records, "scores"),
         changes=_changes(config, records),
@@ -208,13 +207,31 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _pictures(folder: Path) -> list[tuple[str, str]]:
-    return [(file.stem, embedded(file.read_bytes())) for file in sorted(folder.glob("*.png"))]
+def _all_pictures(run_dir: Path) -> dict[str, Any]:
+    """What the page is given of them, in a size that can be looked at.
+
+    The captions of galleries are made of their names, which `patchkin evaluate` gives.
+    """
+    previews, gallery = _previews(run_dir / "previews"), _pictures(run_dir / "evaluation")
+    gallery = [(_caption(stem), content) for stem, content in gallery]
+    kinds = {
+        "previews": previews,
+        "gallery": gallery,
+        "inspection": _pictures(run_dir / "inspection"),
+        "search": _pictures(run_dir / "search"),
+    }
+    contents = [content for shown in kinds.values() for _, content in shown]
+    addresses, smaller = all_embedded(contents)
+    left = iter(addresses)
+    return {
+        **{kind: [(name, next(left)) for name, _ in shown] for kind, shown in kinds.items()},
+        "smaller": smaller,
+    }
 
 
-def _galleries(folder: Path) -> list[tuple[str, str]]:
-    """Of evaluations, whose names are those that `patchkin evaluate` gives."""
-    return [(_caption(stem), image) for stem, image in _pictures(folder)]
+def _pictures(folder: Path) -> list[tuple[str, bytes]]:
+    files = sorted(folder.glob("*.png"))[-MOST_GALLERIES:]
+    return [(file.stem, file.read_bytes()) for file in files]
 
 
 def _caption(stem: str) -> str:
@@ -230,19 +247,19 @@ def _caption(stem: str) -> str:
     return f"Step {int(found['step'])}, {found['split']} images{digest}"
 
 
-def _previews(folder: Path) -> list[tuple[str, str]]:
+def _previews(folder: Path) -> list[tuple[str, bytes]]:
     files = sorted(folder.glob("step_*.png"))
     last = len(files) - 1
     places = sorted({round(place * last / (MOST_PREVIEWS - 1)) for place in range(MOST_PREVIEWS)})
     chosen = [files[place] for place in places] if files else []
     return [
-        (f"step {int(file.stem.removeprefix('step_'))}", embedded(file.read_bytes()))
+        (f"step {int(file.stem.removeprefix('step_'))}", file.read_bytes())
         for file in reversed(chosen)
     ]
 
 
 def _curves(records: list[dict[str, Any]], kind: str) -> str | None:
-    """All terms or scores over the steps, one small plot each, as a base64 PNG."""
+    """All terms or scores over the steps, one small plot each, as the address of a PNG."""
     logged = [record for record in records if kind in record]
     if not logged:
         return None

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from patchkin.errors import ConfigError
 from patchkin.scoring.comparison.scored import Group
 from patchkin.scoring.comparison.table import Cell, Table
-from patchkin.scoring.pages import embedded, render
+from patchkin.scoring.pages import all_embedded, render
 from patchkin.storage.strict_json import strict_text
 
 Format: TypeAlias = Literal["text", "csv", "latex", "json", "html"]
@@ -280,17 +280,17 @@ def as_html(table: Table, *, command: str) -> str:
         rows=list(zip(table.rows, _told_once(table), strict=True)),
         facts=list(table.columns[0].facts) if table.columns else [],
         scores=list(dict.fromkeys(row.score for row in table.rows)),
-        previews=[preview for column in table.columns for preview in _previews(column.group)],
+        previews=_previews(table),
         command=command,
     )
 
 
-def _previews(group: Group) -> list[tuple[str, str]]:
+def _previews(table: Table) -> list[tuple[str, str]]:
     """The last preview of each run."""
-    found = []
-    for member in group.runs:
+    captions, pictures = [], []
+    for member in (run for column in table.columns for run in column.group.runs):
         files = sorted((member.folder / "previews").glob("step_*.png"))
         if files:
-            caption = f"{member.folder}, {files[-1].stem.replace('_', ' ')}"
-            found.append((caption, embedded(files[-1].read_bytes())))
-    return found
+            captions.append(f"{member.folder}, {files[-1].stem.replace('_', ' ')}")
+            pictures.append(files[-1].read_bytes())
+    return list(zip(captions, all_embedded(pictures)[0], strict=True))
