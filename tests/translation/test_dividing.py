@@ -15,6 +15,7 @@ from patchkin.networks import ResNetConfig
 from patchkin.translation import dividing, image_norms, memory
 from patchkin.translation.dividing import DividingTranslator
 from patchkin.translation.live_maps import LiveMaps
+from patchkin.translation.probing import NARROW_WORKSPACE, WORKSPACE, needs_of
 from patchkin.translation.tiles import Tiles
 from patchkin.translation.translator import Translator
 
@@ -137,6 +138,21 @@ def test_free_memory_is_the_least_that_anyone_leaves(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "_of_process", lambda: [8000])
     assert memory.free_bytes() == 6000
     assert memory.free_bytes(torch.device("mps")) is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "bits", "workspace"),
+    [("32-true", 32, WORKSPACE), ("bf16-mixed", 16, NARROW_WORKSPACE)],
+)
+def test_what_an_image_needs_is_its_maps_and_what_convolutions_copy(precision, bits, workspace):
+    translator = Translator.load("horse2zebra-preview", device="cpu", precision=precision)
+    with LiveMaps() as live:
+        translator(torch.zeros(1, 3, 320, 320))
+    one_map = 16 * bits // 8 * 320**2  # of 16 channels at full size
+    assert one_map < live.peak < 4 * one_map
+    needs = needs_of(translator)
+    assert needs.workspace == workspace
+    assert needs.bytes_per_pixel == pytest.approx(workspace * live.peak / 320**2, rel=0.05)
 
 
 def test_live_maps_are_those_that_are_held():
