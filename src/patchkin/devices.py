@@ -183,14 +183,18 @@ def return_freed_memory() -> bool:
     """Let the C library return every large block that this process frees to the system at once.
 
     glibc learns to keep blocks of up to 32 MB, and large images one after another then leave gaps
-    that the next one does not fit into. The opposite of `keep_freed_memory`, for work that should
-    stay small. Elsewhere than with glibc nothing is done.
+    that the next one does not fit into. What it keeps so far, such as what decoding an image took,
+    is returned too. The opposite of `keep_freed_memory`, for work that should stay small. Elsewhere
+    than with glibc nothing is done.
 
     Returns:
         Whether the C library could be told.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_MMAP_MAX, _MMAP_USUAL)
-    return bool(mallopt(_MMAP_THRESHOLD, _LARGE_BYTES))
+    library = ctypes.CDLL(None)
+    library.mallopt(_MMAP_MAX, _MMAP_USUAL)
+    library.mallopt(_TRIM_THRESHOLD, _LARGE_BYTES)
+    told = bool(library.mallopt(_MMAP_THRESHOLD, _LARGE_BYTES))
+    library.malloc_trim(0)
+    return told

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+import torch
 from PIL import Image
 
 from exported_models import saved
@@ -47,6 +48,14 @@ def content(name: str, written: bytes) -> Callable[[Path], str]:
     return write
 
 
+def of_torch(name: str) -> Callable[[Path], str]:
+    def write(folder: Path) -> str:
+        torch.save({"weight": torch.zeros(3)}, folder / name)
+        return str(folder / name)
+
+    return write
+
+
 def named(name: str) -> Callable[[Path], str]:
     return lambda _: name
 
@@ -70,6 +79,11 @@ WAYS = {
     "no such name": (named("horse2zebro"), "horse2zebro"),
     "no such folder": (named("runs/nowhere"), "There is no model at `runs/nowhere`"),
     "no model": (content("a.safetensors", b"\x08" + bytes(20)), "cannot be read as a model"),
+    "a checkpoint of torch": (
+        of_torch("latest_net_G.pth"),
+        "`patchkin import-weights` makes a model",
+    ),
+    "a program of torch": (of_torch("a.pt2"), "a .pt2 file is for `torch.export.load`"),
     "no network": (named("hf:me/zebra"), "there is no network, or the Hub is not reachable"),
     "no name of the Hub": (named("hf:zebra"), "`zebra` is no name on the Hub"),
 }

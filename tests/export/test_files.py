@@ -223,7 +223,9 @@ def test_an_image_that_needs_more_memory_is_one_line(tmp_path, exported, capsys,
     assert main([*map(str, command), "-o", str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err.splitlines()
     assert told[0].startswith("1 translated")
-    assert told[1].endswith("translating it needs more memory.")
+    assert told[1].endswith(
+        "needs more memory than there is (--tile 512, or smaller parts, need less)."
+    )
     assert (tmp_path / "out" / "b.png").is_file()
 
 

@@ -15,6 +15,7 @@ from patchkin.networks import ResNetConfig
 from patchkin.translation import dividing, image_norms, memory
 from patchkin.translation.dividing import DividingTranslator
 from patchkin.translation.live_maps import LiveMaps
+from patchkin.translation.probing import NARROW_WORKSPACE, WORKSPACE, needs_of
 from patchkin.translation.tiles import Tiles
 from patchkin.translation.translator import Translator
 
@@ -139,6 +140,21 @@ def test_free_memory_is_the_least_that_anyone_leaves(tmp_path, monkeypatch):
     assert memory.free_bytes(torch.device("mps")) is None
 
 
+@pytest.mark.parametrize(
+    ("precision", "bits", "workspace"),
+    [("32-true", 32, WORKSPACE), ("bf16-mixed", 16, NARROW_WORKSPACE)],
+)
+def test_what_an_image_needs_is_its_maps_and_what_convolutions_copy(precision, bits, workspace):
+    translator = Translator.load("horse2zebra-preview", device="cpu", precision=precision)
+    with LiveMaps() as live:
+        translator(torch.zeros(1, 3, 320, 320))
+    one_map = 16 * bits // 8 * 320**2  # of 16 channels at full size
+    assert one_map < live.peak < 4 * one_map
+    needs = needs_of(translator)
+    assert needs.workspace == workspace
+    assert needs.bytes_per_pixel == pytest.approx(workspace * live.peak / 320**2, rel=0.05)
+
+
 def test_live_maps_are_those_that_are_held():
     with LiveMaps() as live:
         kept = torch.zeros(100)
@@ -169,7 +185,8 @@ def test_a_file_too_large_is_one_line_and_the_next_go_on(tmp_path, monkeypatch, 
     assert main(command) == 2
     told = capsys.readouterr().err.splitlines()
     errors = [line for line in told if line.startswith("patchkin: error")]
-    assert errors == [f"patchkin: error: `{tmp_path / 'a.png'}` translating it needs more memory."]
+    short = "needs more memory than there is (--tile 512, or smaller parts, need less)."
+    assert errors == [f"patchkin: error: `{tmp_path / 'a.png'}` {short}"]
     assert (tmp_path / "out" / "b.png").is_file()
 
 

@@ -121,6 +121,16 @@ def test_styles_are_arrays_or_tensors(tmp_path):
     torch.testing.assert_close(exported(x_BCHW[0]), usual_CHW)
 
 
+def test_the_hub_has_no_exported_models(translators, tmp_path):
+    _, exported = translators
+    for put in (exported.save_pretrained, exported.push_to_hub):
+        with pytest.raises(
+            ConfigError, match=r"The Hub needs the model itself, and `.*m\.onnx` is"
+        ):
+            put(tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
 def test_threads_share_one(translators):
     _, exported = translators
     images = [levels(20 + n, 30, 3) for n in range(6)]

@@ -44,6 +44,7 @@ def test_pushed_and_fetched_it_translates_the_same(hub):
     expected = Translator(method, device="cpu", owned=True)(x_BCHW)
     for translator in (
         Translator.from_pretrained("me/small", device="cpu"),
+        Translator.from_pretrained("hf:me/small", device="cpu"),
         Translator.from_pretrained("me/small", revision=hub.commits["me/small"][0], device="cpu"),
         Translator.load("hf:me/small", device="cpu"),
     ):

@@ -53,6 +53,22 @@ def test_parts_that_do_not_depend_on_the_rest_give_the_whole():
     assert same.largest == 32
 
 
+def test_parts_of_an_image_are_no_copies_of_it():
+    """Those that wait for each other's norms would hold them all."""
+    x_BCHW = np.zeros((1, 2, 30, 40), np.float32)
+    shared = []
+
+    class Watches:
+        channels, value_ranges = (2, 2), (None, None)
+
+        def arrays(self, part_BCHW, styles_BS=None):
+            shared.append(np.shares_memory(part_BCHW, x_BCHW))
+            return part_BCHW
+
+    TiledTranslator(Watches(), Tiles(side=16, overlap=4)).arrays(x_BCHW)
+    assert shared == [True] * 9
+
+
 def test_seams_fade():
     """A part is wrong near its upper and left border, and there it counts least."""
     x_BCHW = np.random.default_rng(0).random((1, 3, 120, 90), dtype=np.float32)

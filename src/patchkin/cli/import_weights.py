@@ -26,7 +26,8 @@ from patchkin.upstream import (
 )
 
 ABOUT = """Turn checkpoints of upstream projects into a patchkin model: CUT, FastCUT, SinCUT,
-CycleGAN, pix2pix, DCLGAN, SimDCL, Hneg_SRC, NEGCUT, F-LSeSim, GcGAN, MUNIT, GAN Compression. The
+CycleGAN, pix2pix, DCLGAN, SimDCL, Hneg_SRC, NEGCUT, F-LSeSim, GcGAN, EnCo, PatchGCL, MUNIT, StarGAN
+v2, GAN Compression; also inside a checkpoint of Lightning, DataParallel or a module of several. The
 files of one model are given together; the generator alone is enough to translate. Nothing in a file
 is executed, and a file with a tensor too many or too few is refused."""
 _SUFFIX = ".safetensors"

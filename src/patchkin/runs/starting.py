@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,9 @@ class Beginning:
     """Tensors that keep the numbers of a fresh run, with the reason."""
     unused: tuple[str, ...]
     """Networks of the model that have no place here."""
+    homeless: dict[str, int] = field(default_factory=dict)
+    """Tensors of the model's other networks that have no place here, by network: of further layers,
+    or of domains that this method does not have."""
 
     def plain(self) -> dict[str, Any]:
         """For the log."""
@@ -69,8 +72,9 @@ class Beginning:
             more = len(names) - _MOST_NAMED
             others = f" and {more} more" if more > 0 else ""
             lines.append(f"left fresh  {network} ({len(names)}): {first}{others}")
-        if self.unused:
-            lines.append(f"not used    {', '.join(self.unused)} of the model")
+        not_used = [*self.unused, *(f"{n} tensors of {name}" for name, n in self.homeless.items())]
+        if not_used:
+            lines.append(f"not used    {', '.join(not_used)} of the model")
         return lines
 
 
@@ -147,7 +151,22 @@ def _fill(method: Method, file: ModelFile, model: str, sha256: str) -> Beginning
             if name not in fitting
         },
         unused=tuple(sorted(has - used)),
+        homeless=_homeless(file.outlines, set(names.values()), used),
     )
+
+
+def _homeless(
+    outlines: Mapping[str, Tensor], asked: set[str], networks: set[str]
+) -> dict[str, int]:
+    """How many tensors of these networks of a file nothing asks for; live weights are not counted
+    where averaged ones are taken.
+    """
+    found: dict[str, int] = {}
+    for name in outlines:
+        network = name.removeprefix(EMA_PREFIX).partition(".")[0]
+        if name not in asked and network in networks and EMA_PREFIX + name not in outlines:
+            found[network] = found.get(network, 0) + 1
+    return found
 
 
 def _places(

@@ -25,6 +25,8 @@ MOST_CONTENTS_BYTES = 16 << 20
 _LENGTH_BYTES = 8
 _WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml")
 _POINTER = b"version https://git-lfs"
+_OF_TORCH = (b"PK\x03\x04", b"\x80\x02")
+"""Beginnings of what `torch.save` and `torch.export.save` write."""
 _TYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -106,6 +108,13 @@ def _check_beginning(path: Path) -> None:
     if not beginning:
         raise ValueError("the file is empty")
     check_is_no_stand_in(beginning)
+    if path.suffix.lower() == ".onnx":
+        raise ValueError("it is an exported model, and this wants the run or the .safetensors file")
+    if beginning.startswith(_OF_TORCH):
+        raise ValueError(
+            "it is a file of torch. `patchkin import-weights` makes a model of those of other "
+            "projects; a .pt2 file is for `torch.export.load`"
+        )
     length = int.from_bytes(beginning[:_LENGTH_BYTES], "little")
     if len(beginning) <= _LENGTH_BYTES or length > held - _LENGTH_BYTES:
         raise ValueError("it is no safetensors file, or was not downloaded to its end")

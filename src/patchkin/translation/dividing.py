@@ -14,7 +14,7 @@ from patchkin.errors import ConfigError
 from patchkin.images import Array, Ranges
 from patchkin.translation.image_norms import in_step
 from patchkin.translation.memory import TooLargeError, free_bytes, in_gigabytes, is_memory_trouble
-from patchkin.translation.probing import WORKSPACE, Needs, needs_of
+from patchkin.translation.probing import Needs, needs_of
 from patchkin.translation.tiles import TiledTranslator, TileNorm, Tiles
 from patchkin.translation.translator import Translator
 
@@ -140,8 +140,10 @@ class DividingTranslator:
 
     def _refuse_hopeless(self, x_BCHW: Array) -> None:
         needed, free = self._needed(x_BCHW)
-        least = needed / WORKSPACE
-        if free is not None and least > free:
+        if free is None or not needed:
+            return
+        least = needed / self.needs.workspace
+        if least > free:
             raise TooLargeError(
                 f"needs at least {in_gigabytes(least)} of memory at once, and {in_gigabytes(free)} "
                 "are free; leave out `--tile none`"

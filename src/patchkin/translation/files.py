@@ -314,7 +314,7 @@ def translate_files(
 
 
 _COLOURED = "grey, and came out in colour: the model gives 3 channels"
-_NO_MEMORY = "translating it needs more memory"
+_NO_MEMORY = "needs more memory than there is (--tile 512, or smaller parts, need less)"
 
 
 def _together(images: Sequence[Array]) -> Array:

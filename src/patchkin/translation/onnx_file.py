@@ -158,6 +158,16 @@ class OnnxTranslator:
         """
         raise ConfigError(_decided("This", self.file or "the file"))
 
+    def save_pretrained(self, *_: Any, **__: Any) -> None:
+        """The Hub has model files, and this is none.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(_decided("The Hub", self.file or "the file"))
+
+    push_to_hub = save_pretrained
+
     @property
     def direction(self) -> Literal["AtoB", "BtoA"]:
         """Of its translations."""

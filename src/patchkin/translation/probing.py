@@ -16,9 +16,11 @@ from patchkin.translation.translator import Translator
 
 SIDES = (256, 512)
 """Of the images that are tried; the second where the first is too small to tell."""
-WORKSPACE = 2.0
-"""Memory of a process as a multiple of that of its maps: convolutions on a CPU copy what they read
-into a layout of their own, and freed memory leaves gaps. A guess on the safe side."""
+WORKSPACE, NARROW_WORKSPACE = 2.1, 2.6
+"""Memory of a process as a multiple of that of its maps, with networks in 32 and in 16 bits:
+convolutions on a CPU copy what they read into a layout of their own, and freed memory leaves gaps.
+A tenth above the largest that were measured for 1024 x 1024 pixels, 1.88 and 2.35
+(`benchmarks/tiles/workspace_2026-11-27.md`)."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Needs:
     aside; None for more than half of the largest image that was tried."""
     bytes_per_pixel: float
     """Memory that a translation takes beside the images themselves, by their pixels."""
+    workspace: float = WORKSPACE
+    """What of that is not maps: all of it as a multiple of them."""
 
     def bytes_of(self, height: int, width: int) -> int:
         """To translate an image at once."""
@@ -46,6 +50,7 @@ def needs_of(translator: Translator, *, sides: tuple[int, ...] = SIDES) -> Needs
     22
     """
     grid = translator.method.multiple_of
+    workspace = WORKSPACE if translator.dtype is None else NARROW_WORKSPACE
     for least in sides:
         side = max(-(-least // grid), 3) * grid
         start = side // 2 // grid * grid
@@ -57,11 +62,12 @@ def needs_of(translator: Translator, *, sides: tuple[int, ...] = SIDES) -> Needs
         rows = y_BCHW.isnan().any(dim=1)[0].any(dim=1).nonzero().flatten().tolist()
         columns = y_BCHW.isnan().any(dim=1)[0].any(dim=0).nonzero().flatten().tolist()
         first, last = min(rows + columns), max(rows + columns)
-        bytes_per_pixel = WORKSPACE * live.peak / side**2
+        bytes_per_pixel = workspace * live.peak / side**2
         if first > 0 and last < side - 1:
             # The hole is `grid` wide, and any of its pixels may be the one that counts.
-            return Needs(max(hole.stop - 1 - first, last - hole.start), bytes_per_pixel)
-    return Needs(None, bytes_per_pixel)
+            halo = max(hole.stop - 1 - first, last - hole.start)
+            return Needs(halo, bytes_per_pixel, workspace)
+    return Needs(None, bytes_per_pixel, workspace)
 
 
 def _unit(x_BCHW: Tensor) -> Moments:

@@ -203,8 +203,8 @@ class TiledTranslator:
                     down: Array = down,
                     along: Array = along,
                 ) -> None:
-                    part_BCHW = np.ascontiguousarray(x_BCHW[..., rows, columns])
-                    part_BCHW = self._whole.arrays(part_BCHW, styles_BS)
+                    # A view: parts that wait for each other would keep copies of their inputs.
+                    part_BCHW = self._whole.arrays(x_BCHW[..., rows, columns], styles_BS)
                     weight_HW = (down[:, None] * along).astype(y_BCHW.dtype)
                     y_BCHW[..., rows, columns] += part_BCHW * weight_HW
 

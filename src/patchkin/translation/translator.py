@@ -197,7 +197,7 @@ class Translator:
         """A translator from the Hugging Face Hub (`patchkin[hub]`), or from a folder.
 
         Args:
-            name: OWNER/NAME, or a folder of `save_pretrained`.
+            name: OWNER/NAME (`hf:` before it may stay), or a folder of `save_pretrained`.
             revision: branch, tag or commit; the newest unless given.
             options: of `load`.
 
@@ -208,7 +208,7 @@ class Translator:
         if Path(name).is_dir():
             return cls.load(name, **options)
         at = f"@{revision}" if revision else ""
-        return cls.load(f"{PREFIX}{name}{at}", **options)
+        return cls.load(f"{PREFIX}{str(name).removeprefix(PREFIX)}{at}", **options)
 
     def save_pretrained(
         self, folder: Path | str, *, card: str | None = None, pictures: Mapping[str, Path] = {}
