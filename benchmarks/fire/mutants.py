@@ -69,10 +69,8 @@ TESTS = {
     "storage/tensor_files.py": ("storage/test_tensor_files.py", "storage/test_names.py"),
 }
 """Of a file, below `tests`, beside its own examples; of others `losses/test_NAME.py`."""
-LEFT = ("len", "isinstance", "TypeVar")
-"""Calls that are left as they are; of the first two mutmut itself does so."""
+LEFT = ("len", "isinstance", "TypeVar")  # calls, as mutmut leaves the first two
 QUICK_SECONDS, MOST_SECONDS = 1.0, 5.0
-"""Tests that take longer than the first are run last, those that take longer than the other not."""
 FOUND = ("killed", "timed out")
 
 
@@ -286,6 +284,8 @@ class Laboratory:
         if changed == source or not _compiles(changed):
             return {**record, "result": "none"}
         tests, executed = _tests_for(mutant, baseline["tests"])
+        if not tests:
+            return {**record, "result": "not executed"}
         self._write(mutant.file, changed)
         begun = time.monotonic()
         answer = self._tested(tests, baseline["tests"])
