@@ -156,10 +156,10 @@ def test_what_came_in_time_and_is_read_late_is_answered(monkeypatch):
             super().connection_made(transport)
             time.sleep(2 * HEAD_SECONDS)
 
-    with serving(behind, Late) as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as talking:
-            talking.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-            assert talking.recv(4096).startswith(b"HTTP/1.1 200")
+    with serving(behind, Late) as port, socket.create_connection(("127.0.0.1", port)) as talking:
+        talking.settimeout(10)
+        talking.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        assert talking.recv(4096).startswith(b"HTTP/1.1 200")
 
 
 def test_a_silent_peer_is_asked_whether_it_is_there():
