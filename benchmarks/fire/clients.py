@@ -98,7 +98,8 @@ class Crowd:
         try:
             await asyncio.wait_for(self.behaviours[kind](chance, told), LONGEST_SECONDS)
         except (FaultyError, httpx.HTTPError, OSError, asyncio.TimeoutError) as error:
-            told.fault = f"{type(error).__name__}: {error}"
+            asked = f" of {error.request.url.path}" if isinstance(error, httpx.RequestError) else ""
+            told.fault = f"{type(error).__name__}: {error}{asked}"
         told.seconds = time.monotonic() - begun
         return told
 
@@ -106,7 +107,11 @@ class Crowd:
         """One connection for each request: one that is kept may be closed while it is asked."""
         limits = httpx.Limits(max_keepalive_connections=0)
         return httpx.AsyncClient(
-            base_url=self.address, timeout=LONGEST_SECONDS, trust_env=False, limits=limits
+            base_url=self.address,
+            timeout=LONGEST_SECONDS,
+            trust_env=False,
+            limits=limits,
+            verify=False,
         )
 
     # Those who wait
@@ -458,7 +463,11 @@ def main() -> int:
             time.sleep(CALM_SECONDS)
             print(f"round {number + 1}: {len(found)} clients in {seconds:.0f} s\n{summary(found)}")
             print(f"  most: {most}\n  after: {server.look()}", flush=True)
-            faults += [f"{told.kind}: {told.fault}" for told in found if told.fault]
+            faults += [
+                f"{told.kind}, after {told.seconds:.0f} s: {told.fault}"
+                for told in found
+                if told.fault
+            ]
         last = asyncio.run(crowd.one("patient", random.Random(options.seed)))
         faults += [f"at the end: {last.fault}"] if last.fault else []
     finally:

@@ -114,15 +114,22 @@ def seconds_until_closed(port, *sent):
     """From the last of what is sent; before it, the answer to the others or half of the limit."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as talking:
         for words in sent:
-            talking.sendall(words)
+            with contextlib.suppress(ConnectionError):
+                talking.sendall(words)
             if words.endswith(b"\r\n\r\n") and words is not sent[-1]:
                 assert talking.recv(4096).startswith(b"HTTP/1.1 200")
             elif words is not sent[-1]:
                 time.sleep(HEAD_SECONDS / 2)
         begun = time.monotonic()
-        while talking.recv(4096):
-            pass
+        with contextlib.suppress(ConnectionError):
+            while talking.recv(4096):
+                pass
         return time.monotonic() - begun
+
+
+def is_after_the_limit(seconds):
+    """And long before the five seconds that uvicorn keeps a connection without being asked."""
+    return HEAD_SECONDS - 0.1 < seconds < HEAD_SECONDS + 3
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -136,14 +143,14 @@ def test_connections_that_ask_nothing_are_ended(tmp_path, monkeypatch):
 
     whole = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
     with serving(late) as port:
-        assert seconds_until_closed(port, b"") == pytest.approx(HEAD_SECONDS, abs=0.3)
-        assert seconds_until_closed(port, whole[:9]) == pytest.approx(HEAD_SECONDS, abs=0.3)
+        assert is_after_the_limit(seconds_until_closed(port, b""))
+        assert is_after_the_limit(seconds_until_closed(port, whole[:9]))
         dripping = [whole[n : n + 1] for n in range(4)]
         assert seconds_until_closed(port, *dripping) < HEAD_SECONDS
         answered = seconds_until_closed(port, whole[:9], whole[9:-2] + b"connection: close\r\n\r\n")
         assert answered > 1.5 * HEAD_SECONDS
         after_an_answer = seconds_until_closed(port, whole, whole[:9])
-        assert after_an_answer == pytest.approx(HEAD_SECONDS, abs=0.3)
+        assert is_after_the_limit(after_an_answer)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -156,10 +163,10 @@ def test_what_came_in_time_and_is_read_late_is_answered(monkeypatch):
             super().connection_made(transport)
             time.sleep(2 * HEAD_SECONDS)
 
-    with serving(behind, Late) as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as talking:
-            talking.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-            assert talking.recv(4096).startswith(b"HTTP/1.1 200")
+    with serving(behind, Late) as port, socket.create_connection(("127.0.0.1", port)) as talking:
+        talking.settimeout(10)
+        talking.sendall(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        assert talking.recv(4096).startswith(b"HTTP/1.1 200")
 
 
 def test_a_silent_peer_is_asked_whether_it_is_there():

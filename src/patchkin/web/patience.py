@@ -20,7 +20,7 @@ from patchkin.web.guard import answer
 
 MOST_WORDS_BYTES = 4 << 20
 """Of a request that is no upload."""
-HEAD_SECONDS = 20.0
+HEAD_SECONDS = 60.0
 """Until what is asked is said, from the beginning of the connection or of a later request."""
 PIECE_SECONDS = 30.0
 """Between two pieces of a body."""
