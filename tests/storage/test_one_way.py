@@ -36,6 +36,7 @@ KNOWN = {
     "metrics/extractors.py": ["torch.save"],  # into memory
     "runs/compression.py": ["figure.savefig"],  # within new_file
     "scoring/inspection.py": ["figure.savefig"],  # into memory
+    "scoring/pages.py": ["picture.save"],  # into memory
     "scoring/report.py": ["figure.savefig"],  # into memory
     "storage/checkpoint.py": ["save_file"],  # within new_folder and new_file
     "storage/locks.py": ["self._owner.write_text"],  # who holds a lock is no more than told
