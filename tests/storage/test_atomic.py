@@ -401,3 +401,23 @@ def test_remains_of_processes_that_are_no_more_are_removed(tmp_path, monkeypatch
     remove_remains(tmp_path)
     assert set(names(tmp_path)) == kept
     remove_remains(tmp_path / "nothing")
+
+
+def _make_folder(path):
+    with new_folder(path):
+        pass
+
+
+@POSIX
+@pytest.mark.parametrize("write", [lambda path: write_bytes(path, b"new"), _make_folder])
+def test_what_could_not_be_removed_goes_with_the_next_write(tmp_path, monkeypatch, write):
+    """Of a process that is no more: a disk that failed for good let it remove nothing."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: ended.pid)
+        file, folder = atomic._temporary_name(), atomic._temporary_name()
+    (tmp_path / file).write_bytes(b"half")
+    (tmp_path / folder).mkdir()
+    write(tmp_path / "a")
+    assert names(tmp_path) == ["a"]
