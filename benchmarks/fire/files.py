@@ -202,8 +202,8 @@ class Fire:
                 faults.append(f"again: code {again.code}: {again.said[-300:]}")
         different = command.unlike(self.box, self.whole / name)
         faults += [f"unlike the whole one: {each}" for each in different]
-        left = remains(self.box, command.remains if outcome.code == 0 else r"(?!)")
-        faults += [f"left in the end: {each}" for each in left]
+        if clean or outcome.code != 0:  # what could not be removed goes the next time
+            faults += [f"left in the end: {each}" for each in remains(self.box)]
         return {
             "command": name, "fault": fault, "number": number, "code": outcome.code,
             "failed": outcome.failed.replace(str(self.box), ""),

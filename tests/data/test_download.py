@@ -370,6 +370,23 @@ def test_a_set_is_recorded_just_before_it_appears(server, catalogue, tmp_path, m
     assert _left(tmp_path) == ["set.zip.sha256", "tiny"]
 
 
+def test_an_archive_that_nobody_vouches_for_is_not_kept_if_it_is_none(server, catalogue, tmp_path):
+    whole, server.content = server.content, server.content[:60]
+    with pytest.raises(DownloadError, match=r"cannot be unpacked: .*\. It is not kept\."):
+        fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue)
+    assert _left(tmp_path) == []
+    server.content = whole
+    assert fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue).root.is_dir()
+
+
+def test_a_damaged_archive_that_was_there_is_kept_and_told(server, catalogue, tmp_path):
+    (tmp_path / "set.zip").write_bytes(server.content[:60])
+    with pytest.raises(DownloadError, match=r"unpacked: .*\. Remove it to fetch it again\."):
+        fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue)
+    assert _left(tmp_path) == ["set.zip"]
+    assert server.requests == []
+
+
 def test_changed_content_is_refused_from_then_on(server, catalogue, tmp_path):
     fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue)
     (tmp_path / "tiny").rename(tmp_path / "old")

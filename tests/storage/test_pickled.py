@@ -1,6 +1,8 @@
 """Pickles of other projects: read without running anything in them, or refused in one line."""
 
 import ast
+import errno
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -97,3 +99,18 @@ def test_parts_that_unpack_to_more_than_the_file_are_not_unpacked(tmp_path):
     with pytest.raises(CheckpointError, match="its parts are larger than the file"):
         read_pickled(path)
     assert read_pickled(tmp_path / "plain.pth")["w"].shape == (1 << 24,)
+
+
+def test_a_disk_that_fails_is_told_and_no_damage(tmp_path, monkeypatch):
+    """Python's zipfile calls any error of the end of a file "not a zip file"."""
+    torch.save({"w": torch.zeros(3)}, tmp_path / "a.pth")
+
+    def fail(*_):
+        try:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        except OSError:
+            raise zipfile.BadZipFile("File is not a zip file")  # noqa: B904 (as there)
+
+    monkeypatch.setattr(zipfile, "ZipFile", fail)
+    with pytest.raises(CheckpointError, match=r"a\.pth` cannot be read as weights \(Input/output"):
+        read_pickled(tmp_path / "a.pth")

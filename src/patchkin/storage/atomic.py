@@ -149,6 +149,26 @@ def new_file(path: Path, *, synced: bool = True, advice: str = UNTOUCHED) -> Ite
                 part.unlink()
 
 
+@contextlib.contextmanager
+def set_apart(path: Path) -> Iterator[Path]:
+    """For a library that writes under other names first: a file in a folder of its own, which
+    becomes `path` when the block ends. Whatever is in the folder goes with it.
+
+    Args:
+        path: of the file; its folder is there.
+
+    Raises:
+        OSError: as the operating system says it.
+    """
+    folder = path.with_name(_temporary_name())
+    folder.mkdir()
+    try:
+        yield folder / path.name
+        (folder / path.name).replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def put_in_place(part: Path, target: Path, *, mode: int | None = None, synced: bool = True) -> None:
     """Let a finished file have its name, unless what has the name is the same.
 
