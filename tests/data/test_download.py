@@ -136,6 +136,20 @@ def test_interrupted_download_continues(server, tmp_path):
     assert _left(tmp_path) == ["set.zip"]
 
 
+def test_a_record_that_cannot_be_removed_is_in_nobodys_way(server, tmp_path, monkeypatch):
+    remove = Path.unlink
+
+    def unlink(path, *, missing_ok=False):
+        if path.name.endswith(".version"):
+            raise OSError(5, "Input/output error")
+        remove(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        assert download([server.url], tmp_path / "set.zip") == SHA256
+    assert (tmp_path / "set.zip").read_bytes() == CONTENT
+
+
 def test_dropped_connection_is_continued_at_once(server, tmp_path):
     server.break_after = 70000
     assert download([server.url], tmp_path / "set.zip") == SHA256
