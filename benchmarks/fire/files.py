@@ -27,6 +27,7 @@ import errno
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -201,9 +202,13 @@ class Fire:
             if again.code != 0:
                 faults.append(f"again: code {again.code}: {again.said[-300:]}")
         different = command.unlike(self.box, self.whole / name)
+        if not clean:
+            different = [each for each in different if not re.search(command.remains, each)]
         faults += [f"unlike the whole one: {each}" for each in different]
-        if clean or outcome.code != 0:  # what could not be removed goes the next time
-            faults += [f"left in the end: {each}" for each in remains(self.box)]
+        # What could not be removed goes the next time; a lock when somebody takes it again.
+        if clean or outcome.code != 0:
+            besides = r"(?!)" if clean else r"\.(lock|owner)$"
+            faults += [f"left in the end: {each}" for each in remains(self.box, besides)]
         return {
             "command": name, "fault": fault, "number": number, "code": outcome.code,
             "failed": outcome.failed.replace(str(self.box), ""),

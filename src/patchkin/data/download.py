@@ -130,7 +130,7 @@ def _from_one(url: str, target: Path, sha256: str | None, progress: ProgressBar 
             continue
         put_in_place(part, target)
         with contextlib.suppress(OSError):  # it is there, and what is left is in nobody's way
-            _forget_part(target)
+            _beside(target, ".part.version").unlink(missing_ok=True)
         return found
     raise AssertionError("unreachable")
 
