@@ -98,3 +98,89 @@ def test_what_a_kill_could_have_broken_is_seen(kills, finished_run, tmp_path):
     assert kills.unusable(run_dir)[-1] == "half a report"
     (run_dir / ".patchkin-00000000-1-00000000.part").touch()
     assert len(kills.remains(tmp_path)) == 1
+
+
+# A file layer that fails
+
+
+def failed(folder, *arguments):
+    """What came of commands whose files failed."""
+    result = subprocess.run(
+        [sys.executable, str(FIRE / "files.py"), str(folder), *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    return [json.loads(line) for line in (folder / "files.jsonl").read_text().splitlines()]
+
+
+LINUX = pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which("cc") is None, reason="Linux with a C compiler"
+)
+
+
+@LINUX
+def test_commands_whose_files_fail_below_python(tmp_path):
+    lines = failed(
+        tmp_path, "--only", "import", "--every", "3", "--faults", "no space", "half writes"
+    )
+    codes = {(line["fault"], line["code"]) for line in lines}
+    assert codes == {("no space", 2), ("half writes", 0)}
+    for line in lines:
+        assert line["failed"]  # otherwise nothing was tried
+        assert ("No space left on device" in line["said"]) == (line["fault"] == "no space")
+
+
+@LINUX
+@pytest.mark.slow
+def test_every_command_on_files_that_fail(tmp_path):
+    some = failed(tmp_path, "--only", "push", "--sample", "2", "--every", "25")
+    lines = failed(tmp_path, "--sample", "2", "--every", "25")
+    assert lines[: len(some)] == some  # it did not do them again
+    assert len({line["command"] for line in lines}) == 15
+
+
+def test_what_a_failure_could_have_left_is_seen(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(FIRE)
+    commands = loaded(FIRE / "commands.py", monkeypatch)
+    command = commands.Command(lambda _: [], lambda _: None, varying=r"\.jsonl$", remains="kept")
+    box, whole = tmp_path / "box", tmp_path / "whole"
+    for folder in (box, whole):
+        (folder / "tmp").mkdir(parents=True)
+        (folder / "a.json").write_text("{}")
+        (folder / "b.jsonl").write_text('{"a": 1}\n')
+
+    def faults(*, torn=False):
+        return command.spoiled(box, before, whole, torn=torn)
+
+    before = commands.files_of(box)
+    assert faults() == command.unlike(box, whole) == commands.remains(box) == []
+    (box / "b.jsonl").write_text('{"a": 1}\n{"b')
+    assert faults() == ["cannot be read: b.jsonl: JSONDecodeError"]
+    assert faults(torn=True) == []
+    (box / "b.jsonl").write_text('{"another": 1}\n')  # may be other than in the whole one
+    (box / "a.json").write_text('{"half": ')
+    assert faults() == ["half or unknown: a.json", "cannot be read: a.json: JSONDecodeError"]
+    (box / "a.json").unlink()
+    assert faults() == ["lost: a.json"]
+    assert command.unlike(box, whole) == ["a.json"]
+    (box / ".patchkin-1-2-3.part").mkdir()
+    (box / ".patchkin-1-2-3.part" / "a.json").write_text("{")
+    (box / "tmp" / "x").touch()
+    assert commands.remains(box) == [".patchkin-1-2-3.part", "tmp/x"]
+
+
+# Eight on one folder
+
+
+@pytest.mark.slow
+def test_killed_translations_of_a_shared_folder_are_finished(tmp_path):
+    result = subprocess.run(
+        [sys.executable, str(FIRE / "eight.py"), str(tmp_path), "--images", "120"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = json.loads(result.stdout)
+    codes = list(found["parts"]["codes"].values())
+    assert sorted(codes) == [-signal.SIGKILL] * 2 + [0] * 6
+    assert found["parts"]["then"]["written"] > 0
+    assert found["without_parts"]["codes"] == [0] * 8

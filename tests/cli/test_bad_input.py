@@ -355,3 +355,11 @@ def test_one_flag_sets_the_channels_of_every_network(command, method):
     config = from_plain(kind.config_type, yaml.safe_load(out)["method"])
     with torch.device("meta"):
         assert kind(config).channels == (1, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux has it")
+def test_a_file_that_cannot_be_read_to_its_end_is_named(command, tmp_path):
+    """The system names a file where it is opened; /proc/self/mem can be, and fails to be read."""
+    page = ("export", "none", "--page", tmp_path / "page")
+    code, _, err = command(*page, "--onnxruntime-web", "/proc/self/mem")
+    assert (code, err) == (2, "patchkin: error: `/proc/self/mem`: Input/output error.\n")

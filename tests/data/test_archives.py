@@ -166,3 +166,12 @@ def test_an_unknown_compression_is_one_line(tmp_path):
     (tmp_path / "a.zip").write_bytes(content)
     with pytest.raises(DownloadError, match="cannot be unpacked: That compression method"):
         extract_archive(tmp_path / "a.zip", tmp_path / "set")
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.tar", bytes(10_240)), ("a.zip", _zip())])
+def test_an_archive_without_a_file_is_none(tmp_path, name, content):
+    """Zeros are a tar that ends at once: a server's hole would become a set without images."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DownloadError, match=f"{name}` cannot be unpacked: it holds no file"):
+        extract_archive(tmp_path / name, tmp_path / "set")
+    assert _left(tmp_path) == [name]

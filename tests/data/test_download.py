@@ -136,6 +136,20 @@ def test_interrupted_download_continues(server, tmp_path):
     assert _left(tmp_path) == ["set.zip"]
 
 
+def test_a_record_that_cannot_be_removed_is_in_nobodys_way(server, tmp_path, monkeypatch):
+    remove = Path.unlink
+
+    def unlink(path, *, missing_ok=False):
+        if path.name.endswith(".version"):
+            raise OSError(5, "Input/output error")
+        remove(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        assert download([server.url], tmp_path / "set.zip") == SHA256
+    assert (tmp_path / "set.zip").read_bytes() == CONTENT
+
+
 def test_dropped_connection_is_continued_at_once(server, tmp_path):
     server.break_after = 70000
     assert download([server.url], tmp_path / "set.zip") == SHA256
@@ -368,6 +382,23 @@ def test_a_set_is_recorded_just_before_it_appears(server, catalogue, tmp_path, m
     assert (fetched.root, fetched.was_known) == (tmp_path / "tiny", True)
     assert len(server.requests) == 1
     assert _left(tmp_path) == ["set.zip.sha256", "tiny"]
+
+
+def test_an_archive_that_nobody_vouches_for_is_not_kept_if_it_is_none(server, catalogue, tmp_path):
+    whole, server.content = server.content, server.content[:60]
+    with pytest.raises(DownloadError, match=r"cannot be unpacked: .*\. It is not kept\."):
+        fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue)
+    assert _left(tmp_path) == []
+    server.content = whole
+    assert fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue).root.is_dir()
+
+
+def test_a_damaged_archive_that_was_there_is_kept_and_told(server, catalogue, tmp_path):
+    (tmp_path / "set.zip").write_bytes(server.content[:60])
+    with pytest.raises(DownloadError, match=r"unpacked: .*\. Remove it to fetch it again\."):
+        fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue)
+    assert _left(tmp_path) == ["set.zip"]
+    assert server.requests == []
 
 
 def test_changed_content_is_refused_from_then_on(server, catalogue, tmp_path):

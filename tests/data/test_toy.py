@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from patchkin.cli import main
 from patchkin.data.config import DataConfig
 from patchkin.data.layouts import find_domains
 from patchkin.data.toy import Scene, cached_toy, mask_file, truth_file, write_toy
 from patchkin.errors import ConfigError, StorageError
+from storage.faults import Faults
 
 
 def _hashes(root):
@@ -118,3 +121,17 @@ def test_a_failed_rendering_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         cached_toy()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_half_a_set_is_not_in_the_way_of_the_next_try(tmp_path, capsys, is_there):
+    root = tmp_path / "set"
+    if is_there:
+        root.mkdir()
+    command = ["data", "toy", str(root), "--train", "2", "--test", "1"]
+    with Faults(tmp_path, number=20, error=errno.ENOSPC):
+        assert main(command) == 2
+    assert str(root) in capsys.readouterr().err
+    assert list(tmp_path.rglob("*")) == ([root] if is_there else [])
+    assert main(command) == 0
+    assert len(list(root.glob("trainA/*.png"))) == 2

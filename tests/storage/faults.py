@@ -91,8 +91,9 @@ class Faults:
             return saved(tensors, path, metadata)
 
         def fake_draw(image, path, *rest, **options):
-            if self._is_below(path):
-                self._count("write image", lambda: Path(path).write_bytes(b"half"))
+            place = path.name if isinstance(path, io.IOBase) else path
+            if self._is_below(place):
+                self._count("write image", lambda: Path(place).write_bytes(b"half"))
             return drawn(image, path, *rest, **options)
 
         for owner, name, fake in (

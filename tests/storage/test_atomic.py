@@ -23,6 +23,7 @@ from patchkin.storage.atomic import (
     new_folder,
     remove_folder,
     remove_remains,
+    set_apart,
     storage_errors,
     sync_folder,
     sync_tree,
@@ -502,3 +503,47 @@ def test_a_process_of_another_user_is_alive(monkeypatch):
         alive = atomic._is_alive(1)
     assert alive
     assert not asked
+
+
+def _make_folder(path):
+    with new_folder(path):
+        pass
+
+
+@POSIX
+@pytest.mark.parametrize("write", [lambda path: write_bytes(path, b"new"), _make_folder])
+def test_what_could_not_be_removed_goes_with_the_next_write(tmp_path, monkeypatch, write):
+    """Of a process that is no more: a disk that failed for good let it remove nothing."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: ended.pid)
+        file, folder = atomic._temporary_name(), atomic._temporary_name()
+    (tmp_path / file).write_bytes(b"half")
+    (tmp_path / folder).mkdir()
+    write(tmp_path / "a")
+    assert names(tmp_path) == ["a"]
+
+
+def test_what_a_library_writes_beside_its_file_goes_with_it(tmp_path):
+    """safetensors has names such as `.tmpA1b2C3`, which a killed process would leave for ever."""
+
+    def written(content):
+        with set_apart(tmp_path / "a") as part:
+            assert atomic._TEMPORARY.fullmatch(
+                part.parent.name
+            )  # so that `remove_remains` finds it
+            part.with_name(".tmpA1b2C3").write_bytes(b"half")
+            if content is None:
+                raise OSError(errno.ENOSPC, "full")
+            part.write_bytes(content)
+
+    with pytest.raises(OSError, match="full"):
+        written(None)
+    assert names(tmp_path) == []
+    written(b"old")
+    with pytest.raises(OSError, match="full"):
+        written(None)
+    assert (tmp_path / "a").read_bytes() == b"old"
+    written(b"new")
+    assert (names(tmp_path), (tmp_path / "a").read_bytes()) == (["a"], b"new")

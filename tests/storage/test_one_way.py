@@ -28,11 +28,11 @@ KNOWN = {
     "images/gif.py": ["image.save", "path.open"],  # into memory, and within new_file
     "images/png16.py": ["path.write_bytes"],
     "images/pnm.py": ["path.write_bytes"],
-    "images/saving.py": ["save", *["image.save"] * 2, "images.save", "part.write_bytes"],
+    "images/saving.py": ["save", "image.save", "part.write_bytes"],
     "images/tiff.py": ["tifffile.imwrite", "tifffile.imwrite"],
     "images/tiff_writing.py": ["tifffile.imwrite"] * 2,  # one of them into memory
     "images/video.py": ["self._av.open"],  # within new_file
-    "images/write.py": [*["image.save"] * 4, "path.open", "np.save"],
+    "images/write.py": ["image.save", "path.open", "np.save"],
     "metrics/extractors.py": ["torch.save"],  # into memory
     "runs/compression.py": ["figure.savefig"],  # within new_file
     "scoring/inspection.py": ["figure.savefig"],  # into memory
@@ -42,7 +42,6 @@ KNOWN = {
     "storage/locks.py": ["self._owner.write_text"],  # who holds a lock is no more than told
     "training/loop.py": ["self.store.save"],
     "translation/live_maps.py": ["file.open"],  # in a temporary folder, for the same process
-    "translation/styles.py": ["frames.save"],  # within new_file
 }
 
 

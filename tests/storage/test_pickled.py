@@ -1,6 +1,8 @@
 """Pickles of other projects: read without running anything in them, or refused in one line."""
 
 import ast
+import errno
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -143,3 +145,18 @@ def test_what_holds_code_is_named(tmp_path):
         "); such files can run code, so nothing of it was loaded. Save the state dict alone, with "
         "torch.save(network.state_dict(), FILE)."
     )
+
+
+def test_a_disk_that_fails_is_told_and_no_damage(tmp_path, monkeypatch):
+    """Python's zipfile calls any error of the end of a file "not a zip file"."""
+    torch.save({"w": torch.zeros(3)}, tmp_path / "a.pth")
+
+    def fail(*_):
+        try:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        except OSError:
+            raise zipfile.BadZipFile("File is not a zip file")  # noqa: B904 (as there)
+
+    monkeypatch.setattr(zipfile, "ZipFile", fail)
+    with pytest.raises(CheckpointError, match=r"a\.pth` cannot be read as weights \(Input/output"):
+        read_pickled(tmp_path / "a.pth")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from patchkin.cli import bench
 from patchkin.compression.search import EvolutionSearch, SearchConfig
@@ -18,12 +20,15 @@ from patchkin.data.paired import write_paired_toy
 from patchkin.data.toy import write_toy
 from patchkin.errors import StorageError
 from patchkin.images import Encoding, write_image, write_pillow
+from patchkin.images.container import Container
+from patchkin.images.saving import Page, write_pages
 from patchkin.metrics.protocols import Protocol
 from patchkin.metrics.statistics import Statistics, write_statistics
 from patchkin.runs.compression import write_plot
 from patchkin.scoring.comparison.formats import as_html
 from patchkin.scoring.comparison.table import make_table
 from patchkin.scoring.results import Result, write_result
+from patchkin.storage import checkpoint
 from patchkin.storage.atomic import new_file, write_text
 from patchkin.storage.checkpoint import write_tensors
 from patchkin.translation import styles
@@ -177,3 +182,44 @@ def test_the_reason_of_safetensors_is_told_as_that_of_others(tmp_path):
     assert caught.value.errno == errno.ENOTDIR
     write_tensors(tmp_path / "a", {"weight": torch.ones(2)}, None)
     assert load_file(tmp_path / "a")["weight"].tolist() == [1, 1]
+
+
+def test_what_safetensors_writes_under_names_of_its_own_is_set_apart(tmp_path, monkeypatch):
+    seen = []
+
+    def save(tensors, path, metadata):
+        seen.append(path.parent.name)
+        save_file(tensors, path, metadata)
+
+    monkeypatch.setattr(checkpoint, "save_file", save)
+    model(tmp_path, 1)
+    assert len(seen) == 1
+    assert seen[0].startswith(".patchkin-")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of files, and what they answer")
+@pytest.mark.parametrize("suffix", [".jpg", ".bmp", ".gif", ".png", ".webp", ".ppm", ".tga"])
+@pytest.mark.parametrize("pages", [False, True])
+def test_a_last_write_of_which_a_part_is_taken_fails(tmp_path, suffix, pages):
+    """As on a disk that is full but for a part of it. Pillow takes such a write for a whole one."""
+    import resource
+
+    levels_CHW = np.random.default_rng(0).integers(0, 256, (3, 60, 60), dtype=np.uint8)
+
+    def write(path):
+        if pages:
+            write_pages(path, [Page(levels_CHW)], Container())
+        else:
+            write_pillow(path, Image.fromarray(levels_CHW.transpose(1, 2, 0)))
+
+    write(tmp_path / f"a{suffix}")
+    size = (tmp_path / f"a{suffix}").stat().st_size
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, hard))
+    try:
+        with pytest.raises(StorageError, match="File too large"):
+            write(tmp_path / f"b{suffix}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert [path.name for path in tmp_path.iterdir()] == [f"a{suffix}"]

@@ -192,3 +192,20 @@ def test_verbs_that_need_the_model_itself_say_so(both, tmp_path, capsys, verb):
     assert told.count("\n") == 0, told
     assert told.startswith("patchkin: error: ")
     assert not out.exists()
+
+
+@pytest.mark.parametrize("place", ["w.bin", "../w.bin", "/etc/hostname"])
+def test_tensors_in_other_files_are_refused(both, tmp_path, monkeypatch, place):
+    """Or whoever makes a model could have files of its user read into translations."""
+    path = tmp_path / "in" / "m.onnx"
+    path.parent.mkdir()
+    model = onnx.load(both[1])
+    onnx.save_model(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    (tmp_path / "w.bin").write_bytes((path.parent / "w.bin").read_bytes())
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = place if entry.key == "location" else entry.value
+    path.write_bytes(model.SerializeToString())
+    monkeypatch.chdir(path.parent)
+    with pytest.raises(CheckpointError, match=r"m\.onnx` is no ONNX model that can be run: "):
+        OnnxTranslator(path, device="cpu")

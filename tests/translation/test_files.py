@@ -19,3 +19,11 @@ def test_plan_keeps_the_structure_of_folders(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no image"):
         plan([str(tmp_path / "empty")], tmp_path / "out")
+
+
+def test_an_output_that_is_a_file_is_told_before_anything_is_done(tmp_path):
+    """Not once for every image."""
+    (tmp_path / "a.png").touch()
+    (tmp_path / "out").touch()
+    with pytest.raises(DataError, match=r"--output `.*/out` is a file; name a folder"):
+        plan([str(tmp_path / "a.png")], tmp_path / "out")

@@ -138,6 +138,21 @@ def test_what_a_killed_process_left_is_made_anew(jobs, tmp_path):
     assert _sorted([job], A) == (0, 1, "")
 
 
+def test_what_another_process_makes_meanwhile_is_known(jobs, tmp_path):
+    """It appears after the record was read; the same command, called twice, met it as unknown."""
+    records = Records()
+    assert records.state(jobs[0].target) == "made"
+    job = Job(jobs[0].source, tmp_path / "out" / "w.png")
+    _make(job, Recorder(A))
+    assert records.state(job.target) == "made"
+    begun = tmp_path / "out" / "v.png"
+    Recorder(A, part="2of2").begins([begun])
+    begun.write_bytes(b"without its last line yet")
+    assert records.state(begun) == "interrupted"
+    (tmp_path / "out" / "u.png").write_bytes(b"of nobody")
+    assert records.state(tmp_path / "out" / "u.png") == "unknown"
+
+
 def test_processes_share_a_folder_each_with_a_journal(jobs, tmp_path):
     names = {path.name for path in (tmp_path / "out" / RECORD_FOLDER).iterdir()}
     other = Recorder(A, part="2of2")

@@ -80,8 +80,9 @@ def main(
         _forget_output()
         return DONE
     except OSError as error:
-        if error.filename is not None:
-            return _complain(f"`{error.filename}`: {error.strerror}.")
+        name = error.filename if error.filename is not None else _file_of(error)
+        if name is not None:
+            return _complain(f"`{name}`: {error.strerror}.")
         from patchkin.storage.atomic import is_disk_trouble
 
         if not is_disk_trouble(error):
@@ -102,6 +103,20 @@ def _escape_what_the_console_cannot_show() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
+
+
+def _file_of(error: OSError) -> str | None:
+    """The file that could not be read or written, which the system names where it is opened only:
+    the one that was open where the error came from.
+    """
+    names: list[str] = []
+    place = error.__traceback__
+    while place is not None:
+        for value in place.tb_frame.f_locals.values():
+            name = getattr(value, "name", None) if isinstance(value, io.IOBase) else None
+            names += [name] if isinstance(name, str) and not name.startswith("<") else []
+        place = place.tb_next
+    return names[-1] if names else None
 
 
 def _forget_output() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -154,14 +156,32 @@ def _toy(options: ToyOptions) -> int:
     write = write_farm if options.world == "farm" else write_toy
     write = write_domain_toy if options.domains else write
     counts = {name: getattr(options, name) for name in ("train", "test")}
-    write(
-        options.root,
-        size=options.size,
-        seed=options.seed,
-        **{name: number for name, number in counts.items() if number is not None},
-    )
+    with _new_set(options.root) as unfinished:
+        write(
+            unfinished,
+            size=options.size,
+            seed=options.seed,
+            **{name: number for name, number in counts.items() if number is not None},
+        )
     print(f"wrote {options.root}", file=sys.stderr)
     return 0
+
+
+@contextlib.contextmanager
+def _new_set(root: Path) -> Iterator[Path]:
+    """A folder to fill: half a set would be in the way of the next try."""
+    from patchkin.storage.atomic import new_folder
+
+    if not root.exists():
+        with new_folder(root) as unfinished:
+            yield unfinished
+        return
+    try:  # it may be the one that we are in, or where a disk is mounted
+        yield root
+    except BaseException:
+        for entry in root.iterdir():
+            shutil.rmtree(entry, ignore_errors=True)
+        raise
 
 
 def _download(options: DownloadOptions) -> int:

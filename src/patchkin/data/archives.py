@@ -85,7 +85,8 @@ def extract_archive(
     with new_folder(root) as unfinished:
         extract = _extract_zip if archive.name.lower().endswith(".zip") else _extract_tar
         with _told(archive):
-            extract(archive, unfinished, limits)
+            if not extract(archive, unfinished, limits):
+                raise ValueError("it holds no file")  # zeros are a tar without any
         shutil.rmtree(unfinished / "__MACOSX", ignore_errors=True)
         entries = list(unfinished.iterdir())
         if len(entries) == 1 and entries[0].is_dir() and entries[0].name not in _SPLITS:
@@ -120,7 +121,8 @@ def _check_inside(name: str, folder: Path, archive: Path) -> None:
         raise DownloadError(f"`{archive}` is unsafe: its entry `{name}` would land outside.")
 
 
-def _extract_zip(archive: Path, folder: Path, limits: Limits) -> None:
+def _extract_zip(archive: Path, folder: Path, limits: Limits) -> int:
+    """Returns the number of entries."""
     with zipfile.ZipFile(archive) as file:
         total = files = 0
         for entry in file.infolist():
@@ -131,9 +133,11 @@ def _extract_zip(archive: Path, folder: Path, limits: Limits) -> None:
                 raise ValueError(f"`{entry.filename}` is encrypted; unpack it by hand")
             total, files = limits.add(entry.file_size, total=total, files=files)
         file.extractall(folder)
+    return files
 
 
-def _extract_tar(archive: Path, folder: Path, limits: Limits) -> None:
+def _extract_tar(archive: Path, folder: Path, limits: Limits) -> int:
+    """Returns the number of entries."""
     with tarfile.open(archive) as file:
         total = files = 0
         for entry in file:
@@ -145,3 +149,4 @@ def _extract_tar(archive: Path, folder: Path, limits: Limits) -> None:
             file.extractall(folder, filter="data")
         else:  # Python 3.10 before .12; the checks above are what the filter does
             file.extractall(folder)
+    return files

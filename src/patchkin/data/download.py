@@ -129,7 +129,8 @@ def _from_one(url: str, target: Path, sha256: str | None, progress: ProgressBar 
                 raise
             continue
         put_in_place(part, target)
-        _forget_part(target)
+        with contextlib.suppress(OSError):  # it is there, and what is left is in nobody's way
+            _beside(target, ".part.version").unlink(missing_ok=True)
         return found
     raise AssertionError("unreachable")
 
@@ -292,6 +293,7 @@ def _fetched(
         return Fetched(root, recorded, was_known=True)
     if root.exists():
         raise DownloadError(f"`{root}` exists and did not come from here; move it away first.")
+    was_there = archive.exists()
     try:
         found = download(urls, archive, sha256=expected, progress=progress)
     except DownloadError as error:
@@ -301,7 +303,17 @@ def _fetched(
                 "remove it to accept changed content."
             ) from error
         raise
-    extract_archive(archive, root, before=lambda: write_text(record, f"{found}  {archive.name}\n"))
+    try:
+        extract_archive(
+            archive, root, before=lambda: write_text(record, f"{found}  {archive.name}\n")
+        )
+    except DownloadError as error:
+        if expected is not None:
+            raise
+        if was_there:
+            raise DownloadError(f"{error} Remove it to fetch it again.") from error
+        archive.unlink(missing_ok=True)  # nobody vouched for it, and it would stay in the way
+        raise DownloadError(f"{error} It is not kept.") from error
     with contextlib.suppress(OSError):  # it is of no more use, and in nobody's way
         archive.unlink()
     return Fetched(root, found, was_known=expected is not None)

@@ -29,7 +29,7 @@ from patchkin.images.png16 import save_16bit_png
 from patchkin.images.pnm import PNM_SUFFIXES, save_deep_pnm
 from patchkin.images.tiff import TIFF_SUFFIXES
 from patchkin.images.tiff_writing import write_tiff_pages
-from patchkin.images.write import default_suffix, pillow_format, save_npy
+from patchkin.images.write import default_suffix, pillow_format, save_npy, save_pillow
 from patchkin.storage.atomic import new_file
 
 QUALITY = 95
@@ -225,11 +225,11 @@ def _pillow_writer(job: _Job) -> _Write:
     image = _image(job.first, with_alpha=with_alpha)
     if name == "JPEG2000":
         return lambda part, _: _save_jp2(part, image, container)
-    return lambda part, _: image.save(part, **options)
+    return lambda part, _: save_pillow(image, part, **options)
 
 
 def _save_at_once(part: Path, images: list[Image.Image], options: dict[str, Any]) -> None:
-    images[0].save(part, **{**options, "save_all": True}, append_images=images[1:])
+    save_pillow(images[0], part, **{**options, "save_all": True}, append_images=images[1:])
 
 
 def _save_jp2(part: Path, image: Image.Image, container: Container) -> None:

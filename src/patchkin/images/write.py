@@ -5,8 +5,10 @@ Shape suffixes: C channels, H and W pixels.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -78,7 +80,7 @@ def write_pillow(path: str | Path, image: Image.Image, *, synced: bool = True) -
     path = Path(path)
     form = pillow_format(path.suffix)
     with new_file(path, synced=synced) as part:
-        image.save(part, format=form)
+        save_pillow(image, part, format=form)
 
 
 def pillow_format(suffix: str) -> str:
@@ -108,10 +110,27 @@ def _writer(suffix: str, array: Array, encoding: Encoding) -> Callable[[Path], N
         )
     image, name = Image.fromarray(array), pillow_format(suffix)
     if name == "JPEG":
-        return lambda part: image.save(part, format=name, quality=_JPEG_QUALITY, subsampling=0)
+        return lambda part: save_pillow(
+            image, part, format=name, quality=_JPEG_QUALITY, subsampling=0
+        )
     if name == "WEBP":
-        return lambda part: image.save(part, format=name, quality=_JPEG_QUALITY)
-    return lambda part: image.save(part, format=name)
+        return lambda part: save_pillow(image, part, format=name, quality=_JPEG_QUALITY)
+    return lambda part: save_pillow(image, part, format=name)
+
+
+def save_pillow(image: Image.Image, part: Path, **options: Any) -> None:
+    """`image.save`, by a file that is written to its end or fails."""
+    with _Whole(io.FileIO(part, "w")) as file:
+        image.save(file, **options)
+
+
+class _Whole(io.BufferedWriter):
+    """Has no descriptor: Pillow would write to it and take half a write, as a disk that fills up
+    or is slow gives it, for a whole one.
+    """
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
 
 
 def save_npy(path: Path, array: Array) -> None:

@@ -6,7 +6,8 @@ old content or the new, and never a part of it. What has the content already is 
 
 The other name is `.patchkin-HOST-PROCESS-RANDOM.part`: no image and no file of a run ends so, no
 pattern such as `*.png` or `step_*` finds it, and it is short, whatever the length of the final
-name. It is removed when the writing fails, and by `remove_remains` if the process was killed.
+name. It is removed when the writing fails; if it cannot be, or the process was killed, by the next
+process that writes into the folder.
 
 Where something else than a file has the name, such as a pipe or `/dev/stdout`, it is written to as
 it is. A link is followed, and stays.
@@ -137,6 +138,7 @@ def new_file(path: Path, *, synced: bool = True, advice: str = UNTOUCHED) -> Ite
             yield target
             return
         target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_once(target.parent)
         part = target.with_name(_temporary_name())
         try:
             mode = _made(part, like=target)
@@ -145,6 +147,26 @@ def new_file(path: Path, *, synced: bool = True, advice: str = UNTOUCHED) -> Ite
         finally:
             with contextlib.suppress(OSError):
                 part.unlink()
+
+
+@contextlib.contextmanager
+def set_apart(path: Path) -> Iterator[Path]:
+    """For a library that writes under other names first: a file in a folder of its own, which
+    becomes `path` when the block ends. Whatever is in the folder goes with it.
+
+    Args:
+        path: of the file; its folder is there.
+
+    Raises:
+        OSError: as the operating system says it.
+    """
+    folder = path.with_name(_temporary_name())
+    folder.mkdir()
+    try:
+        yield folder / path.name
+        (folder / path.name).replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def put_in_place(part: Path, target: Path, *, mode: int | None = None, synced: bool = True) -> None:
@@ -221,6 +243,7 @@ def new_folder(path: Path, *, replace: bool = False, advice: str = UNTOUCHED) ->
     """
     with storage_errors(path, advice=advice):
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_remains(path.parent)
         unfinished = path.with_name(_temporary_name())
         unfinished.mkdir()
         try:
@@ -297,6 +320,17 @@ def remove_remains(folder: Path) -> None:
                 shutil.rmtree(entry, ignore_errors=True)
             else:
                 entry.unlink(missing_ok=True)
+
+
+_swept: set[Path] = set()
+"""Folders that this process has looked through."""
+
+
+def _sweep_once(folder: Path) -> None:
+    """`remove_remains`, before the first file that this process writes into a folder."""
+    if folder not in _swept:
+        _swept.add(folder)
+        remove_remains(folder)
 
 
 def _exchange(unfinished: Path, path: Path) -> None:

@@ -33,6 +33,7 @@ from patchkin.storage.atomic import (
     new_folder,
     remove_folder,
     remove_remains,
+    set_apart,
     write_bytes,
     write_text,
 )
@@ -254,7 +255,8 @@ def write_tensors(
     """
     contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     try:
-        save_file(contiguous, path, metadata)
+        with set_apart(path) as part:  # safetensors has names of its own, which nobody would remove
+            save_file(contiguous, part, metadata)
     except SafetensorError as error:
         told = _OS_ERROR.search(str(error))
         raise OSError(*((int(told[2]), told[1].strip()) if told else (str(error),))) from error

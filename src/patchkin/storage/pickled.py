@@ -93,7 +93,7 @@ def _check_packing(path: Path) -> None:
 
 def _unreadable(path: Path, error: Exception) -> CheckpointError:
     """One line about a file of weights that a parser stumbled over."""
-    text = str(error).strip() or type(error).__name__
+    text = _of_the_disk(error) or str(error).strip() or type(error).__name__
     inner = _REASON.search(text)  # around it torch advises to switch the protection off
     reason = inner[1] if inner else text.splitlines()[0]
     if "weights_only" in reason:
@@ -103,6 +103,15 @@ def _unreadable(path: Path, error: Exception) -> CheckpointError:
         f"`{path}` cannot be read as weights ({reason.rstrip('. ')}). Is it damaged "
         f"or not fully downloaded? {EXPECTED}"
     )
+
+
+def _of_the_disk(error: BaseException | None) -> str | None:
+    """What the operating system said, where a parser took a disk that fails for a damaged file."""
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _version() -> tuple[int, int]:

@@ -92,6 +92,8 @@ def plan(inputs: Sequence[str], output: Path) -> Plan:
     """
     suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     names_file = output.suffix.lower() in suffixes and not output.is_dir()
+    if output.is_file() and not names_file:
+        raise DataError(f"--output `{output}` is a file; name a folder, or a file such as out.png.")
     jobs: dict[Path, Job] = {}
     notes: list[str] = []
     for source, name in _named_files(inputs, output, notes):

@@ -120,7 +120,9 @@ State = Literal["absent", "made", "interrupted", "unknown"]
 
 
 class Records:
-    """The records of all folders that are asked about, as they were when asked first."""
+    """The records of all folders that are asked about, as they were when asked first; those of a
+    folder with a file that they do not know are read again if they have grown.
+    """
 
     def __init__(self) -> None:
         self._folders: dict[Path, _Folder] = {}
@@ -135,6 +137,13 @@ class Records:
 
         Interrupted: it was being made when a process was killed.
         """
+        found = self._state(file)
+        if found == "unknown" and _sizes(file.parent) != self._folder(file).sizes:
+            del self._folders[file.parent]  # another process has made it in the meantime
+            found = self._state(file)
+        return found
+
+    def _state(self, file: Path) -> State:
         if not os.path.lexists(file):
             return "absent"
         if self.made(file) is not None:
@@ -153,12 +162,14 @@ class _Folder:
     made: dict[str, list[Made]] = field(default_factory=dict)
     begun: set[str] = field(default_factory=set)
     """Not followed by a line that it is made."""
+    sizes: Mapping[Path, int] = field(default_factory=dict)
+    """Of the journals, before they were read."""
 
 
 def _read(folder: Path) -> _Folder:
     """What all journals of a folder say; lines that were cut short are passed over."""
-    known = _Folder()
-    for journal in sorted((folder / RECORD_FOLDER).glob("*.jsonl")):
+    known = _Folder(sizes=_sizes(folder))
+    for journal in sorted(known.sizes):
         maker: Maker | None = None
         begun: set[str] = set()
         for line in _lines(journal):
@@ -177,6 +188,12 @@ def _read(folder: Path) -> _Folder:
                 continue
         known.begun |= begun
     return known
+
+
+def _sizes(folder: Path) -> dict[Path, int]:
+    """Bytes of all journals of a folder."""
+    journals = (folder / RECORD_FOLDER).glob("*.jsonl")
+    return {journal: journal.stat().st_size for journal in journals}
 
 
 def _made(maker: Maker, entry: Mapping[str, Any], folder: Path) -> Made:

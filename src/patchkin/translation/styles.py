@@ -26,6 +26,7 @@ from patchkin.images import (
     to_uint8,
     write_pillow,
 )
+from patchkin.images.write import save_pillow
 from patchkin.randomness import SeededDraws
 from patchkin.storage.atomic import is_disk_trouble, new_file
 from patchkin.translation.files import Job, renamed
@@ -283,7 +284,8 @@ def _write_animation(path: Path, images: Sequence[Tensor]) -> None:
     frames = [image_grid([[image]]) for image in images]
     frames += frames[-2:0:-1]  # and back
     with new_file(path) as part:
-        frames[0].save(
+        save_pillow(
+            frames[0],
             part,
             format="GIF",
             save_all=True,
