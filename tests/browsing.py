@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 
 import pytest
 
@@ -35,6 +36,7 @@ def browser():
         chromium.close()
 
 
+SECONDS_TO_REST = 10
 CONTRAST = r"""() => {
   const dot = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const numbers = (colour) => {
@@ -79,7 +81,12 @@ CONTRAST = r"""() => {
 
 
 def unreadable(page):
-    """Texts of a page below that contrast; there must be some text."""
-    found = page.evaluate(CONTRAST)
-    assert found
-    return [(text, round(ratio, 2)) for text, ratio, least in found if ratio < least]
+    """Texts of a page below that contrast once it is at rest; there must be some text."""
+    end = time.monotonic() + SECONDS_TO_REST
+    while True:  # what is about to change is shown pale
+        found = page.evaluate(CONTRAST)
+        assert found
+        pale = [(text, round(ratio, 2)) for text, ratio, least in found if ratio < least]
+        if not pale or time.monotonic() > end:
+            return pale
+        page.wait_for_timeout(100)

@@ -30,7 +30,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+import patchkin
+
 CARD = torch.device("cuda", 0)
+_PACKAGE = Path(patchkin.__file__).parent
 _META = torch.device("meta")
 _aten = torch.ops.aten
 _READS = {_aten._local_scalar_dense.default, _aten.is_nonzero.default, _aten.equal.default}
@@ -228,9 +231,8 @@ def _place() -> str:
     """The line of patchkin that is at work."""
     for frame in reversed(traceback.extract_stack()):
         path = Path(frame.filename)
-        if "patchkin" in path.parts and "tests" not in path.parts:
-            parts = path.parts[path.parts.index("patchkin", path.parts.index("src")) + 1 :]
-            return f"{'/'.join(parts)}:{frame.lineno}"
+        if path.is_relative_to(_PACKAGE):
+            return f"{path.relative_to(_PACKAGE).as_posix()}:{frame.lineno}"
     return "a test"
 
 

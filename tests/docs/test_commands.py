@@ -17,6 +17,8 @@ OF_OTHERS = {
     *("--shm-size", "--gpus", "--user"),  # Docker
     "--no-deps",  # pip
     "--set",  # docs/making/notebooks.py
+    "--validate",  # cffconvert
+    "--rounds",  # benchmarks/scaling/processes.py
     "--w_hpf",  # of the released StarGAN v2
     *("--method.field-name", "--method.colour-weight"),  # made up, and of an example
     *("--sizes", "--batches", "--patches", "--precisions"),  # benchmarks/scaling/run.py

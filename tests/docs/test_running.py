@@ -18,9 +18,12 @@ import pytest
 from docs import scene
 from docs.blocks import PAGES, ROOT, Block, blocks_of, commands_of, patchkin_arguments
 from docs.test_commands import SHELL
+from exported_models import saved
+from patchkin import Translator
 from patchkin.cli import compress as compressing
 from patchkin.cli import main
 from patchkin.cli import train as training
+from patchkin.export.writing import export_model
 
 NOT_RUN = {
     "100000_nets_ema.ckpt": "half a gigabyte; tests/upstream reads files of this form",
@@ -165,12 +168,16 @@ def test_every_command_of_a_page_runs(path, place):
 
 
 @pytest.mark.parametrize("path", WITH_BLOCKS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_every_block_of_python_runs(path, small, request):
+def test_every_block_of_python_runs(path, small, request, tmp_path, monkeypatch):
     blocks = [block for block in blocks_of(path) if block.language == "python"]
     whole = [block for block in blocks if re.search(r"^(from|import) ", block.text, re.MULTILINE)]
     whole = [block for block in whole if "gradio_client" not in block.text]  # tests/web runs it
     if any("runs/" in block.text for block in whole):
         request.getfixturevalue("place")
+    if any("h2z.pt2" in block.text for block in whole):
+        monkeypatch.chdir(tmp_path)
+        model = saved(tmp_path, "resnet")
+        export_model(Translator.load(model, device="cpu"), tmp_path / "h2z.pt2")
     for block in whole:
         code = "\n" * block.line + block.text
         names: dict[str, object] = {"__name__": "page"}
