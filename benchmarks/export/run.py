@@ -125,11 +125,12 @@ def _calls(
         source = Translator.load(model, device="cpu").method.eval()
         compiled = torch.compile(source.translate)
 
-        def run_compiled() -> object:
-            with torch.no_grad():
+        def run_compiled(*, half: bool) -> object:
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
                 return compiled(x_BCHW)
 
-        calls["torch float32, compiled"] = run_compiled
+        calls["torch float32, compiled"] = lambda: run_compiled(half=False)
+        calls["torch bfloat16, compiled"] = lambda: run_compiled(half=True)
     array = x_BCHW.numpy()
     for name, path in files.items():
         runner = OnnxTranslator(path, device="cpu", threads=options.threads)
