@@ -36,7 +36,7 @@ def browser():
         chromium.close()
 
 
-SECONDS_TO_REST = 10
+SECONDS_TO_REST = 60
 CONTRAST = r"""() => {
   const dot = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const numbers = (colour) => {
