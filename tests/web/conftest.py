@@ -184,6 +184,7 @@ class Visit:
     def choose_model(self, number):
         self.page.get_by_label("Model").click()
         self.page.get_by_role("option").nth(number).click()
+        self.page.wait_for_timeout(1000)  # what can be chosen for it comes with the answer
 
     def status(self, part):
         wanted = f"document.querySelector('#status').innerText.includes({json.dumps(part)})"
