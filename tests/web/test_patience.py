@@ -177,7 +177,7 @@ def test_a_silent_peer_is_asked_whether_it_is_there():
 
 
 def test_more_handles_than_usual_are_taken():
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource", reason="limits of handles are of POSIX")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
