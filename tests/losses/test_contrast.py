@@ -136,6 +136,10 @@ def test_taps_count_alike_whatever_their_number_of_patches():
 def test_wording_of_errors():
     with pytest.raises(ConfigError, match=r"`temperature` must be positive; got -1\.0"):
         Contrast(temperature=-1.0)
+    with pytest.raises(ConfigError, match=r"`form` must be one of nce, dce; got 'hdce'\."):
+        Contrast(form="hdce")
+    with pytest.raises(ConfigError, match=r"`negatives` must be one of uniform, .*; got None\."):
+        Contrast(negatives=None)
     pair = rows(1, 3, 4, seed=1), rows(1, 3, 4, seed=2)
     with pytest.raises(ConfigError, match=r"Negatives `paper` are weighed .* `gamma_divisor`"):
         patch_contrast(*pair, Contrast(negatives="paper"))

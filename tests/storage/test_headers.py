@@ -65,8 +65,10 @@ ENTRIES = "expected is entries by name, with names and sizes of domains"
     [
         ("<html>", "is no JSON (Expecting value: line 1 column 1 (char 0))"),
         ("[" * 100_000, "is no JSON (it is nested too deeply)"),
-        ([LEAST], "holds a list in place of entries by name"),
-        (3, "holds a int in place of entries by name"),
+        ([LEAST], "is a list in place of entries by name"),
+        (None, "is null in place of entries by name"),
+        (True, "is true or false in place of entries by name"),
+        (3, "is a number in place of entries by name"),
         (LEAST | {"version": "2"}, "has the version '2'"),
         (LEAST | {"version": -1}, "has the version -1"),
         (LEAST | {"version": True}, "has the version True"),

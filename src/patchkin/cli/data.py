@@ -95,6 +95,16 @@ def run(arguments: Sequence[str], _: Mapping[str, Any]) -> int:
     return act(parse(kind, rest, prog=f"patchkin data {name}", about=about))
 
 
+_LAYOUTS = {
+    "UnpairedFolders": "two domains, unpaired",
+    "TwoFolders": "two domains, unpaired",
+    "SingleImages": "two domains of one image each",
+    "PairedImages": "pairs side by side",
+    "DomainFolders": "several domains",
+    "PluggedLayout": "a layout of an installed package",
+}
+
+
 def _check(options: CheckOptions) -> int:
     from patchkin.data.check import check_data
 
@@ -107,7 +117,7 @@ def _check(options: CheckOptions) -> int:
     if options.json:
         print_json({**to_plain(report), "ok": report.ok})
         return 0 if report.ok else 2
-    print(f"{report.root}: {report.layout}")
+    print(f"{report.root}: {_LAYOUTS.get(report.layout, report.layout)}")
     width = max((len(folder.folder) for folder in report.folders), default=0)
     width = max(width, 10)
     for folder in report.folders:

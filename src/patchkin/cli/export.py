@@ -50,7 +50,8 @@ class ExportOptions:
     """Convolutions in 8 bits, with ranges taken from --calibrate; written only if that is faster on
     this machine."""
     calibrate: tuple[Path, ...] = ()
-    """Images (files or folders) like those that will be translated, for --int8; the first 100."""
+    """Images (files or folders) like those that will be translated, for --int8; the first 100. A
+    fifth of them is kept for the comparison with the network."""
     samples: int = 0
     """For methods with styles: put so many random styles into the file, for each domain; a page has
     8 unless it is given."""
@@ -165,6 +166,7 @@ def _tell(exported: Exported, page: ExportedPage | None = None, *, as_json: bool
             "output": str(exported.path),
             "bytes": exported.bytes,
             "styles": [style.origin for style in header.styles],
+            "compared_on": exported.compared_on,
             "times_faster": exported.times_faster,
         }
         if page is not None:
@@ -175,8 +177,8 @@ def _tell(exported: Exported, page: ExportedPage | None = None, *, as_json: bool
     print(
         f"{exported.path}: {header.method}, {header.numbers}, {header.channels[0]} to "
         f"{header.channels[1]} channels in {header.range}, any size from {header.minimum} x "
-        f"{header.minimum}, {exported.bytes / 1e6:.1f} MB; from the network on three sizes: "
-        f"{found}{speed}",
+        f"{header.minimum}, {exported.bytes / 1e6:.1f} MB; from the network on "
+        f"{exported.compared_on}: {found}{speed}",
         file=sys.stderr,
     )
     if page is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".onnx", ".pt2")
 _CALIBRATION_SIDE = 512
 """Longer images are reduced to this, their shorter side, before ranges are taken from them."""
+_KEPT_PART = 5
+"""Every so many images given for ranges, one is kept for the comparison."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +79,8 @@ class Exported:
     header: ExportHeader
     bytes: int
     difference: Difference
+    compared_on: str = "three sizes"
+    """Random images, or some that were given."""
     times_faster: float | None = None
     """As float32 in ONNX Runtime; for int8."""
 
@@ -109,12 +113,16 @@ def export_model(
     )
     example_BCHW = torch.zeros(2, translator.channels[0], *_example_sides(header))
     program = traced(graph, Example(example_BCHW, example_styles(translator, 2)))
-    faster = None
+    compared_on, faster = "three sizes", None
     if as_onnx:
         model = to_onnx(program, header.to_metadata())
         found = _checked(model.SerializeToString(), cases, "float32")
-        if settings.numbers != "float32":
-            model, found, faster = _smaller(model, header, translator, settings, cases)
+        if settings.numbers == "float16":
+            model = in_float16(model)
+            with_metadata(model, replace(header, numbers="float16").to_metadata())
+            found = _checked(model.SerializeToString(), cases, "float16")
+        elif settings.numbers == "int8":
+            model, found, compared_on, faster = _in_int8(model, header, translator, settings, cases)
         header = replace(header, numbers=settings.numbers, difference=(found.mean, found.largest))
         with_metadata(model, header.to_metadata())
         content = model.SerializeToString()
@@ -122,7 +130,12 @@ def export_model(
         content, header, found = _as_pt2(program, header, cases)
     write_bytes(path, content)
     return Exported(
-        path=path, header=header, bytes=len(content), difference=found, times_faster=faster
+        path=path,
+        header=header,
+        bytes=len(content),
+        difference=found,
+        compared_on=compared_on,
+        times_faster=faster,
     )
 
 
@@ -242,45 +255,54 @@ def _refuse(found: Difference, numbers: Numbers) -> None:
         )
 
 
-def _smaller(
+def _in_int8(
     model: ModelProto,
     header: ExportHeader,
     translator: Translator,
     settings: ExportSettings,
     cases: list[Case],
-) -> tuple[ModelProto, Difference, float | None]:
-    """The graph in fewer bits; in 8 only if that is faster."""
-    metadata = replace(header, numbers=settings.numbers).to_metadata()
+) -> tuple[ModelProto, Difference, str, float]:
+    """The graph in 8 bits, compared on images that its ranges do not know, if it is faster."""
+    paths = list(settings.calibration)
+    kept = math.ceil(len(paths) / _KEPT_PART) if len(paths) > 1 else 0
+    known, unknown = paths[: len(paths) - kept], paths[-kept:]
+    small = in_int8(model, [_feed(case, header) for case in _cases(translator, header, known)])
+    with_metadata(small, replace(header, numbers="int8").to_metadata())
+    content = small.SerializeToString()
+    runner = OnnxTranslator(content, device="cpu", threads=torch.get_num_threads())
+    difference(_as_the_range_allows(cases, header.range), runner.arrays)  # sizes, and finite
+    found = _checked(content, list(_cases(translator, header, unknown)), "int8")
     wide = model.SerializeToString()
-    if settings.numbers == "float16":
-        small = in_float16(model)
-        with_metadata(small, metadata)
-        return small, _checked(small.SerializeToString(), cases, "float16"), None
-    feeds = [_feed(translator, header, path) for path in settings.calibration]
-    small = in_int8(model, feeds)
-    with_metadata(small, metadata)
-    found = _checked(small.SerializeToString(), cases, "int8")
-    faster = times_faster(_timed(small.SerializeToString(), header), _timed(wide, header))
+    faster = times_faster(_timed(content, header), _timed(wide, header))
     if faster <= 1:
         raise ConfigError(
             f"int8 is not faster than float32 on this machine ({faster:.2f} times as fast), so "
             "nothing is written: leave out --int8."
         )
-    return small, found, faster
+    count = "the image given" if not kept else f"{kept} images" if kept > 1 else "an image"
+    return small, found, count + " that ranges were not taken from" * bool(kept), faster
 
 
-def _feed(translator: Translator, header: ExportHeader, path: Path) -> dict[str, Array]:
+def _cases(
+    translator: Translator, header: ExportHeader, paths: Sequence[Path]
+) -> Iterator[Case]:
+    """Images as the network takes them, and what it makes of them in the usual style."""
+    style_BS = torch.tensor([header.styles[0].numbers]) if header.styles else None
+    for path in paths:
+        image_CHW, _ = translator.read(path)
+        x_BCHW = image_CHW[None]
+        if min(x_BCHW.shape[-2:]) > _CALIBRATION_SIDE:
+            x_BCHW = reduced(x_BCHW, _CALIBRATION_SIDE)
+        short = [max(0, header.minimum - side) for side in x_BCHW.shape[-2:]]
+        x_BCHW = torch.nn.functional.pad(x_BCHW, (0, short[1], 0, short[0]), mode="replicate")
+        yield Case(x_BCHW, style_BS, translator(x_BCHW, style_BS).cpu())
+
+
+def _feed(case: Case, header: ExportHeader) -> dict[str, Array]:
     """An image as the graph takes it."""
-    image_CHW, _ = translator.read(path)
-    x_BCHW = image_CHW[None]
-    if min(x_BCHW.shape[-2:]) > _CALIBRATION_SIDE:
-        x_BCHW = reduced(x_BCHW, _CALIBRATION_SIDE)
-    short = [max(0, header.minimum - side) for side in x_BCHW.shape[-2:]]
-    x_BCHW = torch.nn.functional.pad(x_BCHW, (0, short[1], 0, short[0]), mode="replicate")
+    x_BCHW = case.image_BCHW
     feed = {IMAGE: (x_BCHW if header.range == "-1..1" else (x_BCHW + 1) / 2).numpy()}
-    if header.styles:
-        feed[STYLE] = np.asarray([header.styles[0].numbers], np.float32)
-    return feed
+    return feed if case.style_BS is None else {**feed, STYLE: case.style_BS.numpy()}
 
 
 def _timed(content: bytes, header: ExportHeader) -> Callable[[], Any]:

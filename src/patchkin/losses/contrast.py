@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ from patchkin.losses.contrastive import (
 from patchkin.losses.similarity import cosine_rows
 from patchkin.losses.transport import TransportConfig, log_transport_importance
 
+Form = Literal["nce", "dce"]
+"""InfoNCE, or the decoupled form without the positive in the denominator."""
 Negatives = Literal["uniform", "released", "paper", "optimal-transport"]
 """What negatives weigh: all the same; by the input's similarities inside the exponent with a
 maximum of 1 (`hard_negative_weights`), or outside of it with a mean of 1
@@ -57,8 +59,7 @@ class Contrast:
     patchkin.errors.ConfigError: `temperature` must be positive; got 0.0.
     """
 
-    form: Literal["nce", "dce"] = "nce"
-    """InfoNCE, or the decoupled form without the positive in the denominator."""
+    form: Form = "nce"
     negatives: Negatives = "uniform"
     temperature: float = 0.07
     """tau."""
@@ -76,6 +77,10 @@ class Contrast:
 
     def __post_init__(self) -> None:
         check_positive(self, "temperature")
+        for name, kinds in (("form", get_args(Form)), ("negatives", get_args(Negatives))):
+            kind = getattr(self, name)
+            if kind not in kinds:
+                raise ConfigError(f"`{name}` must be one of {', '.join(kinds)}; got {kind!r:.60}.")
 
 
 def patch_contrast(

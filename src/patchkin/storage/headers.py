@@ -12,6 +12,10 @@ from patchkin.storage.tensor_files import printable
 MOST_PIXELS = 65_536
 """Longest side that a model can have been trained at; an image of such sides takes 51 GB."""
 _MOST_LETTERS = 100
+_JSON_KINDS = {
+    list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false",
+    type(None): "null",
+}  # fmt: skip
 _KNOWN = ("method", "config", "step", "size", "encoding", "version")
 
 
@@ -35,7 +39,7 @@ def checked_header(text: str, path: Path, *, newest: int) -> dict[str, Any]:
     except ValueError as error:
         raise refused(f"is no JSON ({error})") from error
     if not isinstance(header, dict):
-        raise refused(f"holds a {type(header).__name__} in place of entries by name")
+        raise refused(f"is {_JSON_KINDS[type(header)]} in place of entries by name")
     version = header.get("version", 0)
     if not _is_whole(version):
         raise refused(f"has the version {version!r:.40}")
