@@ -68,32 +68,70 @@ def test_norms_of_half_stay_float32(tmp_path, loud, exported):
     assert 0 < half.header.difference[0] < 1 / 255
 
 
-@pytest.mark.parametrize("times", [0.9, 1.6])
-def test_int8_is_kept_only_where_it_is_faster(tmp_path, loud, monkeypatch, times):
-    for name in "ab":
-        levels = np.random.default_rng(ord(name)).integers(0, 256, (30, 25, 3), dtype=np.uint8)
-        Image.fromarray(levels).save(tmp_path / f"{name}.png")
-    monkeypatch.setattr(writing, "times_faster", lambda new, old: (new(), old(), times)[2])
-    settings = ExportSettings(
-        numbers="int8", calibration=[tmp_path / "a.png", tmp_path / "b.png"], range="0..1"
-    )
+def smooth_images(folder: Path, count: int) -> list[Path]:
+    """Spots of colour, alike in their ranges."""
+    paths = [folder / f"{number}.png" for number in range(count)]
+    for number, path in enumerate(paths):
+        coarse = np.random.default_rng(number).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((32, 40), Image.Resampling.BICUBIC).save(path)
+    return paths
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """int8 is found 1.6 times as fast."""
+    monkeypatch.setattr(writing, "times_faster", lambda new, old: (new(), old(), 1.6)[2])
+
+
+def test_int8_is_kept_only_where_it_is_faster(tmp_path, loud, monkeypatch):
+    monkeypatch.setattr(writing, "times_faster", lambda new, old: (new(), old(), 0.9)[2])
+    settings = ExportSettings(numbers="int8", calibration=smooth_images(tmp_path, 6))
+    with pytest.raises(ConfigError, match=r"int8 is not faster .*\(0.90 times as fast\)"):
+        export_model(Translator.load(loud, device="cpu"), tmp_path / "small.onnx", settings)
+    assert not (tmp_path / "small.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "kept", "said"),
+    [
+        (1, 1, "the image given"),
+        (6, 2, "2 images that ranges were not taken from"),
+        (5, 1, "an image that ranges were not taken from"),
+    ],
+)
+def test_int8_is_compared_on_images_that_were_kept(tmp_path, loud, quick, count, kept, said):
+    paths = smooth_images(tmp_path, count)
+    settings = ExportSettings(numbers="int8", calibration=paths, range="0..1")
     translator = Translator.load(loud, device="cpu")
     path = tmp_path / "small.onnx"
-    if times < 1:
-        with pytest.raises(ConfigError, match=r"int8 is not faster .*\(0.90 times as fast\)"):
-            export_model(translator, path, settings)
-        assert not path.exists()
-        return
     small = export_model(translator, path, settings)
-    assert small.times_faster == times
+    assert (small.times_faster, small.compared_on) == (1.6, said)
     assert "QuantizeLinear" in {node.op_type for node in onnx.load(path).graph.node}
     runner = OnnxTranslator(path, device="cpu")
-    assert runner.header.difference == small.header.difference
+    assert runner.header.difference == (small.difference.mean, small.difference.largest)
     assert runner.header.numbers == "int8"
-    x_BCHW = torch.rand(2, 3, 33, 18) * 2 - 1
-    expected_BCHW = translator(x_BCHW).numpy()
-    apart = np.abs(runner.arrays(x_BCHW.numpy()) - expected_BCHW).mean()
-    assert 0 < apart < 16 / 255
+    apart = []
+    for each in paths[-kept:]:
+        with Image.open(each) as image:
+            levels_HWC = np.asarray(image, np.float32)
+        x_BCHW = levels_HWC.transpose(2, 0, 1)[None] / 127.5 - 1
+        expected_BCHW = translator(torch.from_numpy(x_BCHW)).numpy()
+        apart.append(np.abs(runner.arrays(x_BCHW) - expected_BCHW))
+    assert 0 < small.difference.mean < 8 / 255
+    assert small.difference.mean == pytest.approx(np.mean(apart), rel=1e-4)
+    assert small.difference.largest == pytest.approx(np.max(apart), rel=1e-4)
+
+
+def test_int8_is_refused_where_its_ranges_do_not_hold(tmp_path, loud, quick):
+    paths = smooth_images(tmp_path, 6)
+    for path in paths[:4]:  # nearly black, and what is kept is not
+        with Image.open(path) as image:
+            dark = image.point(lambda level: level // 30)
+        dark.save(path)
+    settings = ExportSettings(numbers="int8", calibration=paths)
+    with pytest.raises(CheckpointError, match=r"in int8 does not .* and 0.031 on the mean is"):
+        export_model(Translator.load(loud, device="cpu"), tmp_path / "small.onnx", settings)
+    assert not (tmp_path / "small.onnx").exists()
 
 
 def test_a_file_that_translates_otherwise_is_not_written(tmp_path, loud, monkeypatch):

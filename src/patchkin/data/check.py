@@ -367,7 +367,9 @@ def _of_folder(report: FolderReport, layout: Layout) -> Iterator[str]:
                 f"for training at {_SMALL_PIXELS}; train with --size set to what they have."
             )
     if report.grey_in_colour and report.grey_in_colour < report.num_images:
-        images = "1 grey image" if report.grey_in_colour == 1 else f"{report.grey_in_colour} grey images"
+        images = (
+            "1 grey image" if report.grey_in_colour == 1 else f"{report.grey_in_colour} grey images"
+        )
         yield f"{{folder}} {{mixes}} {images} (stored in colour) with colour."
     for what, counts in (("channels", report.channels), ("bits per channel", report.bits)):
         if len(counts) > 1:

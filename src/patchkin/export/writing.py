@@ -283,9 +283,7 @@ def _in_int8(
     return small, found, count + " that ranges were not taken from" * bool(kept), faster
 
 
-def _cases(
-    translator: Translator, header: ExportHeader, paths: Sequence[Path]
-) -> Iterator[Case]:
+def _cases(translator: Translator, header: ExportHeader, paths: Sequence[Path]) -> Iterator[Case]:
     """Images as the network takes them, and what it makes of them in the usual style."""
     style_BS = torch.tensor([header.styles[0].numbers]) if header.styles else None
     for path in paths:
