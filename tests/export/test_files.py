@@ -91,6 +91,7 @@ def test_int8_is_kept_only_where_it_is_faster(tmp_path, loud, monkeypatch):
     assert not (tmp_path / "small.onnx").exists()
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("count", "kept", "said"),
     [
@@ -99,7 +100,7 @@ def test_int8_is_kept_only_where_it_is_faster(tmp_path, loud, monkeypatch):
         (5, 1, "an image that ranges were not taken from"),
     ],
 )
-def test_int8_is_compared_on_images_that_were_kept(tmp_path, loud, quick, count, kept, said):
+def test_int8_is_compared_on_images_that_were_kept(tmp_path, loud, count, kept, said):
     paths = smooth_images(tmp_path, count)
     settings = ExportSettings(numbers="int8", calibration=paths, range="0..1")
     translator = Translator.load(loud, device="cpu")
@@ -122,7 +123,8 @@ def test_int8_is_compared_on_images_that_were_kept(tmp_path, loud, quick, count,
     assert small.difference.largest == pytest.approx(np.max(apart), rel=1e-4)
 
 
-def test_int8_is_refused_where_its_ranges_do_not_hold(tmp_path, loud, quick):
+@pytest.mark.usefixtures("quick")
+def test_int8_is_refused_where_its_ranges_do_not_hold(tmp_path, loud):
     paths = smooth_images(tmp_path, 6)
     for path in paths[:4]:  # nearly black, and what is kept is not
         with Image.open(path) as image:
