@@ -92,9 +92,8 @@ def exported(
             print(f"{numbers}: {error}\n", flush=True)
             continue
         times = f"; {made.times_faster:.2f} times as fast" if made.times_faster else ""
-        print(
-            f"{numbers}: {made.bytes / 1e6:.2f} MB; on {made.compared_on}: {made.difference}{times}\n"
-        )
+        told = f"on {made.compared_on}: {made.difference}{times}"
+        print(f"{numbers}: {made.bytes / 1e6:.2f} MB; {told}\n")
         yield numbers, path
 
 
