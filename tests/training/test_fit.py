@@ -317,6 +317,50 @@ def test_a_stop_signal_saves_and_then_interrupts(tmp_path, number):
     assert final_bytes(tmp_path / "a") == final_bytes(tmp_path / "b")
 
 
+def looked_at(run_dir):
+    """Scores, previews, pointers and what the last checkpoint tells."""
+    store = CheckpointStore(run_dir)
+    state = (store.path(12) / "state.json").read_bytes()
+    previews = {path.name: path.read_bytes() for path in (run_dir / "previews").iterdir()}
+    scored = [record for record in records(run_dir) if "scores" in record]
+    return scored, previews, store.pointed("best").name, store.pointed("last").name, state
+
+
+@pytest.mark.parametrize("step", [6, 12])
+@pytest.mark.parametrize("where", ["step", "scoring"])
+def test_what_a_stopped_run_owed_is_made_when_it_goes_on(tmp_path, step, where):
+    """Asked to stop in a step after which a score is due, or while it scores."""
+
+    def stop_now():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def run(name, *, stops=False, resume=False):
+        method = make(at_step=step - 1, action=stop_now if stops and where == "step" else bool)
+
+        def score(method):
+            if stops and where == "scoring" and len(method.seen) == step:
+                stop_now()
+            return {"psnr": float(method.G[0].bias.detach().sum())}
+
+        scorer = Scorer(score=score, primary="psnr")
+        train(
+            tmp_path / name, method, scorer=scorer, score_every=3, save_every=100, keep=0,
+            resume=resume,
+        )  # fmt: skip
+
+    run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", stops=True)
+    assert CheckpointStore(tmp_path / "stopped").steps()[-1] == step
+    assert step not in [r["step"] for r in records(tmp_path / "stopped") if "scores" in r]
+    run("stopped", resume=True)
+    assert looked_at(tmp_path / "stopped") == looked_at(tmp_path / "whole")
+    assert final_bytes(tmp_path / "stopped") == final_bytes(tmp_path / "whole")
+    before = (tmp_path / "stopped" / "log.jsonl").read_bytes()
+    run("stopped", resume=True)  # and nothing is owed twice
+    assert (tmp_path / "stopped" / "log.jsonl").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("averaging", "decays"),
     [

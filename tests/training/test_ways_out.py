@@ -50,7 +50,10 @@ class Ended:
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    ways = ("exception", "memory", "sigterm", "dead-worker", "exception-in-second")
+    ways = (
+        *("exception", "memory", "sigterm", "dead-worker", "exception-in-second"),
+        "killed-at-start-in-first",
+    )
     return Ended(tmp_path_factory.mktemp("ways"), *ways)
 
 
@@ -86,6 +89,10 @@ def test_a_bug_in_one_of_two_processes(ended):
     """Its reason is told, and not the other's lost connection."""
     heard = ended.check("exception-in-second", 1, "NameError: name 'lss' is not defined")
     assert heard.count("Traceback") == 1
+
+
+def test_who_comes_to_meet_the_first_process_does_not_wait_for_it_if_it_is_gone(ended):
+    ended.check("killed-at-start-in-first", -9)
 
 
 @pytest.mark.slow

@@ -86,18 +86,19 @@ def train(
     config = from_anywhere(config)
     allow_pixels(config.data.max_pixels)
     beside = {**find_loggers(config.training.log), **(loggers or {})}
-    fabric = launch(config.training)
     lock = FolderLock(run_dir, remedy="choose another --run-dir")
-    with ending_together(), interrupted_by_sigterm():
-        try:
-            by_first_process(fabric, lock.acquire_if_there)
-            return _train(
-                kind, config, run_dir, resume=resume, overwrite=overwrite, change=change,
-                allow_changed_data=allow_changed_data, begin=begin, loggers=beside, fabric=fabric,
-                lock=lock,
-            )  # fmt: skip
-        finally:
-            lock.release()
+    with ending_together():
+        fabric = launch(config.training)
+        with interrupted_by_sigterm():
+            try:
+                by_first_process(fabric, lock.acquire_if_there)
+                return _train(
+                    kind, config, run_dir, resume=resume, overwrite=overwrite, change=change,
+                    allow_changed_data=allow_changed_data, begin=begin, loggers=beside,
+                    fabric=fabric, lock=lock,
+                )  # fmt: skip
+            finally:
+                lock.release()
 
 
 def _train(

@@ -153,6 +153,8 @@ class _Run:
         self.total_steps = schedule.last_step(data.steps_per_epoch)
         self.step = 0
         self.best = _Best()
+        self._owes_a_look = False
+        """Whether previews or scores of this step are due and not made yet."""
         self.updater = Updater(method, fabric, clip_norm=training.clip_norm)
         self.average = WeightAverage(method) if schedule.ema_decay else None
         self.store = CheckpointStore(run_dir, keep=training.keep)
@@ -198,12 +200,15 @@ class _Run:
     def go_on(self, stop: Stop) -> None:
         """Step after step to the end."""
         self.stop = stop
-        if self.step >= self.total_steps:
-            self.log.say(f"The run in {self.run_dir} is complete: {self.step} steps.")
-            return
         self.method.train()
         self.forecast = Forecast(self.total_steps - self.step)
         try:
+            if self._owes_a_look:  # it was asked to stop before that
+                self._look(final=self.step == self.total_steps)
+                self._save()
+            if self.step >= self.total_steps:
+                self.log.say(f"The run in {self.run_dir} is complete: {self.step} steps.")
+                return
             with closing(self._batches()) as batches:
                 while self.step < self.total_steps:
                     self._do_step(batches)
@@ -246,10 +251,11 @@ class _Run:
         for line in self.forecast.add(ended - waiting):
             self.log.say(line)
         final = self.step == self.total_steps
+        self._owes_a_look = self._shows(final=final) or self._scores(final=final)
         stopped = any_process(self.fabric, self.stop.asked)
         saving = final or stopped or self.step % self.training.save_every == 0
         logging = saving or self.step % self.training.log_every == 0
-        if logging or self._shows(final=final) or self._scores(final=final):
+        if logging or self._owes_a_look:
             self._read_terms()  # before anything is made of weights that may not be good
         if logging:
             self._write_log()
@@ -257,7 +263,7 @@ class _Run:
         if saving or scored:
             self._save()
         self.log.advance(self.step)
-        if stopped and not final:
+        if stopped and (not final or self._owes_a_look):
             raise Interrupted(self.run_dir, self.step)
 
     def _leave(self) -> None:
@@ -326,8 +332,14 @@ class _Run:
         """Previews and scores, where they are due. True if there is a new score."""
         if self._shows(final=final):
             by_first_process(self.fabric, self._write_preview)
-        if self.scorer is None or not self._scores(final=final):
-            return False
+        scores = self._scores(final=final) and self.scorer is not None
+        if scores:
+            self._score()
+        self._owes_a_look = False
+        return scores and self.step > 0
+
+    def _score(self) -> None:
+        assert self.scorer is not None
         with self._averaged(), translating_mode(self.method), self.stop.left_at_once():
             scores = self.scorer.score(self.method)
         if self.scorer.primary is not None and self.step > 0:  # step 0 has no checkpoint
@@ -339,7 +351,6 @@ class _Run:
         by_first_process(self.fabric, lambda: self.log.write(record))
         listed = "  ".join(f"{name} {value:.4g}" for name, value in scores.items())
         self.log.say(f"step {self.step}/{self.total_steps}  validation: {listed}")
-        return self.step > 0
 
     def _remember_best(self, value: float, scorer: Scorer) -> None:
         better = self.best.value is None or (
@@ -428,6 +439,7 @@ class _Run:
             state={
                 "total_steps": self.total_steps,
                 "best": self.best.__dict__,
+                "looked_at": not self._owes_a_look,
                 "scaler": scaler.state_dict() if scaler is not None else None,
             },
         )
@@ -456,6 +468,7 @@ class _Run:
                 f"`{folder}` tells no best step as it should: {error}."
             ) from error
         self.step = snapshot.step
+        self._owes_a_look = snapshot.state.get("looked_at") is False
         by_first_process(self.fabric, self._mend_files)
         self.log.say(f"Resuming {self.run_dir} after step {self.step}/{self.total_steps}.")
 

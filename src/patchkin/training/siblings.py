@@ -53,6 +53,11 @@ class Siblings:
                 return None
             time.sleep(_POLL_SECONDS)
 
+    def kill(self) -> None:
+        """End them at once."""
+        for process in self._processes:
+            process.kill()
+
     def end(self, *, well: bool) -> None:
         """Let the others leave; those that do not are ended."""
         self._ending.set()
@@ -78,14 +83,15 @@ class Siblings:
             return
 
 
-_processes: list[subprocess.Popen[bytes]] = []
-"""That this one has started."""
+_started: list[Siblings] = []
+"""By this process, if any were."""
 
 
 def start(count: int, *, nodes: int) -> None:
     """Start processes 1 to `count - 1` of this machine, which is process 0 from here on.
 
-    All learn their places from the environment, as from any launcher.
+    To be called within `ending_together`. All learn their places from the environment, as from any
+    launcher.
 
     Args:
         count: processes of this machine.
@@ -100,7 +106,7 @@ def start(count: int, *, nodes: int) -> None:
         threads = max(1, (os.cpu_count() or 1) // count)
         torch.set_num_threads(threads)
         os.environ["OMP_NUM_THREADS"] = str(threads)
-    _processes[:] = [
+    processes = [
         subprocess.Popen(
             _this_command(),
             env={**os.environ, "LOCAL_RANK": str(rank), _MARK: "1"},
@@ -108,12 +114,16 @@ def start(count: int, *, nodes: int) -> None:
         )
         for rank in range(1, count)
     ]
+    _started.append(Siblings(processes))
     os.environ["LOCAL_RANK"] = "0"
 
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Whatever ends the block, the processes that were started for it end too.
+    """Whatever ends the block, the processes that are started in it end too.
+
+    They are started before they meet, so that the block begins before that: a process that waits
+    for others to come hears no signal, and waits for half an hour.
 
     Raises:
         SystemExit: another process failed first, and has said why.
@@ -121,15 +131,14 @@ def ending_together() -> Iterator[None]:
     """
     if os.environ.pop(_MARK, None):
         threading.Thread(target=_watch_first, daemon=True, name="first process").start()
-    if not _processes:
-        yield
-        return
-    siblings, well = Siblings(_processes), False
+    well = False
     try:
         yield
         well = True
     except Exception as error:
-        failed = None if isinstance(error, PatchkinError) else siblings.first_failed(within=2)
+        if not _started or isinstance(error, PatchkinError):
+            raise
+        failed = _started[0].first_failed(within=2)
         if failed is None:
             raise
         rank, code = failed
@@ -137,8 +146,9 @@ def ending_together() -> Iterator[None]:
             raise SystemExit(code) from None
         raise RuntimeError(said_of(rank, code)) from error
     finally:
-        siblings.end(well=well)
-        _processes.clear()
+        for siblings in _started:
+            siblings.end(well=well)
+        _started.clear()
 
 
 def said_of(rank: int, code: int) -> str:
@@ -163,8 +173,8 @@ def end_at_once(code: int, said: str = "") -> None:
     """Leave with all that was started, without asking anything that may be stuck."""
     for worker in multiprocessing.active_children():
         worker.kill()
-    for process in _processes:
-        process.kill()
+    for siblings in _started:
+        siblings.kill()
     give_all_back()
     if said:
         sys.stderr.write(f"patchkin: {said}\n")
