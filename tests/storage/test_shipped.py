@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def write_half(method, folder):
-    """As `benchmarks/horse2zebra/ship.py` does: the generator alone, in float16."""
+    """As `benchmarks/shipping/ship.py` does: the generator alone, in float16."""
     folder.mkdir(parents=True)
     half = {f"G.{name}": tensor.half() for name, tensor in method.G.state_dict().items()}
     header = ModelHeader(method=method.name, config=to_plain(method.config), step=7, size=32)

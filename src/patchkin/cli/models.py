@@ -18,6 +18,7 @@ from patchkin.storage.hub import PREFIX
 from patchkin.storage.shipped import (
     CARD_FILE,
     FOLDER,
+    PREVIEW,
     file_of,
     find_record,
     known_names,
@@ -104,6 +105,8 @@ def facts(record: Record) -> Iterator[str]:
     """What is known of a model, a line each; what is not known is said, too."""
     path = path_of(record)
     yield f"{record.name}: {record.direction or NOT_TOLD}"
+    if record.name.endswith(PREVIEW) and record.compared_with:
+        yield f"a preview:   worse than {record.compared_with}, to try the command with"
     yield f"method:      {record.method or NOT_TOLD}"
     yield f"parameters:  {_count(record.parameters)}"
     yield f"trained at:  {_count(record.size, ' pixels')}"
