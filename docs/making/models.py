@@ -30,9 +30,9 @@ BEGINNING = """\
 
 <!-- made by: python docs/making/models.py -->
 
-`patchkin models` prints this table, `patchkin models NAME` what is known of one model, with its file
-on this machine; `--json` is for programs. How a name is found, what is fetched, and how a model is
-made one of these: [Models that come with patchkin](shipped-model.md).
+`patchkin models` prints this table, `patchkin models NAME` what is known of one model, with its
+file on this machine; `--json` is for programs. How a name is found, what is fetched, and how a
+model is made one of these: [Models that come with patchkin](shipped-model.md).
 
 """
 
