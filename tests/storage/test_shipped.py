@@ -153,6 +153,8 @@ def test_the_wheel_carries_models_and_cards(method, tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert "patchkin/storage/shipped/fake/model.safetensors" in names
     assert "patchkin/storage/shipped/fake/MODEL_CARD.md" in names
+    records = {f"patchkin/storage/shipped/{name}/model.json" for name in shipped.known_names()}
+    assert records <= set(names)
     parts = {f"patchkin/export/page/{name}" for name in ("index.html", "page.css", "page.js")}
     assert parts <= set(names)
 
