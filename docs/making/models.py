@@ -6,6 +6,7 @@ not measured. `benchmarks/shipping/ship.py` writes them.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -132,6 +133,7 @@ def _cell(text: str) -> str:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description="Write docs/models.md from the records.").parse_args()
     PAGE.write_text(page([find_record(name) for name in known_names()]), encoding="utf-8")
     return 0
 
