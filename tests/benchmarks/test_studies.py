@@ -21,8 +21,7 @@ from methods.test_contract import build
 from patchkin.config import to_plain, to_yaml
 from patchkin.data.toy import mask_file, write_toy
 from patchkin.images import read_image, to_tensor
-from patchkin.storage import shipped
-from patchkin.storage.checkpoint import ModelHeader, read_model, write_tensors
+from patchkin.storage.checkpoint import ModelHeader, write_tensors
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FRECHET = "squeezenet-224/frechet"
@@ -46,11 +45,6 @@ def stability(monkeypatch, studies):
 @pytest.fixture
 def averages(monkeypatch, studies):
     return loaded(monkeypatch, BENCHMARKS / "toy", "averages")
-
-
-@pytest.fixture
-def ship(monkeypatch):
-    return loaded(monkeypatch, BENCHMARKS / "horse2zebra", "ship")
 
 
 def loaded(monkeypatch, folder, name):
@@ -333,70 +327,6 @@ def test_the_fastest_flags_that_work_are_taken_and_fix_the_steps(horses, tmp_pat
 def write_model(path, method):
     header = ModelHeader(method=method.name, config=to_plain(method.config), step=9, size=32)
     write_tensors(path, method.state_dict(), header.to_metadata())
-
-
-DISTANCE = "squeezenet-256/frechet"
-SHIPPED = {"squeezenet-224/class_top1": 70.0, DISTANCE: 2100.0, "relation_change": 0.2}
-
-
-@pytest.fixture
-def shipping(ship, tmp_path, monkeypatch):
-    """Call the script on a tiny model with given scores; returns the folder."""
-    write_toy(tmp_path / "data", size=64, train=2, test=3)
-    (tmp_path / "how.md").write_text("By hand.")
-    method = build("cut")
-    write_model(tmp_path / "small.safetensors", method)
-    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "shipped")
-
-    def call(name, scores):
-        monkeypatch.setattr(ship, "evaluated", lambda *_: (scores, 3))
-        options = ["--name", name, "--data", tmp_path / "data", "--how", tmp_path / "how.md"]
-        arguments = ["ship.py", tmp_path / "small.safetensors", *options]
-        monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
-        ship.main()
-        return shipped.FOLDER / name, method
-
-    return call
-
-
-def test_what_is_shipped_is_the_generator_in_half_precision(shipping):
-    folder, method = shipping("zebras", SHIPPED)
-    header, tensors = read_model(folder / "model.safetensors")
-    assert (header.step, header.size) == (9, 32)
-    assert tensors.keys() == {f"G.{name}" for name in method.G.state_dict()}
-    for name, tensor in method.G.state_dict().items():
-        assert torch.equal(tensors[f"G.{name}"], tensor.half().float())
-    card = (folder / "MODEL_CARD.md").read_text()
-    assert "By hand." in card
-    assert (  # with the protocol of each
-        "| taken for a zebra by SqueezeNet, % (more is better) | squeezenet-224 | 70 | 61.7 |"
-        in card
-    )
-    assert (
-        "| Frechet distance to testB, SqueezeNet (less is better) | squeezenet-256 | 2100 | 2272 |"
-        in card
-    )
-    assert "it is better than the released generator" in card
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("squeezenet-224/class_top1", 61.6), (DISTANCE, 2272.1)]
-)
-def test_a_model_that_is_worse_is_a_preview(shipping, name, value):
-    scores = {**SHIPPED, name: value}
-    with pytest.raises(SystemExit, match="Ship it as zebras-preview"):
-        shipping("zebras", scores)
-    folder, _ = shipping("zebras-preview", scores)
-    card = (folder / "MODEL_CARD.md").read_text()
-    assert "It is worse than the released generator in" in card
-    assert "patchkin translate zebras photo.jpg" in card
-
-
-def test_a_model_that_is_too_large_is_not_shipped(shipping, ship, monkeypatch):
-    monkeypatch.setattr(ship, "LARGEST_BYTES", 1000)
-    with pytest.raises(SystemExit, match="has less than 1,000"):
-        shipping("zebras", SHIPPED)
-    assert not shipped.FOLDER.exists()
 
 
 def test_test_images_are_resized_and_validation_images_held_out(horses, tmp_path):

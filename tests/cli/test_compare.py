@@ -11,7 +11,7 @@ import shutil
 import pytest
 import yaml
 
-from patchkin.data.download import file_sha256
+from patchkin.storage.hashes import file_sha256
 from scoring.test_comparison import make_run
 
 AWKWARD = "50%_of & all #1"

@@ -20,7 +20,7 @@ from patchkin.methods import METHODS
 @pytest.fixture(scope="module")
 def words():
     few = {name: METHODS[name] for name in ("cut", "starganv2")}
-    verbs = {verb: VERBS[verb] for verb in ("train", "translate", "data", "compress")}
+    verbs = {verb: VERBS[verb] for verb in ("train", "translate", "data", "compress", "models")}
     return words_by_place(few, verbs)
 
 
@@ -42,6 +42,7 @@ def test_bash_completes_verbs_parts_methods_and_options(words):
     assert completed(bash, "patchkin", "compress", "s") == ["search"]
     assert completed(bash, "patchkin", "data", "") == ["check", "toy", "download"]
     assert completed(bash, "patchkin", "train", "cu") == ["cut"]
+    assert completed(bash, "patchkin", "models", "--j") == ["--json"]
     assert completed(bash, "patchkin", "train", "cut", "--pres") == ["--preset"]
     assert "--blocks" in completed(bash, "patchkin", "train", "cut", "--data", "x", "--b")
     assert "--blocks" not in completed(bash, "patchkin", "train", "starganv2", "--b")

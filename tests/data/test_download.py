@@ -15,8 +15,9 @@ import pytest
 
 from patchkin.cli import main
 from patchkin.data.catalogue import CATALOGUE, PublicSet
-from patchkin.data.download import download, fetch_dataset, file_sha256
+from patchkin.data.download import download, fetch_dataset
 from patchkin.errors import ConfigError, DownloadError, StorageError
+from patchkin.storage.hashes import file_sha256
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

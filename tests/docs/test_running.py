@@ -53,8 +53,8 @@ SEARCH = ("--population", "4", "--generations", "1")
 OF_DOMAINS = {"docs/domains.md", "README.md"}
 EXTRACTOR = ("--extractor-weights", "squeezenet1_1.pth")
 
-RUN_BY_OTHERS = {"docs/python.md", "docs/walks.md"}
-"""Pages whose blocks another test runs in order, and a record of what was typed once."""
+RUN_BY_OTHERS = {"docs/python.md", "docs/walks.md", "docs/models.md"}
+"""Pages whose blocks another test runs in order, and records of what was typed once."""
 
 WITH_BLOCKS = [
     path

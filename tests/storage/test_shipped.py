@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def write_half(method, folder):
-    """As `benchmarks/horse2zebra/ship.py` does: the generator alone, in float16."""
+    """As `benchmarks/shipping/ship.py` does: the generator alone, in float16."""
     folder.mkdir(parents=True)
     half = {f"G.{name}": tensor.half() for name, tensor in method.G.state_dict().items()}
     header = ModelHeader(method=method.name, config=to_plain(method.config), step=7, size=32)
@@ -153,6 +153,8 @@ def test_the_wheel_carries_models_and_cards(method, tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert "patchkin/storage/shipped/fake/model.safetensors" in names
     assert "patchkin/storage/shipped/fake/MODEL_CARD.md" in names
+    records = {f"patchkin/storage/shipped/{name}/model.json" for name in shipped.known_names()}
+    assert records <= set(names)
     parts = {f"patchkin/export/page/{name}" for name in ("index.html", "page.css", "page.js")}
     assert parts <= set(names)
 

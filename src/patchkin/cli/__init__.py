@@ -34,6 +34,7 @@ VERBS = {
     "data": "download a public set, check a folder, write the toy set",
     "bench": "speed of training and translation against this machine's peak",
     "methods": "list the methods and their presets",
+    "models": "list the models that are known by name, and what is known of them",
     "doctor": "what this machine can do",
 }
 _OF_TORCH = ("torch", "torchvision", "lightning", "lightning_fabric", "safetensors")
@@ -149,7 +150,7 @@ def _run(
         hint = f"Did you mean `{near[0]}`?" if near else f"Verbs: {', '.join(VERBS)}."
         return _complain(f"Unknown verb `{verb}`. {hint}")
     module = importlib.import_module(f"patchkin.cli.{verb.replace('-', '_')}")
-    if verb in ("data", "doctor"):  # need no method, and none of their imports
+    if verb in ("data", "doctor", "models"):  # need no method, and none of their imports
         methods = {}
     elif methods is None and verb != "translate":  # which may need none
         from patchkin.methods import known_methods

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import urllib.error
 import urllib.parse
@@ -17,6 +16,7 @@ from patchkin.data.archives import extract_archive
 from patchkin.data.catalogue import CATALOGUE, PublicSet
 from patchkin.errors import ConfigError, DownloadError, nearest
 from patchkin.storage.atomic import put_in_place, storage_errors, write_text
+from patchkin.storage.hashes import file_sha256
 from patchkin.storage.locks import alone_at
 
 ProgressBar: TypeAlias = Callable[[int, "int | None"], None]
@@ -102,15 +102,6 @@ def _checked(target: Path, sha256: str | None) -> str:
             f"`{target}` has sha256 {found}, expected {sha256}; remove it to fetch it again."
         )
     return found
-
-
-def file_sha256(path: Path) -> str:
-    """Hash of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _from_one(url: str, target: Path, sha256: str | None, progress: ProgressBar | None) -> str:

@@ -27,7 +27,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from patchkin.config import from_plain, to_plain
-from patchkin.data.download import file_sha256
 from patchkin.data.folders import ADVICE, cache_folder
 from patchkin.errors import ConfigError, DataError, PatchkinError
 from patchkin.images import ValueRange, read_image
@@ -40,6 +39,7 @@ from patchkin.metrics.kernel import kernel_distance, kernel_distance_subsets
 from patchkin.metrics.protocols import Protocol
 from patchkin.parallel.shards import Shard
 from patchkin.storage.atomic import storage_errors, write_bytes
+from patchkin.storage.hashes import file_sha256
 from patchkin.storage.locks import alone_at
 from patchkin.storage.strict_json import parsed
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from patchkin.data.download import ProgressBar, download, file_sha256
+from patchkin.data.download import ProgressBar, download
 from patchkin.data.folders import cache_folder
 from patchkin.errors import CheckpointError, DownloadError
+from patchkin.storage.hashes import file_sha256
 from patchkin.storage.pickled import EXPECTED, read_pickled
 from patchkin.storage.tensor_files import open_tensors
 

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from patchkin.config import to_plain
-from patchkin.data.download import file_sha256
 from patchkin.errors import DataError
 from patchkin.images import Encoding, default_suffix, write_image
 from patchkin.images.pages import file_of
 from patchkin.scoring.reading import Half, Read, load_at
 from patchkin.sides import Sides
+from patchkin.storage.hashes import file_sha256
 from patchkin.storage.locks import alone_at
 from patchkin.translation.translator import Translator
 

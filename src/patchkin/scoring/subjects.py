@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from patchkin.data.download import file_sha256
 from patchkin.data.layouts import image_files
+from patchkin.storage.hashes import file_sha256
 from patchkin.translation.record import makers_of
 from patchkin.translation.translator import Translator
 

@@ -37,6 +37,7 @@ from patchkin.storage.atomic import (
     write_bytes,
     write_text,
 )
+from patchkin.storage.hashes import file_sha256
 from patchkin.storage.headers import checked_header
 from patchkin.storage.hub import fetch_model, hub_name
 from patchkin.storage.names import current_names, with_pool_sizes
@@ -201,7 +202,7 @@ class CheckpointStore:
         try:
             state = parsed((folder / STATE_FILE).read_text(encoding="utf-8"))
             for name, expected in state["sha256"].items():
-                if _sha256(folder / name) != expected:
+                if file_sha256(folder / name) != expected:
                     raise CheckpointError(f"`{folder / name}` is damaged: its checksum differs.")
             run = state["run"]
             if state.get("run_sha256") not in (None, _sha256_of(run)):  # None: of a version before
@@ -229,7 +230,7 @@ class CheckpointStore:
             write_tensors(folder / name, content, metadata)
         state = {
             "step": snapshot.step,
-            "sha256": {name: _sha256(folder / name) for name in tensors},
+            "sha256": {name: file_sha256(folder / name) for name in tensors},
             "run": snapshot.state,
             "run_sha256": _sha256_of(snapshot.state),
         }
@@ -414,14 +415,6 @@ def _laid_out_as(weight: Tensor, tensor: Tensor) -> Tensor:
     if tensor.shape != weight.shape:
         return tensor  # the number of steps
     return torch.empty_like(weight, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _sha256_of(plain: Any) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from patchkin.errors import ConfigError, DownloadError, missing_extra
+from patchkin.storage.hashes import file_sha256
 
 PREFIX = "hf:"
 MODEL_FILE, CARD_FILE = "model.safetensors", "README.md"
@@ -34,12 +35,24 @@ def hub_name(text: str | Path) -> str | None:
     return plain.removeprefix(PREFIX) if plain.startswith(PREFIX) else None
 
 
-def fetch_model(name: str, *, token: str | None = None) -> Path:
+def is_hub_name(text: str) -> bool:
+    """Whether it is OWNER/NAME, or OWNER/NAME@REVISION.
+
+    >>> is_hub_name("me/horse2zebra"), is_hub_name("me/horse2zebra@v1"), is_hub_name("../x")
+    (True, True, False)
+    """
+    repository, at, revision = text.partition("@")
+    named = _NAME.fullmatch(repository) is not None
+    return named and (not at or re.fullmatch(r"[\w./-]+", revision) is not None)
+
+
+def fetch_model(name: str, *, token: str | None = None, anew: bool = False) -> Path:
     """The model file of a repository, fetched unless it is there.
 
     Args:
         name: OWNER/NAME, with @REVISION if it is not the newest.
         token: of a private repository; that of the machine unless given.
+        anew: fetch it though it is there.
 
     Raises:
         ConfigError: no such name, or the library is not installed.
@@ -50,9 +63,50 @@ def fetch_model(name: str, *, token: str | None = None) -> Path:
     _check(repository)
     with _told(f"`{name}` cannot be fetched from the Hub"):
         found: str = hub.hf_hub_download(
-            repository, MODEL_FILE, revision=revision or None, token=token, endpoint=_endpoint()
+            repository,
+            MODEL_FILE,
+            revision=revision or None,
+            token=token,
+            endpoint=_endpoint(),
+            force_download=anew,
         )
     return Path(found)
+
+
+def cached_model(name: str) -> Path | None:
+    """The model file of a repository if it was fetched before; nobody is asked for it."""
+    repository, _, revision = name.partition("@")
+    try:
+        hub = _library()
+    except ConfigError:
+        return None
+    found = hub.try_to_load_from_cache(repository, MODEL_FILE, revision=revision or None)
+    return Path(found) if isinstance(found, str) else None
+
+
+def fetch_verified(name: str, sha256: str) -> Path:
+    """The model file of a repository that has this hash. One that was fetched before needs no
+    network, and is fetched anew if it is damaged.
+
+    Args:
+        name: OWNER/NAME, with @REVISION if it is not the newest.
+        sha256: of the file, in hexadecimal.
+
+    Raises:
+        ConfigError: the library is not installed.
+        DownloadError: there is no such file, no network, or what came is something else.
+    """
+    cached = cached_model(name)
+    if cached is not None and file_sha256(cached) == sha256:
+        return cached
+    path = fetch_model(name, anew=cached is not None)
+    found = file_sha256(path)
+    if found != sha256:
+        raise DownloadError(
+            f"What `{name}` on the Hub has is not the model that was asked for: its SHA-256 is "
+            f"{found}, expected {sha256}."
+        )
+    return path
 
 
 def push_folder(

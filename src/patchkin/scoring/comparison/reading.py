@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from patchkin.config import read_yaml
-from patchkin.data.download import file_sha256
 from patchkin.errors import ConfigError, DataError, PatchkinError
 from patchkin.images.folders import find_images
 from patchkin.scoring.comparison.scored import TEST, VALIDATION, Images, Key, Scored
@@ -25,6 +24,7 @@ from patchkin.scoring.own_data import CONFIG_FILE, full_name, names_of_own_data,
 from patchkin.scoring.report import read_log
 from patchkin.scoring.results import SCORES_FILE, read_results
 from patchkin.storage.checkpoint import CheckpointStore, find_model, read_header
+from patchkin.storage.hashes import file_sha256
 
 _ASKED_BY = {
     "classes": ("class_top1", "class_top5"),
