@@ -23,7 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import encodings.ascii  # as `patchkin.images.tiff_writing` below
+import encodings.ascii  # noqa: F401 (as `patchkin.images.tiff_writing` below)
 import errno
 import json
 import os
