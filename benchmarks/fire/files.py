@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import encodings.ascii  # noqa: F401 (as `patchkin.images.tiff_writing` below)
 import errno
 import json
 import os
@@ -45,6 +46,7 @@ from typing import Any
 import torch
 from commands import Command, commands, files_of, remains, served, small_runtime
 
+import patchkin.images.tiff_writing  # now: another user may not read Python's own folder
 from patchkin.cli import main as patchkin
 from patchkin.scoring import report
 

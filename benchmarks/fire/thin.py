@@ -1,65 +1,35 @@
-"""A method whose step takes a millisecond or two: what a long run does is all but the networks."""
+"""A method whose step takes a millisecond or two: what a long run does is all but the networks.
+
+It is that of `examples/own_method.py` with networks of one layer each.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from pathlib import Path
 from typing import ClassVar
 
-import torch.nn.functional as nnf
-from torch import Tensor, nn
+from torch import nn
 
 import patchkin
-from patchkin.data import UnpairedBatch
-from patchkin.losses import fake_loss, generator_loss, real_loss
-from patchkin.schedules import AdamConfig
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+from own_method import NearColour, NearColourConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class ThinConfig:
-    """Of networks with one layer each."""
-
-    colour_weight: float = 5.0
-    """Of the distance of outputs from inputs."""
-
-
-class Thin(patchkin.Method):
+class Thin(NearColour):
     """An adversary, and outputs near their inputs."""
 
     name = "thin"
-    paper = "none"
-    config_type = ThinConfig
-    presets: ClassVar = {"default": patchkin.Preset(summary="one layer each", method=ThinConfig())}
+    presets: ClassVar = {
+        "default": patchkin.Preset(summary="one layer each", method=NearColourConfig())
+    }
+    multiple_of = 1
 
-    def __init__(self, config: ThinConfig) -> None:
-        super().__init__()
-        self.config = config
+    def __init__(self, config: NearColourConfig) -> None:
+        super().__init__(config)
         self.G = nn.Conv2d(3, 3, 3, padding=1)
         self.D = nn.Conv2d(3, 1, 4, stride=4)
-
-    def adam(self) -> dict[str, AdamConfig]:
-        return {"G": AdamConfig(), "D": AdamConfig()}
-
-    def train_step(
-        self, batch: UnpairedBatch, update: patchkin.Update, progress: patchkin.Progress
-    ) -> None:
-        fake = self.G(batch.a_BCHW)
-        update(
-            "D",
-            loss=lambda: {
-                "fake": fake_loss("lsgan", self.D(fake.detach())),
-                "real": real_loss("lsgan", self.D(batch.b_BCHW)),
-            },
-        )
-        update(
-            "G",
-            loss=lambda: {
-                "adversarial": generator_loss("lsgan", self.D(fake)),
-                "colour": self.config.colour_weight * nnf.l1_loss(fake, batch.a_BCHW),
-            },
-        )
-
-    def translate(self, x_BCHW: Tensor) -> Tensor:
-        return self.G(x_BCHW)
 
 
 if __name__ == "__main__":

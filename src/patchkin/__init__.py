@@ -9,12 +9,13 @@ from __future__ import annotations
 import sys
 import warnings
 from importlib import import_module
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from patchkin._version import __version__
 
+TYPE_CHECKING = False  # `typing` takes longer than all else here, and nothing is said of Ctrl-C yet
 if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
     from patchkin.method import Method, Preset, Progress, Terms, Update
     from patchkin.runs.run import Run, fit
     from patchkin.translation.translator import Translator
@@ -60,10 +61,13 @@ def run(method: type[Method]) -> NoReturn:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Translator" and find_spec("torch") is None:
-        from patchkin.translation.onnx_file import OnnxTranslator
+    if name == "Translator":
+        from importlib.util import find_spec
 
-        return OnnxTranslator  # which loads what can be loaded there
+        if find_spec("torch") is None:
+            from patchkin.translation.onnx_file import OnnxTranslator
+
+            return OnnxTranslator  # which loads what can be loaded there
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name in _RENAMED:

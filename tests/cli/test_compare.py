@@ -10,6 +10,7 @@ import shutil
 
 import pytest
 import yaml
+from PIL import Image
 
 from patchkin.storage.hashes import file_sha256
 from scoring.test_comparison import make_run
@@ -68,6 +69,7 @@ def runs(tmp_path):
     return [*made, set_data(other, "/data/zebras")]
 
 
+FACTS = ("method", "seeds", "last step")
 COMMAND = (
     "patchkin evaluate '{}' --protocol squeezenet-224 --extractor-weights 'squeeze net.pth' "
     "--classes 340"
@@ -110,10 +112,27 @@ def test_csv_is_read_back_with_all_digits(command, runs, tmp_path):
     assert (row["better"], row["unit"], row["images"]) == ("higher", "percent, 0 to 100", "test")
     assert (float(row[name]), float(row[f"{name}: deviation"])) == (20.5, 0.7071067811865476)
     assert row[f"{name}: n"] == "2"
-    assert row["b c"] == ""
+    assert (row["b c"], row["b c: n"]) == ("", "0")
+    assert "b c: deviation" not in row
     assert row["not evaluated"] == f"b c: run {COMMAND.format(runs[2])}"
     numbers = [row[name] for row in rows] + [row["b c"] for row in rows]
     assert all(number == "" or float(number) >= 0 for number in numbers)  # nothing but numbers
+
+
+def test_csv_says_of_each_column_what_the_text_says_above_it(command, runs, tmp_path):
+    folder = tmp_path / "translated"  # has no method, no seed and no step
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    code, out, err = command("compare", *runs, folder, "--format", "csv")
+    assert code == 0, err
+    header, *rows = csv.reader(out.splitlines())
+    name = f"{AWKWARD} and 1 more"
+    facts = [f"{column}: {fact}" for column in (name, "b c", "translated") for fact in FACTS]
+    assert header[-10:] == [*facts, "not evaluated"]  # behind all numbers
+    assert len(rows) > 1
+    for row in rows:
+        of_runs = [*("cut", "0, 1", "20"), *("cut", "0", "20")]
+        assert row[-10:-1] == [*of_runs, *("folder of images", "", "")]
 
 
 def test_json_has_every_number_of_every_run(command, runs, tmp_path):

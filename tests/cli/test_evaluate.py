@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +125,31 @@ def test_the_distance_is_that_of_the_features(command, toy_root, squeezenet):
     ]
     expected = frechet_distance(*features)
     assert result["scores"]["squeezenet-256/frechet"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("protocol", ["squeezenet-256", "squeezenet-224"])
+def test_kept_features_on_a_full_disk_are_one_line_with_the_file(
+    command, run_copy, toy_root, squeezenet, *, tmp_path, monkeypatch, protocol
+):
+    """The cache, which PATCHKIN_CACHE names, is not what failed."""
+    replaced, kept = Path.replace, tmp_path / "kept"
+
+    def full(path, target):
+        if Path(target).parent == kept / "statistics":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replaced(path, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    code, _, err = command(
+        *("evaluate", run_copy, "--data", toy_root, "--extractor-weights", squeezenet),
+        *("--protocol", protocol, "--keep", kept, "--device", "cpu"),
+    )
+    assert code == 2
+    (line,) = [line for line in err.splitlines() if "error" in line]
+    file, _, reason = line.removeprefix("patchkin: error: Cannot write `").partition("`: ")
+    assert Path(file).parent == kept / "statistics"
+    assert Path(file).name.startswith(protocol)
+    assert reason == "No space left on device. What was saved before is untouched."
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,12 @@ def test_nothing_is_run_and_one_line_names_the_file(command, box, way):
     _check(command, box, way, kinds[list(WAYS).index(way) % len(kinds)])
 
 
+@pytest.mark.parametrize("way", ["model.safetensors", "optimizers.safetensors"])
+def test_a_file_that_can_be_read_in_the_place_of_one_of_a_checkpoint(command, box, way):
+    """It holds no tensors: a run would go on from other weights, or without its moments."""
+    _check(command, box, way, "named")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("way", WAYS)

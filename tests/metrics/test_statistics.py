@@ -149,12 +149,26 @@ def test_a_damaged_cache_is_named(make_images, tiny, tmp_path):
         read_statistics(tmp_path / "nothing.safetensors")
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(make_images, tiny, tmp_path):
-    (tmp_path / "file").write_text("")
+@pytest.mark.parametrize(
+    ("is_cache", "advice"),
+    [
+        (True, "Set PATCHKIN_CACHE to another folder."),
+        (False, "What was saved before is untouched."),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_one_line(
+    make_images, tiny, tmp_path, *, monkeypatch, is_cache, advice
+):
+    """Of which the cache alone is elsewhere with PATCHKIN_CACHE."""
+    monkeypatch.setenv("PATCHKIN_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "cache" / "statistics" if is_cache else tmp_path / "kept"
+    folder.parent.mkdir(exist_ok=True)
+    folder.write_text("")
     counting = Counting(tiny)
-    with pytest.raises(StorageError, match=r"Set PATCHKIN_CACHE to another folder") as caught:
-        cached_statistics(make_images("real", 2), PROTOCOL, counting, folder=tmp_path / "file")
-    assert "\n" not in str(caught.value)
+    options = {} if is_cache else {"folder": folder}
+    with pytest.raises(StorageError) as caught:
+        cached_statistics(make_images("real", 2), PROTOCOL, counting, **options)
+    assert str(caught.value) == f"Cannot write `{folder}`: File exists. {advice}"
     assert counting.images == 0  # said before the work, not after
 
 

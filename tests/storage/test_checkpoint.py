@@ -244,6 +244,12 @@ def test_moments_come_back_to_their_weights():
             assert torch.equal(found[quantity], expected[quantity])
             assert torch.equal(found[quantity], tensors[f"G.{name}.{quantity}"])
         assert found["exp_avg"].stride() == other.stride()
+    contiguous["G.bias.exp_avg_sq"] = torch.zeros(5)
+    with pytest.raises(CheckpointError) as caught:
+        load_optimizer_tensors(contiguous, new, others, source="`optimizers`")
+    assert str(caught.value) == (
+        "`optimizers`: G.bias.exp_avg_sq is (5,), where the weight is (4,)."
+    )
     load_optimizer_tensors({}, new, others)
     assert not new["G"].state
     assert new["G"].param_groups[0]["lr"] == 0.1

@@ -29,7 +29,7 @@ from patchkin.scoring.comparison.formats import as_html
 from patchkin.scoring.comparison.table import make_table
 from patchkin.scoring.results import Result, write_result
 from patchkin.storage import checkpoint
-from patchkin.storage.atomic import new_file, write_text
+from patchkin.storage.atomic import new_file, set_apart, write_text
 from patchkin.storage.checkpoint import write_tensors
 from patchkin.translation import styles
 from storage.faults import Faults
@@ -196,6 +196,21 @@ def test_what_safetensors_writes_under_names_of_its_own_is_set_apart(tmp_path, m
     assert len(seen) == 1
     assert seen[0].startswith(".patchkin-")
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_folder_that_was_set_apart_goes_where_it_cannot_be_read(tmp_path, monkeypatch):
+    """An error of reading leaves nothing behind: the folder is empty."""
+    opened = os.open
+
+    def unreadable(path, flags, *rest, **options):
+        if Path(path).is_dir():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return opened(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", unreadable)
+    with set_apart(tmp_path / "a") as part:
+        part.write_bytes(b"new")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"new")]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of files, and what they answer")

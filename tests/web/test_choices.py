@@ -58,6 +58,30 @@ def test_a_domain_and_the_style_of_an_image(visit, tinted_run, tmp_path):
     assert np.abs(pixels(file) - wanted).max() <= 1
 
 
+SLOW_FIRST = """
+import time
+from patchkin.web.page import ModelTab
+asked = ModelTab._on_model
+def slowly(tab, name):
+    time.sleep(5 if name == tab._shown.models.names[0] else 0)
+    return asked(tab, name)
+ModelTab._on_model = slowly
+"""
+
+
+def test_a_model_that_is_chosen_before_the_first_is_known(
+    finished_run, tinted_run, tmp_path, visiting
+):
+    """What can be chosen is that of the model on the page, however late a former answer comes."""
+    folder = tmp_path / "server"
+    with served(folder, finished_run, tinted_run, before=SLOW_FIRST) as server:
+        there = visiting(server)
+        there.choose_model(1)
+        there.page.wait_for_timeout(7000)
+        assert there.page.get_by_label("Domain").is_visible()
+        there.close()
+
+
 def test_the_other_direction(visit, paired_run, tmp_path):
     images = {"A to B": small_png(tmp_path / "a.png"), "B to A": small_png(tmp_path / "b.png")}
     found = {}

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib import colormaps
 from PIL import Image
 
+from cli.crafted_models import write_crafted
 from patchkin.cli import main
 from patchkin.errors import CheckpointError, ConfigError, DataError
 from patchkin.scoring.inspection import similarity_maps
+from patchkin.storage.checkpoint import find_model, read_model, write_tensors
 from patchkin.translation.translator import Translator
 from patchkin.web.curves import curves
 from patchkin.web.examples import examples
@@ -134,6 +137,57 @@ def test_models_are_only_those_that_were_named(finished_run, tmp_path):
     first = models.translator(str(finished_run))
     assert models.translator(str(finished_run)) is first
     assert KEPT == 2
+
+
+@pytest.fixture
+def demo(capsys, monkeypatch):
+    """Starts the page of a model; returns exit code, what was said, and whether it was served."""
+    served = []
+    monkeypatch.setattr("patchkin.cli.demo.serve", lambda *_, **__: served.append(True))
+
+    def start(model):
+        served.clear()
+        code = main(["demo", str(model), "--port", "0", "--device", "cpu"])
+        return code, capsys.readouterr().err, bool(served)
+
+    return start
+
+
+def test_models_with_which_nobody_could_translate_are_refused_at_start(demo, tmp_path):
+    for path in write_crafted(tmp_path):
+        code, told, is_served = demo(path)
+        assert (code, is_served) == (2, False), path.stem
+        assert told.startswith("patchkin: error: "), path.stem
+        assert told.count("\n") == 1, path.stem
+        assert path.stem in told
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"method": "cuts"}, "Did you mean `cut`?"),
+        ({"config": {"generator": {"ngf": 5}}}, "of another shape"),
+        ({"config": {"generator": {"ngf": "many"}}}, "ngf"),
+        ({"config": {"num_patches": 0}}, "num_patches"),
+        ({"encoding": {"value_range": "all"}}, "declares the value ranges"),
+        ({}, None),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_at_start(
+    demo, finished_run, tmp_path, change, said
+):
+    path = tmp_path / "changed.safetensors"
+    header, tensors = read_model(find_model(finished_run))
+    write_tensors(path, tensors, replace(header, **change).to_metadata())
+    code, told, is_served = demo(path)
+    if said is None:
+        assert (code, told, is_served) == (0, "", True)
+        return
+    assert (code, is_served) == (2, False)
+    assert told.startswith("patchkin: error: ")
+    assert told.count("\n") == 1
+    assert path.name in told
+    assert said in told
 
 
 def test_examples_are_rendered_or_those_of_a_folder(tmp_path):

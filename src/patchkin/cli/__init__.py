@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from patchkin import _interrupts
 from patchkin._version import __version__
 from patchkin.errors import Interrupted, PatchkinError, missing_extra
 
@@ -59,6 +60,9 @@ def main(
         methods: the methods to offer; those of patchkin and of plug-ins unless given.
         default_method: the one that `train` takes where none is named.
     """
+    was_left_at_once = _interrupts.is_left_at_once()
+    if arguments is None:
+        _interrupts.leave_at_once()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _escape_what_the_console_cannot_show()
     try:
@@ -90,6 +94,11 @@ def main(
             raise
         _forget_output()
         return _complain(f"Cannot write to standard output: {error.strerror}.")
+    finally:
+        if was_left_at_once:
+            _interrupts.leave_at_once()  # Python takes a while to end
+        else:
+            _interrupts.raise_again()
 
 
 def _going_on(stop: Interrupted, program: str, arguments: Sequence[str]) -> str:
@@ -156,6 +165,7 @@ def _run(
         from patchkin.methods import known_methods
 
         methods = known_methods()
+    _interrupts.raise_again()
     if verb == "train":
         return int(module.run(rest, methods, default_method))
     return int(module.run(rest, methods))

@@ -38,7 +38,7 @@ from patchkin.metrics.frechet import frechet_distance
 from patchkin.metrics.kernel import kernel_distance, kernel_distance_subsets
 from patchkin.metrics.protocols import Protocol
 from patchkin.parallel.shards import Shard
-from patchkin.storage.atomic import storage_errors, write_bytes
+from patchkin.storage.atomic import UNTOUCHED, storage_errors, write_bytes
 from patchkin.storage.hashes import file_sha256
 from patchkin.storage.locks import alone_at
 from patchkin.storage.strict_json import parsed
@@ -213,12 +213,12 @@ def cached_statistics(
     """
     check_count(len(paths), f"Protocol `{protocol.name}`")
     protocol = protocol.with_extractor(extractor)
-    folder = folder or cache_folder() / "statistics"
+    folder = folder or _own_folder()
     target = _cached_file(folder, paths, protocol, value_range)
     names = tuple(map(str, paths))  # not those of the file: the set may have been copied
     if target.is_file():
         return replace(read_statistics(target, protocol), names=names)
-    with storage_errors(folder, advice=ADVICE):
+    with storage_errors(folder, advice=_advice(folder)):
         folder.mkdir(parents=True, exist_ok=True)  # before minutes of work, not after
     with alone_at(target, f"computes the same features, into `{folder}`"):
         if target.is_file():
@@ -304,7 +304,7 @@ def fill_statistics(
         DataError, ConfigError, StorageError: as `cached_statistics`.
     """
     protocol = protocol.with_extractor(extractor)
-    folder = folder or cache_folder() / "statistics"
+    folder = folder or _own_folder()
     whole = all(file_of(path).is_file() for path in paths)
     if not _in_batches(protocol):
         return
@@ -316,6 +316,15 @@ def fill_statistics(
         file = _cached_file(folder, batch, protocol, value_range)
         if not file.is_file():
             _cached_batch(file, batch, protocol, extractor, value_range)
+
+
+def _own_folder() -> Path:
+    return cache_folder() / "statistics"
+
+
+def _advice(folder: Path) -> str:
+    """For one that cannot be written, which may be another than the cache's."""
+    return ADVICE if folder == _own_folder() else UNTOUCHED
 
 
 def _in_batches(protocol: Protocol) -> bool:
@@ -383,7 +392,8 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
     tensors = {"features": statistics.features_ND.contiguous()}
     if statistics.logits_NK is not None:
         tensors["logits"] = statistics.logits_NK.contiguous()
-    write_bytes(path, save(tensors, {_METADATA: json.dumps(header)}), advice=ADVICE)
+    metadata = {_METADATA: json.dumps(header)}
+    write_bytes(path, save(tensors, metadata), advice=_advice(path.parent))
 
 
 def read_statistics(path: Path, protocol: Protocol | None = None) -> Statistics:

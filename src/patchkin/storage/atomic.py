@@ -166,7 +166,10 @@ def set_apart(path: Path) -> Iterator[Path]:
         yield folder / path.name
         (folder / path.name).replace(path)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.rmdir()  # as a rule it is empty, and need not be read for that
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def put_in_place(part: Path, target: Path, *, mode: int | None = None, synced: bool = True) -> None:

@@ -391,15 +391,27 @@ def load_optimizer_tensors(
     tensors: Mapping[str, Tensor],
     optimizers: Mapping[str, torch.optim.Optimizer],
     networks: Mapping[str, nn.Module],
+    *,
+    source: str = "The state of optimizers",
 ) -> None:
-    """The inverse of `optimizer_tensors`."""
+    """The inverse of `optimizer_tensors`.
+
+    Args:
+        tensors: of a checkpoint.
+        optimizers: that get them, by the network that they train.
+        networks: by name.
+        source: where the tensors are from, for the message.
+
+    Raises:
+        CheckpointError: one has another shape than its weight.
+    """
     for network_name, optimizer in optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
         for index, (name, weight) in enumerate(networks[network_name].named_parameters()):
             prefix = f"{network_name}.{name}."
             quantities = {q: tensors.get(prefix + q) for q in ("step", "exp_avg", "exp_avg_sq")}
             present = {
-                q: _laid_out_as(weight, tensor)
+                q: _laid_out_as(weight, tensor, f"{source}: {prefix}{q}")
                 for q, tensor in quantities.items()
                 if tensor is not None
             }
@@ -410,10 +422,14 @@ def load_optimizer_tensors(
         )
 
 
-def _laid_out_as(weight: Tensor, tensor: Tensor) -> Tensor:
+def _laid_out_as(weight: Tensor, tensor: Tensor, name: str) -> Tensor:
     """In the memory layout of its weight: fused optimizers go through both side by side."""
+    if name.endswith(".step") and tensor.shape == ():
+        return tensor
     if tensor.shape != weight.shape:
-        return tensor  # the number of steps
+        raise CheckpointError(
+            f"{name} is {tuple(tensor.shape)}, where the weight is {tuple(weight.shape)}."
+        )
     return torch.empty_like(weight, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
 
 

@@ -20,6 +20,8 @@ from patchkin.randomness import SeededDraws
 from patchkin.schedules import ScheduleConfig
 from patchkin.storage.checkpoint import (
     EMA_PREFIX,
+    MODEL_FILE,
+    OPTIMIZERS_FILE,
     CheckpointStore,
     ModelHeader,
     Snapshot,
@@ -453,9 +455,10 @@ class _Run:
                 f"`{self.run_dir}` holds a run of `{snapshot.header.method}`, "
                 f"not of `{self.header.method}`."
             )
+        folder = self.store.path(snapshot.step)
         live = {n: t for n, t in snapshot.model.items() if not n.startswith(EMA_PREFIX)}
-        load_strictly(self.method, live, source=f"The checkpoint of step {snapshot.step}")
-        load_optimizer_tensors(snapshot.optimizers, self.updater.optimizers, self._trained())
+        load_strictly(self.method, live, source=f"`{folder / MODEL_FILE}`")
+        self._restore_optimizers(snapshot, folder / OPTIMIZERS_FILE)
         if self.average is not None:
             self.average.load(snapshot.model)
         if self.updater.scaler is not None and snapshot.state["scaler"] is not None:
@@ -463,14 +466,22 @@ class _Run:
         try:
             self.best = _Best(**snapshot.state["best"])
         except (KeyError, TypeError) as error:
-            folder = self.store.path(snapshot.step)
-            raise CheckpointError(
-                f"`{folder}` tells no best step as it should: {error}."
-            ) from error
+            raise CheckpointError(f"`{folder}` tells no best step: {error}.") from error
         self.step = snapshot.step
         self._owes_a_look = snapshot.state.get("looked_at") is False
         by_first_process(self.fabric, self._mend_files)
         self.log.say(f"Resuming {self.run_dir} after step {self.step}/{self.total_steps}.")
+
+    def _restore_optimizers(self, snapshot: Snapshot, file: Path) -> None:
+        """Moments from a file that may be another: without them a run would not go on as it was."""
+        optimizers, scaler = self.updater.optimizers, self.updater.scaler
+        load_optimizer_tensors(snapshot.optimizers, optimizers, self._trained(), source=f"`{file}`")
+        stepped = snapshot.step > 0 and scaler is None  # which leaves out first steps
+        if stepped and not any(optimizer.state for optimizer in optimizers.values()):
+            raise CheckpointError(
+                f"`{file}` holds nothing of the optimizers of this run, which has made "
+                f"{snapshot.step} steps."
+            )
 
     def _mend_files(self) -> None:
         """As they are after the save of this step, wherever within or after it the run ended."""

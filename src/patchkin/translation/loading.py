@@ -52,15 +52,11 @@ def load_method(
         CheckpointError: the method is not known, or the file does not fit its own header.
     """
     source, kind = f"`{file.path}`", _kind(file, known)
-    build = partial(_built, kind, file.header.config)
-    method = outline(build, source=source)
-    prefixes = {name: _prefix(file.outlines, name, weights) for name in kind.translating}
-    lacking = _lacking(method, file.outlines) if complete else []
-    _compare(method, file, prefixes, lacking if complete else None)
-    is_ours = kind in {*METHODS.values(), *COMPRESSED_METHODS.values()}
+    method, prefixes, lacking = _outlined(file, kind, weights=weights, complete=complete)
+    is_ours = _is_ours(kind)
     if not is_ours:
         _check_room(method, file)
-        method = build()
+        method = _built(kind, file.header.config)
     if complete:
         for name in lacking:
             setattr(method, name, _AbsentNetwork(_missing(name, file.path)))
@@ -75,6 +71,39 @@ def load_method(
         fill_constants(method.modules())
     averaged = any(prefix.startswith(EMA_PREFIX) for prefix in prefixes.values())
     return method, "averaged" if averaged else "live"
+
+
+def check_method(file: ModelFile, known: Mapping[str, type[Method]]) -> None:
+    """Refuse what `load_method` would refuse, in milliseconds and without reading a weight.
+
+    Args:
+        file: open.
+        known: methods by name.
+
+    Raises:
+        CheckpointError: as `load_method`.
+    """
+    kind = _kind(file, known)
+    method, _, _ = _outlined(file, kind, weights="averaged", complete=True)
+    if not _is_ours(kind):
+        _check_room(method, file)
+
+
+def _outlined(
+    file: ModelFile, kind: type[Method], *, weights: Weights, complete: bool
+) -> tuple[Method, dict[str, str], list[str]]:
+    """The method without numbers, which fit the file's tensors; what the names of its chosen
+    weights begin with, by network; and networks that the file has nothing of, if all are wanted.
+    """
+    method = outline(partial(_built, kind, file.header.config), source=f"`{file.path}`")
+    prefixes = {name: _prefix(file.outlines, name, weights) for name in kind.translating}
+    lacking = _lacking(method, file.outlines) if complete else []
+    _compare(method, file, prefixes, lacking if complete else None)
+    return method, prefixes, lacking
+
+
+def _is_ours(kind: type[Method]) -> bool:
+    return kind in {*METHODS.values(), *COMPRESSED_METHODS.values()}
 
 
 def _kind(file: ModelFile, known: Mapping[str, type[Method]]) -> type[Method]:

@@ -42,13 +42,7 @@ def build(shown: Shown, *, max_upload_bytes: int) -> Any:
             with gr.Tab("Runs", elem_id="tab-runs") as watching:
                 RunsTab(shown).look_while(watching, translating)
         add_interface(shown)
-        page.load(
-            tab.describe,
-            None,
-            [tab.direction, tab.styles, tab.domain],
-            queue=False,
-            api_visibility="private",
-        )
+        tab.describe_at(page.load)
 
         def leave(request: gr.Request) -> None:
             shown.visitors.forget(request.session_hash)

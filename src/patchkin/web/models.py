@@ -7,11 +7,15 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from patchkin.compression import COMPRESSED_METHODS
 from patchkin.devices import Device
 from patchkin.errors import CheckpointError, ConfigError, nearest
+from patchkin.images import declared_ranges
 from patchkin.method import Direction, Method
-from patchkin.storage.checkpoint import find_model, read_header
+from patchkin.methods import known_methods
+from patchkin.storage.checkpoint import find_model, open_model
 from patchkin.storage.shipped import shipped_names
+from patchkin.translation.loading import check_method
 from patchkin.translation.translator import Translator
 
 KEPT = 2
@@ -39,19 +43,23 @@ class Models:
             device: where to compute.
 
         Raises:
-            CheckpointError: one of them is not there, is damaged, or is of an unknown method.
+            CheckpointError: one of them is not there, is damaged, is of an unknown method, or its
+                settings do not make the networks whose weights it has. Weights are not read.
             ConfigError: there is none.
         """
         self.names = list(dict.fromkeys(given)) or shipped_names()
         if not self.names:
             raise ConfigError("There is no model to show: name one, such as a run folder.")
+        known = {**COMPRESSED_METHODS, **(methods or known_methods())}
         for name in self.names:
             if Path(name).suffix.lower() == ".onnx":
                 raise CheckpointError(
                     f"`{name}` is an exported model, which the page does not take: give the run or "
                     "the .safetensors file."
                 )
-            read_header(find_model(Path(name)))
+            with open_model(find_model(Path(name))) as file:
+                check_method(file, known)
+                declared_ranges(file.header.encoding, where=f"`{name}`")
         self._methods, self._device = methods, device
         self._loaded: OrderedDict[tuple[str, Direction], Translator] = OrderedDict()
         self._lock = threading.Lock()

@@ -163,9 +163,6 @@ class ModelTab:
     # Events
 
     def _connect(self) -> None:
-        self.model.change(
-            self._on_model, self.model, [self.direction, self.styles, self.domain], **_LIGHT
-        )
         self.style.change(self._on_style, self.style, [self.drawing, self.reference], **_LIGHT)
         self.files.clear(lambda: [], None, self.sources, **_LIGHT)
         chosen = (
@@ -207,9 +204,23 @@ class ModelTab:
             **_LIGHT,
         )  # fmt: skip
 
-    def describe(self) -> list[Any]:
-        """Of the first model; for the load of the page."""
-        return self._on_model(self._shown.models.names[0])
+    def describe_at(self, load: Any) -> None:
+        """Ask what can be chosen when the page is loaded and whenever the model changes.
+
+        It is one event, whose next question waits for the answer to the last: two events were
+        answered in any order, and the first model's answer hid what another one offers.
+
+        Args:
+            load: the event of the page.
+        """
+        gr.on(
+            [load, self.model.change],
+            self._on_model,
+            self.model,
+            [self.direction, self.styles, self.domain],
+            trigger_mode="always_last",
+            **_LIGHT,
+        )
 
     def _on_model(self, name: str) -> list[Any]:
         """What can be chosen of a model."""

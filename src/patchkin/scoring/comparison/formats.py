@@ -130,33 +130,33 @@ def _blocks(columns: Sequence[list[str]], width: int | None) -> list[list[list[s
 
 
 def as_csv(table: Table) -> str:
-    """One row of names, then the rows of the table, with all digits. Columns that are means have
-    two more, their deviation and number. An empty cell is no number; the last column says which of
-    them can be filled, and how.
+    """One row of names, then the rows of the table, with all digits. Beside each column stand how
+    many values each number is of and, of means, their deviation; behind all numbers what the text
+    says above them: method, seeds, last step. An empty cell is no number; the last column says
+    which of them can be filled, and how.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    names = []
+    names, facts = [], {}
     for column in table.columns:
-        names.append(column.name)
-        if _is_mean(column.group):
-            names += [f"{column.name}: deviation", f"{column.name}: n"]
-    writer.writerow([*_HEADINGS[:2], "unit", *_HEADINGS[2:], *names, "not evaluated"])
+        deviation = [f"{column.name}: deviation"] if _is_mean(column.group) else []
+        names += [column.name, *deviation, f"{column.name}: n"]
+        for fact, value in column.facts.items():
+            if fact != "n":  # each number has its own
+                facts[f"{column.name}: {fact}"] = "" if value == "-" else value
+    writer.writerow([*_HEADINGS[:2], "unit", *_HEADINGS[2:], *names, *facts, "not evaluated"])
     for row in table.rows:
         cells: list[Any] = []
         for column, cell in zip(table.columns, row.cells, strict=True):
-            cells.append(_exact(cell.mean))
-            if _is_mean(column.group):
-                cells += [_exact(cell.deviation), len(cell.values)]
+            deviation = [_exact(cell.deviation)] if _is_mean(column.group) else []
+            cells += [_exact(cell.mean), *deviation, len(cell.values)]
         empty = [
             f"{column.name}: run {table.notes[note]}"
             for column, cell in zip(table.columns, row.cells, strict=True)
             for note in cell.notes
         ]
-        better = row.better.replace("-", "")
-        writer.writerow(
-            [row.score, better, row.unit, row.images, row.checkpoint, *cells, "; ".join(empty)]
-        )
+        told = [row.score, row.better.replace("-", ""), row.unit, row.images, row.checkpoint]
+        writer.writerow([*told, *cells, *facts.values(), "; ".join(empty)])
     return buffer.getvalue()
 
 
