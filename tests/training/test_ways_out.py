@@ -33,12 +33,12 @@ class Ended:
         assert result.returncode == 0, result.stderr
         self.told = json.loads(result.stdout)
 
-    def check(self, way, code, *said):
-        """It ended in time, with nothing left, this exit code, and these words."""
+    def check(self, way, code, *said, within=LIMIT_SECONDS):
+        """It ended in so many seconds, with nothing left, this exit code, and these words."""
         heard = (self.folder / f"{way}.stderr").read_text()
         assert way in self.told, heard
         assert self.told[way]["code"] == code, heard
-        assert self.told[way]["seconds"] < LIMIT_SECONDS
+        assert self.told[way]["seconds"] < within
         assert not (self.folder / way / ".lock").exists()
         for words in said:
             assert words in heard
@@ -92,7 +92,7 @@ def test_a_bug_in_one_of_two_processes(ended):
 
 
 def test_who_comes_to_meet_the_first_process_does_not_wait_for_it_if_it_is_gone(ended):
-    ended.check("killed-at-start-in-first", -9)
+    ended.check("killed-at-start-in-first", -9, within=90)  # most of it are imports
 
 
 @pytest.mark.slow
