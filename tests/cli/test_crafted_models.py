@@ -62,7 +62,7 @@ def test_nothing_of_what_they_ask_for_is_allocated(told):
         ("a-billion-halvings", "`layers` must be at most 16"),
         ("huge-number", "its header is no JSON"),
         ("unknown-setting", "Did you mean `ngf`?"),
-        ("header-is-a-list", "its header holds a list"),
+        ("header-is-a-list", "its header is a list"),
         ("header-is-deep", "its header is no JSON"),
         ("method-with-escapes", "has the method '\\x1b[2Jcut'"),
         ("whole-numbers", "of another type (first: model.1.weight int32 for float32)"),
