@@ -190,6 +190,19 @@ def test_a_run_from_before_files_were_remembered_goes_on(command, run):
     assert len(manifest(run)["files"]["a"]["train"]) == 12
 
 
+def test_a_record_that_lacks_a_domain_is_one_line(command, run):
+    """With validation images in the other: it was a traceback."""
+    code, err = command("train", "--resume", run, "--steps", "6", "--score-every", "1", "--change")
+    assert code == 0, err
+    plain = manifest(run)
+    plain["files"].pop("a")
+    (run / "data.json").write_text(json.dumps(plain))
+    code, err = command("train", "--resume", run, "--steps", "8")
+    assert code == 2
+    assert err.count("\n") == 1, err
+    assert "trainA/" in err
+
+
 # Settings
 
 

@@ -56,3 +56,16 @@ def test_what_is_missing_is_damage(store, key):
     changed(store, lambda state: state.pop(key))
     with pytest.raises(CheckpointError, match="is damaged"):
         store.load(2)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [("6", 6), ("Infinity", None), ("1e999", None), ('"6"', None), ("6.5", None)],
+)
+def test_the_length_of_a_run_is_a_whole_number_or_unknown(store, told, expected):
+    """Of a state that somebody changed: infinity was a traceback."""
+    path = store.path(2) / "state.json"
+    state = json.loads(path.read_text())
+    state["run"]["total_steps"] = "HERE"
+    path.write_text(json.dumps(state).replace('"HERE"', told))
+    assert store.total_steps(2) == expected

@@ -110,8 +110,8 @@ def open_training_data(
         train_b=without_broken(domains.train_b, broken, config.max_broken),
     )
     if known_val is not None:
-        train_a, val_a = as_recorded(usable.train_a, known_val["a"], config)
-        train_b, val_b = as_recorded(usable.train_b, known_val["b"], config)
+        train_a, val_a = as_recorded(usable.train_a, known_val.get("a", ()), config)
+        train_b, val_b = as_recorded(usable.train_b, known_val.get("b", ()), config)
         usable = replace(
             usable,
             train_a=train_a,

@@ -29,7 +29,14 @@ from patchkin.images.png16 import save_16bit_png
 from patchkin.images.pnm import PNM_SUFFIXES, save_deep_pnm
 from patchkin.images.tiff import TIFF_SUFFIXES
 from patchkin.images.tiff_writing import write_tiff_pages
-from patchkin.images.write import default_suffix, pillow_format, save_npy, save_pillow
+from patchkin.images.write import (
+    check_sides,
+    default_suffix,
+    pillow_format,
+    save_npy,
+    save_pillow,
+    told_encoder,
+)
 from patchkin.storage.atomic import new_file
 
 QUALITY = 95
@@ -84,6 +91,7 @@ def write_pages(
         number = len(pages)
     following = iter(pages)
     first = next(following)
+    check_sides(path, *first.levels.shape[:0:-1])
     icc = container.icc_profile
     if icc is not None and not holds_profile(icc, first.levels.shape[0]):
         notes.append("its colour profile is not kept: it is of other colours than the translation")
@@ -92,7 +100,7 @@ def write_pages(
     first = job.checked(first)
     write = _writer(replace(job, first=first))
     everything = chain([first], map(job.checked, following))
-    with new_file(path) as part:
+    with new_file(path) as part, told_encoder(path.suffix):
         write(part, everything)
     return notes
 

@@ -6,14 +6,17 @@ Shape suffixes: C channels, H and W pixels.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from patchkin.errors import ConfigError
+from patchkin.errors import ConfigError, PatchkinError
 from patchkin.images.picture import Array, Encoding, Rounding, ValueRange
 from patchkin.images.png16 import save_16bit_png
 from patchkin.images.tiff import save_tiff
@@ -21,6 +24,10 @@ from patchkin.images.values import to_levels
 from patchkin.storage.atomic import new_file
 
 _JPEG_QUALITY = 95
+_LARGEST_SIDES: Mapping[str, int] = MappingProxyType(
+    {"JPEG": 65_500, "WEBP": 16_383, "GIF": 65_535, "AVIF": 32_768}
+)
+"""By Pillow's name of the format. Larger AVIF is written, and not read by its own libraries."""
 
 
 def default_suffix(encoding: Encoding) -> str:
@@ -53,13 +60,14 @@ def write_values(
         rounding: of 8-bit files, see `to_uint8`.
 
     Raises:
-        ConfigError: if the format cannot hold the encoding.
+        ConfigError: if the format cannot hold the encoding, or so many pixels.
         StorageError: if the file cannot be written.
     """
     path = Path(path)
     array_HWC = to_levels(values_CHW, encoding, value_range, rounding).transpose(1, 2, 0)
     if encoding.channels == 1:
         array_HWC = array_HWC[:, :, 0]
+    check_sides(path, *array_HWC.shape[1::-1])
     write = _writer(path.suffix.lower(), np.ascontiguousarray(array_HWC), encoding)
     with new_file(path) as part:
         write(part)
@@ -74,11 +82,12 @@ def write_pillow(path: str | Path, image: Image.Image, *, synced: bool = True) -
         synced: as `storage.atomic.write_bytes`.
 
     Raises:
-        ConfigError: if the suffix is that of no format.
+        ConfigError: if the suffix is that of no format, or of one that cannot hold the image.
         StorageError: if the file cannot be written.
     """
     path = Path(path)
     form = pillow_format(path.suffix)
+    check_sides(path, *image.size)
     with new_file(path, synced=synced) as part:
         save_pillow(image, part, format=form)
 
@@ -120,8 +129,44 @@ def _writer(suffix: str, array: Array, encoding: Encoding) -> Callable[[Path], N
 
 def save_pillow(image: Image.Image, part: Path, **options: Any) -> None:
     """`image.save`, by a file that is written to its end or fails."""
-    with _Whole(io.FileIO(part, "w")) as file:
+    with told_encoder(str(options["format"])), _Whole(io.FileIO(part, "w")) as file:
         image.save(file, **options)
+
+
+def check_sides(path: Path, width: int, height: int) -> None:
+    """Refuse an image that the format of a file has no room for.
+
+    Raises:
+        ConfigError: it is larger.
+
+    >>> check_sides(Path("wide.webp"), 16383, 1)
+    >>> check_sides(Path("tall.webp"), 1, 16384)
+    Traceback (most recent call last):
+    patchkin.errors.ConfigError: `tall.webp` would have 1 x 16384 pixels, and WEBP holds at most \
+16383 a side; use --format png.
+    """
+    form = Image.registered_extensions().get(path.suffix.lower(), "")
+    largest = _LARGEST_SIDES.get(form)
+    if largest is not None and max(width, height) > largest:
+        raise ConfigError(
+            f"`{path}` would have {width} x {height} pixels, and {form} holds at most {largest} "
+            f"a side; use --format png."
+        )
+
+
+@contextmanager
+def told_encoder(form: str) -> Iterator[None]:
+    """What an encoder cannot do, in one line; trouble with its file stays what it is.
+
+    Raises:
+        ConfigError: it gave up.
+    """
+    try:
+        yield
+    except PatchkinError:
+        raise
+    except (RuntimeError, ValueError, struct.error) as error:
+        raise ConfigError(f"it cannot be written as {form} ({error}); use --format png.") from error
 
 
 class _Whole(io.BufferedWriter):

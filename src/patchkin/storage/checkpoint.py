@@ -142,9 +142,10 @@ class CheckpointStore:
         """The length of the run when a checkpoint was saved; None if it cannot be read."""
         try:
             state = parsed((self.path(step) / STATE_FILE).read_text(encoding="utf-8"))
-            return int(state["run"]["total_steps"])
+            total = state["run"]["total_steps"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        return total if isinstance(total, int) else None
 
     def save(self, snapshot: Snapshot, *, best: bool = False) -> Path:
         """Write a checkpoint, point `last` (and `best`) at it, and remove those beyond `keep`.

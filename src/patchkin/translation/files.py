@@ -41,6 +41,7 @@ from patchkin.images.pages import each_page
 from patchkin.images.saving import Page as SavedPage
 from patchkin.images.saving import write_pages
 from patchkin.images.video import VIDEO_SUFFIXES
+from patchkin.images.write import check_sides
 from patchkin.parallel.overlap import Fed, ahead, behind
 from patchkin.storage.atomic import is_disk_trouble, remove_remains
 from patchkin.translation.memory import TooLargeError, is_memory_trouble
@@ -466,12 +467,12 @@ def _pages(translator: ArrayTranslator, jobs: Iterable[Job], writing: _Writing) 
                 if last is None or last[0] != path:
                     last = (path, _read(translator, path))
                 image_CHW, picture = last[1]
+                check_sides(job.target, *image_CHW.shape[:0:-1])
                 yield _Page(
                     job, number, len(paths), container, image_CHW, picture.encoding, picture.alpha
                 )
-        except (DataError, OSError, MemoryError) as error:
-            source = None
-            is_memory = isinstance(error, MemoryError)
+        except (DataError, ConfigError, OSError, MemoryError) as error:
+            source, is_memory = None, isinstance(error, MemoryError)
             told = f"`{job.source}` needs more memory to read than there is." if is_memory else ""
             writing.unreadable(job, told or str(error) or reason(error))
 
