@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -43,3 +44,27 @@ def test_the_package_itself_imports_nothing_heavy():
     modules = json.loads(told.stdout)
     assert "patchkin" in modules
     assert [name for name in ("torch", "numpy", "PIL", *COMMAND_LINE) if name in modules] == []
+
+
+def test_onnx_runtime_tells_its_makers_nothing(tmp_path):
+    """Since 1.29 it sends events, on Linux too, and keeps a file of its session among temporary
+    ones when it is imported; the variable is read then.
+    """
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    program = "import os, patchkin, onnxruntime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    assert _printed(program, environment) == "1"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_wants_its_telemetry_has_it():
+    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "0"}
+    program = "import os, patchkin; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    assert _printed(program, environment) == "0"
+
+
+def _printed(program, environment):
+    told = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, env=environment
+    )
+    return told.stdout.strip()

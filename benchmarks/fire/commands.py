@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -53,8 +54,10 @@ class Command:
     remains: str = r"(?!)"
     """A pattern of what may be left when it fails, and is gone in the end."""
 
-    def unlike(self, box: Path, whole: Path) -> list[str]:
-        """What differs in the end from that of a command that nothing failed for."""
+    def unlike(self, box: Path, whole: Path, *, torn: bool = False) -> list[str]:
+        """What differs in the end from that of a command that nothing failed for; a line of a log
+        may be half if it is `torn`.
+        """
         found, expected = files_of(box), files_of(whole)
         if self.run:
             found, expected = (
@@ -69,7 +72,7 @@ class Command:
             if (name not in found) + (name not in expected)
             or (found[name] != expected[name] and not re.search(self.varying, name))
         ]
-        return different + unreadable(box)
+        return different + unreadable(box, torn=torn)
 
     def spoiled(self, box: Path, before: Files, whole: Path, *, torn: bool) -> list[str]:
         """What is lost, or half, after a failure; a last line of a log may be, if it is `torn`."""
@@ -119,11 +122,17 @@ def unreadable(box: Path, besides: str = r"(?!)", *, torn: bool = False) -> list
         if check is None or re.search(besides, name):
             continue
         try:
-            whole_lines = data[: data.rfind(b"\n") + 1]
-            check(box / name, whole_lines if torn and check is _lines else data)
+            check(box / name, _without_torn(data) if torn and check is _lines else data)
         except Exception as error:  # noqa: BLE001 (of any library)
             faults.append(f"cannot be read: {name}: {type(error).__name__}")
     return faults
+
+
+def _without_torn(data: bytes) -> bytes:
+    """Lines but one that was cut: what is written next begins a line of its own."""
+    lines = data.splitlines(keepends=True)
+    torn = next((line for line in lines if not line.endswith(b"}\n")), b"")
+    return b"".join(line for line in lines if line is not torn)
 
 
 def _lines(_: Path, data: bytes) -> None:
@@ -248,7 +257,10 @@ def small_runtime() -> bytes:
     """An archive in place of the real one of 26 MB, which is then the one that is expected."""
     parts = {web_runtime.LIBRARY: b"a library", web_runtime.WASM: b"an assembly"}
     written = io.BytesIO()
-    with tarfile.open(fileobj=written, mode="w:gz") as archive:
+    with (
+        gzip.GzipFile(fileobj=written, mode="w", mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
         for name, data in parts.items():
             entry = tarfile.TarInfo(f"package/dist/{name}")
             entry.size = len(data)

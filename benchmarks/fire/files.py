@@ -203,7 +203,7 @@ class Fire:
             again = self.go(command, lambda: None)
             if again.code != 0:
                 faults.append(f"again: code {again.code}: {again.said[-300:]}")
-        different = command.unlike(self.box, self.whole / name)
+        different = command.unlike(self.box, self.whole / name, torn=not clean)
         if not clean:
             different = [each for each in different if not re.search(command.remains, each)]
         faults += [f"unlike the whole one: {each}" for each in different]

@@ -6,11 +6,15 @@ once.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from importlib import import_module
 
 from patchkin._version import __version__
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+"""Read when ONNX Runtime is imported, which tells its makers what it does since 1.29."""
 
 TYPE_CHECKING = False  # `typing` takes longer than all else here, and nothing is said of Ctrl-C yet
 if TYPE_CHECKING:

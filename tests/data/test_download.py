@@ -126,6 +126,15 @@ def test_whole_file_with_progress(server, tmp_path):
     assert _left(target.parent) == ["set.zip"]
 
 
+def test_what_a_failed_last_step_left_goes_with_the_next_call(server, tmp_path):
+    """The disk failed when the file was in its place already."""
+    (tmp_path / "set.zip").write_bytes(CONTENT)
+    (tmp_path / "set.zip.part.version").write_text('"v1"')
+    assert download([server.url], tmp_path / "set.zip", sha256=SHA256) == SHA256
+    assert _left(tmp_path) == ["set.zip"]
+    assert server.requests == []
+
+
 def test_interrupted_download_continues(server, tmp_path):
     _interrupted(tmp_path, 1000)
     seen = []

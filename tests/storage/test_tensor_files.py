@@ -135,3 +135,35 @@ def test_what_may_reach_a_terminal():
     assert printable("\x1b" * 300 + "a" * 500, 100) == "a" * 100
     assert printable("\x1b" * 400 + "a" * 500, 100) == ""
     assert printable("a\tb\x00c\u202e", 2) == "ab"
+
+
+def test_why_a_file_cannot_be_opened_is_the_systems_word(tmp_path, monkeypatch):
+    """The library says of any trouble that no file is there."""
+    path = tmp_path / "m.safetensors"
+    save_file({"x": torch.arange(3.0)}, path)
+    tried = []
+
+    def fails(file, framework):
+        tried.append(file)
+        raise FileNotFoundError(f"No such file or directory: {file}")
+
+    class Closed(type(path)):
+        def open(self, *arguments, **named):
+            if tried:
+                raise PermissionError(errno.EACCES, "Permission denied", str(self))
+            return super().open(*arguments, **named)
+
+    real = tensor_files.safe_open
+    monkeypatch.setattr(tensor_files, "safe_open", fails)
+    with pytest.raises(CheckpointError, match=r"m.safetensors` cannot be .*: Permission denied\."):
+        with open_tensors(Closed(path)):
+            pass
+    tried.clear()
+
+    def once(file, framework):
+        return real(file, framework) if tried else fails(file, framework)
+
+    monkeypatch.setattr(tensor_files, "safe_open", once)
+    with open_tensors(path) as file:
+        assert file.read("x").tolist() == [0.0, 1.0, 2.0]
+    assert tried == [path]

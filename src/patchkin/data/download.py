@@ -101,6 +101,7 @@ def _checked(target: Path, sha256: str | None) -> str:
         raise DownloadError(
             f"`{target}` has sha256 {found}, expected {sha256}; remove it to fetch it again."
         )
+    _forget_version(target)  # of a download whose last step failed
     return found
 
 
@@ -120,8 +121,7 @@ def _from_one(url: str, target: Path, sha256: str | None, progress: ProgressBar 
                 raise
             continue
         put_in_place(part, target)
-        with contextlib.suppress(OSError):  # it is there, and what is left is in nobody's way
-            _beside(target, ".part.version").unlink(missing_ok=True)
+        _forget_version(target)
         return found
     raise AssertionError("unreachable")
 
@@ -133,6 +133,11 @@ def _beside(target: Path, ending: str) -> Path:
 def _forget_part(target: Path) -> None:
     for ending in (".part", ".part.version"):
         _beside(target, ending).unlink(missing_ok=True)
+
+
+def _forget_version(target: Path) -> None:
+    with contextlib.suppress(OSError):  # the file is there, and what is left is in nobody's way
+        _beside(target, ".part.version").unlink(missing_ok=True)
 
 
 def _fetch(url: str, target: Path, *, trust_part: bool, progress: ProgressBar | None) -> None:

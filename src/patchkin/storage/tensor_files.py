@@ -81,7 +81,7 @@ def open_tensors(path: Path, *, as_what: str = "a model", advice: str = "") -> I
     """
     try:
         _check_beginning(path)
-        with safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             yield TensorFile(
                 path=path,
                 metadata=file.metadata() or {},
@@ -94,6 +94,17 @@ def open_tensors(path: Path, *, as_what: str = "a model", advice: str = "") -> I
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         line = f"`{path}` cannot be read as {as_what}: {printable(reason.rstrip('. '))}. {advice}"
         raise CheckpointError(line.strip()) from error
+
+
+def _opened(path: Path) -> Any:
+    """The library's handle. Of any trouble with opening it says that no file is there: the system
+    is asked again, for its own word.
+    """
+    try:
+        return safe_open(path, framework="pt")
+    except FileNotFoundError:
+        with path.open("rb"):
+            return safe_open(path, framework="pt")
 
 
 def _check_beginning(path: Path) -> None:
