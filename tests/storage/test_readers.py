@@ -59,7 +59,7 @@ KNOWN = {
     "scoring/__init__.py": ["import_module"],
     "storage/hub.py": ["hub.hf_hub_download", *["importlib.import_module"] * 2],
     "storage/pickled.py": ["torch.load", "zipfile.ZipFile", "zipfile.is_zipfile"],
-    "storage/tensor_files.py": ["safe_open"],
+    "storage/tensor_files.py": ["safe_open", "safe_open"],
     "training/siblings.py": ["subprocess.Popen"],
     "translation/onnx_file.py": ["onnxruntime.InferenceSession"],
     "upstream/files.py": ["read_pickled"],

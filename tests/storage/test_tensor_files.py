@@ -155,9 +155,9 @@ def test_why_a_file_cannot_be_opened_is_the_systems_word(tmp_path, monkeypatch):
 
     real = tensor_files.safe_open
     monkeypatch.setattr(tensor_files, "safe_open", fails)
-    with pytest.raises(CheckpointError, match=r"m.safetensors` cannot be .*: Permission denied\."):
-        with open_tensors(Closed(path)):
-            pass
+    said = r"m.safetensors` cannot be .*: Permission denied\."
+    with pytest.raises(CheckpointError, match=said), open_tensors(Closed(path)):
+        pass
     tried.clear()
 
     def once(file, framework):
