@@ -51,7 +51,7 @@ from patchkin.runs.compression import found_best
 from patchkin.runs.config import choose_preset, config_from_plain, config_to_plain, preset_config
 from patchkin.runs.resuming import history_of, read_data, read_record
 from patchkin.schedules import ScheduleConfig
-from patchkin.scoring.comparison.formats import as_html, as_text
+from patchkin.scoring.comparison.formats import as_text
 from patchkin.scoring.comparison.reading import read_all
 from patchkin.scoring.comparison.scored import group_by_settings
 from patchkin.scoring.comparison.table import make_table
@@ -149,7 +149,6 @@ def run_folder(run: dict[str, bytes], data: bytes, box: Path) -> None:
 def _compared(path: Path) -> None:
     table = make_table(group_by_settings(read_all([str(path)])), METHODS)
     as_text(table)
-    as_html(table, command="patchkin compare")
 
 
 def results(data: bytes, box: Path) -> None:
@@ -182,7 +181,7 @@ def search(data: bytes, box: Path) -> None:
 
 def shipped_record(data: bytes, box: Path) -> None:
     """What is told of a shipped model."""
-    read_shipped_record(_file(box / "a-model" / "model.json", data)).to_text()
+    read_shipped_record(_file(box / parser_seeds.SHIPPED / "model.json", data)).to_text()
 
 
 def bench(data: bytes, box: Path) -> None:
@@ -207,7 +206,7 @@ def cache_index(data: bytes, box: Path) -> None:
         digest = hashlib.sha256(json.dumps(body, separators=(",", ":")).encode()).hexdigest()
         data = json.dumps({"body": body, "sha256": digest}).encode()
     _file(box / "set.json", data)
-    _file(box / "set.pixels", bytes(12))
+    _file(box / "set.0a.pixels", bytes(12))
     image = box / "a.png"
     Image.new("RGB", (2, 2)).save(image)
     Store(box, "set", None, 1).open([(image, 3)])
@@ -282,8 +281,8 @@ def pickled(data: bytes, box: Path) -> None:
             archive.writestr("archive/data.pkl", data)
             archive.writestr("archive/byteorder", b"little")
             archive.writestr("archive/version", b"3\n")
-            for number in (0, 1):
-                archive.writestr(f"archive/data/{number}", bytes(64))
+            for number, length in enumerate(parser_seeds.STORAGES):
+                archive.writestr(f"archive/data/{number}", bytes(length))
         data = _WHOLE_FILE + packed.getvalue()
     import_weights([Source.of(str(_file(box / "latest_net_G.pth", data[1:])))])
 
@@ -375,7 +374,8 @@ def make_targets(run: Path, model: Path, onnx_model: bytes) -> dict[str, Target]
         onnx_model: the same, exported.
     """
     allow_pixels(MOST_PIXELS)
-    report._curves = lambda *_: None  # drawing takes most of the time
+    report._curves = lambda *_: None  # drawing and filling in a page take most of the time
+    report.render = lambda *_, **__: ""
     parts = parser_seeds.parts_of(run)
     begin = parser_seeds.texts(run, model)
     readers: dict[str, Callable[[bytes, Path], object]] = {

@@ -3,7 +3,7 @@
     pip install "atheris==3.0.0"
     python benchmarks/fire/parsers.py FOLDER --minutes 1 [--only NAME ...] [--seed 0]
 
-Each target of `parser_targets.py` gets the minutes, in a process of its own; only `patchkin` is
+Each target of `parser_targets.py` gets the minutes, in a fork of its own; only `patchkin` is
 instrumented, so that decoders of others do not lead the search. A reader must return, or raise one of
 patchkin's errors whose message has one line of at most 2,000 letters; within a second of processor
 time and 2.5 GB; without starting a program, a connection, or writing outside of its folder.
@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import logging
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 import traceback
@@ -40,6 +40,8 @@ FORBIDDEN = frozenset((
     *("socket.connect", "socket.bind", "webbrowser.open", "ctypes.dlopen", "pty.spawn"),
 ))  # fmt: skip
 """Python's names of events (PEP 578) that no reader of a file causes."""
+CHANGING = frozenset(("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink"))
+"""And none outside of the folder of its own."""
 _WORD = re.compile(rb"[A-Za-z_!<][\w:./-]{2,30}")
 _PROGRESS = re.compile(r"cov: (\d+) ft: (\d+) corp: (\d+)")
 _EXECUTIONS = re.compile(r"stat::number_of_executed_units: (\d+)")
@@ -58,20 +60,18 @@ class Watch:
             return
         if event in FORBIDDEN:
             self._events.append(f"{event} {arguments!r:.200}")
-        if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            path = arguments[0]
-            inside = isinstance(path, int) or Path(os.fsdecode(path)).resolve().is_relative_to(
-                self.box.resolve()
-            )
-            if not inside and os.fsdecode(path) != os.devnull:
-                self._events.append(f"writes {path!r}")
+        writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        path = arguments[0] if writes or event in CHANGING else None
+        if isinstance(path, (str, bytes, os.PathLike)):
+            name = os.path.realpath(os.fsdecode(path))
+            if not name.startswith(str(self.box.resolve())) and name != os.devnull:
+                self._events.append(f"{event} {name!r}")
 
     def judged(self, read: Callable[[bytes, Path], object], data: bytes) -> tuple[str, str] | None:
         """A name of the fault, and what is to be told of it."""
         from patchkin.errors import PatchkinError
 
-        shutil.rmtree(self.box, ignore_errors=True)
-        self.box.mkdir(parents=True)
+        _emptied(self.box)
         self._events, began = [], time.process_time()
         try:
             read(data, self.box)
@@ -121,7 +121,6 @@ def quiet() -> None:
 
 def targets_of(folder: Path) -> dict[str, Any]:
     """All targets, with what they begin with from a run in the folder."""
-    sys.path.insert(0, str(HERE.parent))
     import parser_targets
 
     run = folder / "run"
@@ -129,17 +128,24 @@ def targets_of(folder: Path) -> dict[str, Any]:
     return parser_targets.make_targets(run, model, (folder / "model.onnx").read_bytes())
 
 
-def fuzz(folder: Path, name: str, seconds: float, seed: int) -> None:
+def instrumented(folder: Path, names: list[str]) -> dict[str, Any]:
+    """The targets, whose lines tell atheris when they are reached."""
+    import atheris
+
+    with atheris.instrument_imports(include=["patchkin"]):
+        targets = targets_of(folder)
+        for name in names or targets:
+            for data in targets[name].seeds:  # and so is what is imported on the way
+                with contextlib.suppress(Exception):
+                    targets[name].read(data, _emptied(folder / "box" / "first"))
+    return targets
+
+
+def fuzz(folder: Path, name: str, target: Any, seconds: float, seed: int) -> None:
     """Try one target, to the end of the process."""
     import atheris
 
-    quiet()
     watch = Watch(folder / "box" / name, folder / "faults")
-    with atheris.instrument_imports(include=["patchkin"]):
-        target = targets_of(folder)[name]
-        for data in target.seeds:  # and so is what is imported on the way
-            with contextlib.suppress(Exception):
-                target.read(data, _emptied(watch.box))
     corpus = folder / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(target.seeds):
@@ -160,6 +166,8 @@ def fuzz(folder: Path, name: str, seconds: float, seed: int) -> None:
     }  # fmt: skip
     arguments = [f"-{flag}={value}" for flag, value in flags.items()]
     atheris.Setup([str(HERE), str(corpus), *arguments], one)
+    leave = ctypes.CFUNCTYPE(None)(lambda: os._exit(0))  # a fork cannot end the threads of torch
+    ctypes.CDLL(None).atexit(leave)
     atheris.Fuzz()
 
 
@@ -176,22 +184,32 @@ def prepare(folder: Path) -> None:
     """A run and an exported model, made once."""
     if (folder / "model.onnx").is_file():
         return
+    process = os.fork()  # what is imported here would not be instrumented
+    if process:
+        if os.waitpid(process, 0)[1]:
+            raise SystemExit("no run could be made")
+        return
     from inputs import Fire
 
     shutil.rmtree(folder / "run", ignore_errors=True)
     Fire(folder, 0)
+    os._exit(0)
 
 
-def tried(folder: Path, name: str, seconds: float, seed: int) -> dict[str, Any]:
+def tried(folder: Path, name: str, target: Any, seconds: float, seed: int) -> dict[str, Any]:
     """One target for a time; begun anew where it hung or died."""
     until, executions, reached = time.monotonic() + seconds, 0, ("0", "0", "0")
     ended = 0
     log = folder / "logs" / f"{name}.log"
     while (left := until - time.monotonic()) > 1:
-        with log.open("w") as said:
-            command = [sys.executable, str(HERE), str(folder), "--inside", name]
-            more = ["--minutes", str(left / 60), "--seed", str(seed + ended)]
-            code = subprocess.call([*command, *more], stdout=said, stderr=said)
+        process = os.fork()
+        if not process:
+            said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(said, 1)
+            os.dup2(said, 2)
+            fuzz(folder, name, target, left, seed + ended)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         text = log.read_text(errors="replace")
         done = _EXECUTIONS.findall(text) or re.findall(r"^#(\d+)\t", text, re.MULTILINE)
         executions += int(done[-1]) if done else 0
@@ -247,11 +265,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="of targets")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true", help="the faults that were found")
-    parser.add_argument("--inside", help=argparse.SUPPRESS)
     options = parser.parse_args()
     folder, seconds = options.folder.resolve(), options.minutes * 60
-    if options.inside:
-        fuzz(folder, options.inside, seconds, options.seed)
     for name in ("faults", "logs", "corpus"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     sys.path.insert(0, str(HERE.parent))
@@ -259,17 +274,15 @@ def main() -> int:
     if options.again:
         return 1 if again(folder, options.only) else 0
     found = folder / "parsers.jsonl"
-    names = list(targets_of(folder))
-    unknown = sorted({*options.only} - {*names})
-    if unknown:
-        raise SystemExit(f"No target `{unknown[0]}`. There are {', '.join(names)}.")
-    for name in options.only or names:
-        line = tried(folder, name, seconds, options.seed)
+    quiet()
+    targets = instrumented(folder, options.only)
+    for name in options.only or targets:
+        line = tried(folder, name, targets[name], seconds, options.seed)
         with found.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         print(json.dumps(line), flush=True)
     print(summary([json.loads(line) for line in found.read_text().splitlines()]))
-    return 1 if any(any(_faults(folder, name)) for name in names) else 0
+    return 1 if any(any(_faults(folder, name)) for name in targets) else 0
 
 
 if __name__ == "__main__":
