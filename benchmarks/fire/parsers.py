@@ -167,7 +167,7 @@ def fuzz(folder: Path, name: str, target: Any, seconds: float, seed: int) -> Non
     arguments = [f"-{flag}={value}" for flag, value in flags.items()]
     atheris.Setup([str(HERE), str(corpus), *arguments], one)
     leave = ctypes.CFUNCTYPE(None)(lambda: os._exit(0))  # a fork cannot end the threads of torch
-    ctypes.CDLL(None).atexit(leave)
+    ctypes.CDLL(None)["__cxa_atexit"](leave, None, None)
     atheris.Fuzz()
 
 
@@ -207,8 +207,11 @@ def tried(folder: Path, name: str, target: Any, seconds: float, seed: int) -> di
             said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(said, 1)
             os.dup2(said, 2)
-            fuzz(folder, name, target, left, seed + ended)
-            os._exit(0)
+            try:
+                fuzz(folder, name, target, left, seed + ended)
+            except BaseException:  # noqa: BLE001 (nothing may leave this process)
+                os.write(2, traceback.format_exc().encode())
+            os._exit(86)
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         text = log.read_text(errors="replace")
         done = _EXECUTIONS.findall(text) or re.findall(r"^#(\d+)\t", text, re.MULTILINE)

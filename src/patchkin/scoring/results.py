@@ -97,7 +97,8 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         DataError: it is not a file of results.
     """
     with _told(path):
-        return [_checked(restored(_converted(entry))) for entry in _entries(path)]
+        entries = [_checked(restored(_converted(entry))) for entry in _entries(path)]
+    return [{"subject": {}, **entry} for entry in entries]
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
@@ -127,10 +128,13 @@ def _checked(entry: dict[str, Any]) -> dict[str, Any]:
             raise TypeError(f"`{name}` of an entry is no object")
     if not all(is_number(score) or score is None for score in entry["scores"].values()):
         raise TypeError("a score is no number")
-    key = entry.get("key", {})
+    key, subject = entry.get("key", {}), entry.get("subject", {})
     texts = [key.get(name) for name in ("data", "direction", "split", "weights")]
+    texts += [subject.get(name) for name in ("folder", "model", "method", "sha256")]
     if not all(text is None or isinstance(text, str) for text in texts):
-        raise TypeError("`key` of an entry names its images otherwise than by texts")
+        raise TypeError("an entry names its model or its images otherwise than by texts")
+    if not isinstance(subject.get("step") or 0, int):
+        raise TypeError("a step is no whole number")
     parts = [key.get("checkpoint", {}), key.get("asked", {}), *entry.get("protocols", {}).values()]
     if not all(isinstance(part, dict) for part in parts):
         raise TypeError("a part of an entry is no object")
