@@ -244,7 +244,7 @@ def test_it_tells_how_far_it_is():
 ODD_STATES = {
     "generation": ("x", -1, None, 1.5),
     "parents": ([], [3], ["9_9_9_9_9_9_9_9"], {}),
-    "scores": ([], {"x": "y"}, 3),
+    "scores": ([], {"x": "y"}, 3, {}, {"9_9_9_9_9_9_9_9": 1.0}),
     "history": (3, None),
     "settings": ([], "x", None),
 }

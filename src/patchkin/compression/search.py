@@ -415,17 +415,19 @@ class EvolutionSearch:
 
         Raises:
             TypeError: the generation or a score is no number.
-            ValueError: a parent is missing, or has widths that the space has not.
+            ValueError: a parent or its score is missing, or the space has no such widths.
         """
         if not isinstance(state.generation, int) or state.generation < 0:
             raise TypeError("its generation is no whole number")
         if not all(isinstance(score, (int, float)) for score in state.scores.values()):
             raise TypeError("a score is no number")
+        if not state.scores.keys() >= set(map(format_channels, state.parents)):
+            raise ValueError("a parent has no score")
         if bool(state.parents) != bool(state.generation):
             raise ValueError("it has parents without a generation, or none after one")
-        for parent in state.parents:
-            if parent not in self.space:
-                raise ValueError(f"the space has no {format_channels(parent)}")
+        for channels in (*state.parents, *map(parse_channels, state.scores)):
+            if channels not in self.space:
+                raise ValueError(f"the space has no {format_channels(channels)}")
 
 
 class _Draws:
