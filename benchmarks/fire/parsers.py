@@ -63,7 +63,9 @@ class Watch:
         writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
         path = arguments[0] if writes or event in CHANGING else None
         if isinstance(path, (str, bytes, os.PathLike)):
-            name = os.path.realpath(os.fsdecode(path))
+            within = arguments[1] if event in ("os.remove", "os.rmdir") else -1  # of a handle
+            base = "" if within == -1 else os.path.realpath(f"/proc/self/fd/{within}")
+            name = os.path.realpath(Path(base, os.fsdecode(path)))
             if not name.startswith(str(self.box.resolve())) and name != os.devnull:
                 self._events.append(f"{event} {name!r}")
 
