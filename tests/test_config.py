@@ -170,6 +170,12 @@ def test_aliases_may_not_multiply(tmp_path):
     assert read_yaml(path) == {"a": [1, 2], "b": {"c": [1, 2], "d": "*"}}
 
 
+@pytest.mark.parametrize("plain", [[[1]], "x", 3, None])
+def test_what_has_no_names_is_no_settings(plain):
+    with pytest.raises(ConfigError, match="the file must hold settings by name, not "):
+        from_plain(Outer, plain, where="the file")
+
+
 def test_a_long_value_is_cut_in_a_message():
     with pytest.raises(ConfigError, match="expected a whole number") as caught:
         from_plain(Outer, {"inner": {"count": ["x" * 100_000] * 100_000}}, where="the file")

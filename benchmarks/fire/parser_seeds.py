@@ -54,7 +54,7 @@ ODD_JSON = (
     *(b'{"a": [1e999, -Infinity, NaN, "\\ud800"]}', b'{"a": null, "not_finite": {"/a": "NaN"}}'),
 )
 ODD_YAML = (
-    b"name: cut\nmethod:\n  tau: &a [1, 2.5]\n  x: *a\ndata: {batch_size: 0x10, size: [256, 128]}\n",
+    b"name: cut\nmethod:\n  tau: &a [1, 2.5]\n  x: *a\ndata: {batch_size: 0x10, size: [256, 12]}\n",
     b"schedule:\n  <<: {steps: 3}\n  other: !!int '7'\nhistory: [!!float '1', !!bool yes]\n",
     b"training: {seed: 1:30, x: 2001-12-14t21:59:43.10-05:00, y: !!binary aGk=}\n---\n? [a]\n: b\n",
 )
@@ -145,7 +145,8 @@ def _cache_body() -> bytes:
     stored = [None, "RGB", [2, 2, 3], 0, 12, 0]
     entry = ["/a.png", 3, 1, 1, "uint8", 3, [stored]]
     body = {
-        "format": FORMAT, "decoder": decoder_versions(), "pixels": "set.0a.pixels", "entries": [entry]
+        "format": FORMAT, "decoder": decoder_versions(),
+        "pixels": "set.0a.pixels", "entries": [entry],
     }  # fmt: skip
     return _json(body)
 

@@ -51,12 +51,12 @@ from patchkin.runs.compression import found_best
 from patchkin.runs.config import choose_preset, config_from_plain, config_to_plain, preset_config
 from patchkin.runs.resuming import history_of, read_data, read_record
 from patchkin.schedules import ScheduleConfig
+from patchkin.scoring import report
 from patchkin.scoring.comparison.formats import as_text
 from patchkin.scoring.comparison.reading import read_all
 from patchkin.scoring.comparison.scored import group_by_settings
 from patchkin.scoring.comparison.table import make_table
 from patchkin.scoring.own_data import own_data
-from patchkin.scoring import report
 from patchkin.scoring.seen import trained_on
 from patchkin.storage.checkpoint import CheckpointStore, open_model
 from patchkin.storage.hub import is_hub_name

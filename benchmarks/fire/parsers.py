@@ -4,13 +4,14 @@
     python benchmarks/fire/parsers.py FOLDER --minutes 1 [--only NAME ...] [--seed 0]
 
 Each target of `parser_targets.py` gets the minutes, in a fork of its own; only `patchkin` is
-instrumented, so that decoders of others do not lead the search. A reader must return, or raise one of
-patchkin's errors whose message has one line of at most 2,000 letters; within a second of processor
-time and 2.5 GB; without starting a program, a connection, or writing outside of its folder.
+instrumented, so that decoders of others do not lead the search. A reader must return, or raise
+one of patchkin's errors whose message has one line of at most 2,000 letters; within a second of
+processor time and 2.5 GB; without starting a program, a connection, or writing outside of its
+folder.
 
 What was tried stands in FOLDER/parsers.jsonl, a line for each target and call; inputs that reached
-new lines are kept in FOLDER/corpus, and the next call begins with them. A fault leaves its input and
-traceback in FOLDER/faults, once for each place in the source; `--again` runs these once more.
+new lines are kept in FOLDER/corpus, and the next call begins with them. A fault leaves its input
+and traceback in FOLDER/faults, once for each place in the source; `--again` runs these once more.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ FORBIDDEN = frozenset((
     *("socket.connect", "socket.bind", "webbrowser.open", "ctypes.dlopen", "pty.spawn"),
 ))  # fmt: skip
 """Python's names of events (PEP 578) that no reader of a file causes."""
+JUNK = (
+    *(b"", b"\0", b"\xff" * 40, b"{}", b"[[1]]", b"3", b"null", b'"x"', b"a: [", b"- 1\n- {}"),
+    *(b'{"a": {"b": [1, 2.5, true, null]}}', b"a:\n  b: [1, x]\n", b"PK\x05\x06" + bytes(18)),
+)
+"""Every target begins with these too."""
 CHANGING = frozenset(("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink"))
 """And none outside of the folder of its own."""
 _WORD = re.compile(rb"[A-Za-z_!<][\w:./-]{2,30}")
@@ -83,7 +89,7 @@ class Watch:
                 return f"message-{_place(error)}", f"{len(line)} letters: {line[:400]}"
         except RecursionError as error:
             return f"RecursionError-{_place(error)}", "too deep"
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (these are what is looked for)
             name = f"{type(error).__name__}-{_place(error)}"
             return name, "".join(traceback.format_exception(error)[-12:])
         finally:
@@ -150,7 +156,7 @@ def fuzz(folder: Path, name: str, target: Any, seconds: float, seed: int) -> Non
     watch = Watch(folder / "box" / name, folder / "faults")
     corpus = folder / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, data in enumerate(target.seeds):
+    for number, data in enumerate((*target.seeds, *JUNK)):
         (corpus / f"seed-{number}").write_bytes(data)
     words = sorted({word for data in target.seeds for word in _WORD.findall(data[:4000])})[:400]
     known = folder / "corpus" / f"{name}.dict"

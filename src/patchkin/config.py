@@ -213,6 +213,8 @@ def from_plain(kind: type[T], plain: object, *, where: str = "the configuration"
     patchkin.errors.ConfigError: Unknown key `learning_rat` in the configuration.
     Did you mean `learning_rate`?
     """
+    if is_dataclass(kind) and not isinstance(plain, dict):
+        raise ConfigError(f"{where} must hold settings by name, not {_short(plain)}.")
     try:
         return CONVERTER.structure(plain, kind)
     except BaseValidationError as error:

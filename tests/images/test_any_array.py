@@ -66,7 +66,9 @@ def test_values_and_way_back_are_those_of_a_loop(dtype, shape, layout, seed):
     assert taken.values_CHW.dtype == np.float32
     np.testing.assert_allclose(taken.values_CHW, expected, atol=3e-7)
     pixels = pixels_from_array(laid_out(array, layout))
-    picture = Picture(pixels, Encoding.of(np.dtype("uint8" if dtype == "bool" else dtype), channels))
+    picture = Picture(
+        pixels, Encoding.of(np.dtype("uint8" if dtype == "bool" else dtype), channels)
+    )
     np.testing.assert_array_equal(to_tensor(picture).numpy(), taken.values_CHW)
     back = taken.back(taken.values_CHW)
     assert back.shape == shape
@@ -93,9 +95,7 @@ def test_grey_is_repeated_and_colour_becomes_luma(height, width, own, wanted, se
 
 
 @settings(deadline=None, max_examples=30, derandomize=True)
-@given(
-    st.sampled_from((*REFUSED, *NEEDS_RANGE)), st.tuples(st.integers(1, 4), st.integers(1, 4))
-)
+@given(st.sampled_from((*REFUSED, *NEEDS_RANGE)), st.tuples(st.integers(1, 4), st.integers(1, 4)))
 def test_other_types_are_refused_by_name(dtype, shape):
     array = np.ones(shape).astype(dtype) if dtype not in ("M8[s]",) else np.zeros(shape, dtype)
     said = "expected integers" if dtype in REFUSED else "declares no range"
@@ -137,7 +137,7 @@ def test_an_npy_file_is_the_array(tmp_path_factory, dtype, shape, layout, seed):
     st.sampled_from(("nearest", "released")),
 )
 def test_levels_are_those_of_python(dtype, value, rounding):
-    """Clipped, scaled, and rounded to the nearest; 8 bits are cut off where the papers' code does."""
+    """Clipped, scaled, and rounded to the nearest; or cut off, as the papers' code does 8 bits."""
     encoding = Encoding.of(np.dtype(dtype), 1)
     [level] = to_levels(np.float32([[[value]]]), encoding, rounding=rounding).flat
     exact = (min(max(value, -1.0), 1.0) + 1) / 2 * HIGHEST[dtype]

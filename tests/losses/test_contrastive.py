@@ -325,10 +325,13 @@ def test_a_bank_may_have_another_precision(loss):
 
 @settings(deadline=None, max_examples=10, derandomize=True)
 @given(
-    st.integers(1, 2), st.integers(1, 4), st.integers(1, 6), st.integers(0, 9),
-    st.booleans(), st.sampled_from(LOSSES),
-)  # fmt: skip
-def test_any_shape_matches_loops_or_is_refused(batch, places, width, seed, all_negatives, loss):
+    st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 6)),
+    st.integers(0, 9),
+    st.booleans(),
+    st.sampled_from(LOSSES),
+)
+def test_any_shape_matches_loops_or_is_refused(shape, seed, all_negatives, loss):
+    batch, places, width = shape
     query, key = (rows(batch, places, width, seed=seed + more) for more in (0, 100))
     options = {"temperature": 0.3, "include_all_negatives": all_negatives}
     if places == 1 and not (all_negatives and batch > 1):

@@ -146,7 +146,9 @@ def test_any_count_matches_the_full_form_or_is_refused(num_a, num_b, width, seed
             frechet_distance(a, b)
         return
     expected = (
-        (a.mean(0) - b.mean(0)).square().sum().item() + a.var(0).item() + b.var(0).item()
+        (a.mean(0) - b.mean(0)).square().sum().item()
+        + a.var(0).item()
+        + b.var(0).item()
         - 2 * (a.var(0) * b.var(0)).sqrt().item()
         if width == 1
         else by_eigenvalues(a, b)

@@ -62,7 +62,7 @@ def test_lines_of_the_log_that_are_no_records_are_left_out(tmp_path):
     good = {"step": 3, "terms": {"G": 0.5}}
     odd = [3, "x", [], None, {"step": "x"}, {"step": 1, "terms": [1]}, {"scores": {"psnr": "x"}}]
     lines = [json.dumps(line) for line in (good, *odd, {"session": {}})]
-    (tmp_path / "log.jsonl").write_text("\n".join([*lines, '{"torn'] ))
+    (tmp_path / "log.jsonl").write_text("\n".join([*lines, '{"torn']))
     assert read_log(tmp_path) == [good, {"session": {}}]
 
 

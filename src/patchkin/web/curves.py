@@ -6,7 +6,6 @@ They take the colour of the text around them, so that they are read on light and
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
