@@ -178,7 +178,6 @@ def test_an_archive_without_a_file_is_none(tmp_path, name, content):
 
 
 def test_a_size_below_zero_is_damage(tmp_path):
-    """Python's tarfile would go back and read the entry again, two million times."""
     info = tarfile.TarInfo("a.png")
     info.size = -512
     (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))

@@ -53,7 +53,7 @@ class Limits:
         Raises:
             ValueError: too many of either.
         """
-        if size < 0:  # Python's tarfile would go back, and read the same entry for ever
+        if size < 0:  # or it would make room for others
             raise ValueError("an entry has a size below zero")
         total, files = total + size, files + 1
         if total > self.most_bytes:
