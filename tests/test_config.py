@@ -134,3 +134,49 @@ def test_settings_that_are_no_mapping_are_refused_in_words(tmp_path, capsys):
     assert main(["train", "cut", "--config", str(path), "--print-config"]) == 2
     said = capsys.readouterr().err
     assert said == "patchkin: error: Settings by name are expected, not 3.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: !!int ''", "string index out of range"),
+        ("a: !!bool x", "is not valid YAML"),
+        ("a: !!timestamp x", "is not valid YAML"),
+        ("3: x", "has the name 3, which is no text"),
+        ("data: {1: x, y: z}", "has the name 1, which is no text"),
+        ("a: &a [*a]", "nested too deeply"),
+        ("a: &a {b: *a}", "nested too deeply"),
+        ("a: " + "[" * 40 + "]" * 40, "nested too deeply"),
+    ],
+)
+def test_yaml_that_no_settings_are_written_in(tmp_path, text, message):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_yaml(path)
+    assert str(path) in str(caught.value)
+
+
+def test_aliases_may_not_multiply(tmp_path):
+    """Each line holds the one above twice: the last would be 2^25 numbers, and those in a message
+    or in a comparison of runs take all memory.
+    """
+    path = tmp_path / "c.yaml"
+    lines = ["x0: &x0 [1]", *(f"x{n}: &x{n} [*x{n - 1}, *x{n - 1}]" for n in range(1, 26))]
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match="more than 16 aliases"):
+        read_yaml(path)
+    path.write_text("a: &a [1, 2]\nb: {c: *a, d: '*'}\n")
+    assert read_yaml(path) == {"a": [1, 2], "b": {"c": [1, 2], "d": "*"}}
+
+
+@pytest.mark.parametrize("plain", [[[1]], "x", 3, None])
+def test_what_has_no_names_is_no_settings(plain):
+    with pytest.raises(ConfigError, match="the file must hold settings by name, not "):
+        from_plain(Outer, plain, where="the file")
+
+
+def test_a_long_value_is_cut_in_a_message():
+    with pytest.raises(ConfigError, match="expected a whole number") as caught:
+        from_plain(Outer, {"inner": {"count": ["x" * 100_000] * 100_000}}, where="the file")
+    assert len(str(caught.value)) < 500

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from reprlib import Repr
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -25,6 +26,17 @@ from patchkin.sides import Sides
 
 T = TypeVar("T")
 _MOST_HALVINGS = 16
+_MOST_ALIASES = 16
+"""Of a YAML file: each can double what it stands for."""
+_MOST_LEVELS = 30
+"""Of a YAML file; those of runs have five."""
+_MOST_LETTERS = 400
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 2, 60, 60, 60
+_NO_YAML = (  # what PyYAML raises, of text, tags (`!!int ""`), dates, and depth
+    *(yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    RecursionError,
+)
 
 
 def flag(*names: str) -> Any:
@@ -119,7 +131,7 @@ def _is_literal(kind: Any) -> bool:
 def _choice(value: object, kind: Any) -> object:
     choices = get_args(kind)
     if value not in choices:
-        raise ValueError(f"expected one of {', '.join(map(str, choices))}; got {value!r}")
+        raise ValueError(f"expected one of {', '.join(map(str, choices))}; got {_short(value)}")
     return value
 
 
@@ -138,32 +150,41 @@ def _sides(value: object) -> Sides:
     if isinstance(value, (list, tuple)) and len(value) == 2:
         return _whole(value[0]), _whole(value[1])
     if isinstance(value, (list, tuple)):
-        raise TypeError(f"expected one number, or height and width; got {value!r}")
+        raise TypeError(f"expected one number, or height and width; got {_short(value)}")
     return _whole(value)
 
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise TypeError(f"expected a number, got {value!r}")
+        raise TypeError(f"expected a number, got {_short(value)}")
     return float(value)  # YAML 1.1 reads `2e-4` as a string
 
 
 def _whole(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"expected a whole number, got {value!r}")
+        raise TypeError(f"expected a whole number, got {_short(value)}")
     return value
 
 
 def _truth(value: object) -> bool:
     if not isinstance(value, bool):
-        raise TypeError(f"expected true or false, got {value!r}")
+        raise TypeError(f"expected true or false, got {_short(value)}")
     return value
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"expected text, got {value!r}")
+        raise TypeError(f"expected text, got {_short(value)}")
     return value
+
+
+def _short(value: object) -> str:
+    """The beginning of a value of any length and depth, for a message.
+
+    >>> _short([[1, 2, [3]], "x" * 1000])[:40]
+    "[[1, 2, [...]], 'xxxxxxxxxxxxxxxxxxxxxxx"
+    """
+    return _SHORT.repr(value)
 
 
 CONVERTER = _converter()
@@ -192,6 +213,8 @@ def from_plain(kind: type[T], plain: object, *, where: str = "the configuration"
     patchkin.errors.ConfigError: Unknown key `learning_rat` in the configuration.
     Did you mean `learning_rate`?
     """
+    if is_dataclass(kind) and not isinstance(plain, dict):
+        raise ConfigError(f"{where} must hold settings by name, not {_short(plain)}.")
     try:
         return CONVERTER.structure(plain, kind)
     except BaseValidationError as error:
@@ -311,15 +334,47 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: if the file is missing, is not YAML, or holds no mapping.
     """
     try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _check_aliases(text)
+        plain = yaml.safe_load(text)
+        _check_tree(plain)
     except OSError as error:
         raise ConfigError(f"Cannot read `{path}`: {error.strerror}.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of text, numbers, dates, depth
-        line = " ".join(str(error).split())
+    except _NO_YAML as error:
+        line = " ".join(str(error).split())[:_MOST_LETTERS]
         raise ConfigError(f"`{path}` is not valid YAML: {line}") from error
     if not isinstance(plain, dict):
         raise ConfigError(f"`{path}` must hold a mapping of settings, got {type(plain).__name__}.")
     return plain
+
+
+def _check_aliases(text: str) -> None:
+    """Twenty lines, each of which names the one above twice, are a million settings.
+
+    Raises:
+        ValueError: there are more than `_MOST_ALIASES`.
+        yaml.YAMLError: it is not YAML.
+    """
+    tokens = yaml.scan(text, Loader=yaml.SafeLoader) if "*" in text else ()
+    if sum(isinstance(token, yaml.AliasToken) for token in tokens) > _MOST_ALIASES:
+        raise ValueError(f"it has more than {_MOST_ALIASES} aliases (`*name`)")
+
+
+def _check_tree(value: object, levels: int = _MOST_LEVELS) -> None:
+    """Refuse what is within itself, and names that are no text.
+
+    Raises:
+        ValueError: there is such.
+    """
+    if not levels:
+        raise ValueError("it is nested too deeply")
+    if isinstance(value, dict):
+        for name in value:
+            if not isinstance(name, str):
+                raise ValueError(f"a setting has the name {name!r:.40}, which is no text")
+        value = list(value.values())
+    for inner in value if isinstance(value, (list, tuple, set)) else ():
+        _check_tree(inner, levels - 1)
 
 
 def to_yaml(plain: dict[str, Any]) -> str:

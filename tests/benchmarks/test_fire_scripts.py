@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 
 from benchmarks.test_scaling_scripts import loaded
 from cli.conftest import finished_run, toy_root
+from patchkin.errors import PatchkinError
 
 __all__ = ["finished_run", "toy_root"]
 
@@ -184,3 +186,69 @@ def test_killed_translations_of_a_shared_folder_are_finished(tmp_path):
     assert sorted(codes) == [-signal.SIGKILL] * 2 + [0] * 6
     assert found["parts"]["then"]["written"] > 0
     assert found["without_parts"]["codes"] == [0] * 8
+
+
+# Our own parsers
+
+
+@pytest.fixture
+def parsers(monkeypatch):
+    monkeypatch.syspath_prepend(FIRE)
+    yield loaded(FIRE / "parsers.py", monkeypatch)
+    for name in ("parser_targets", "parser_seeds", "seeds"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def targets(parsers, finished_run, tmp_path, monkeypatch):
+    """Those of a run, without atheris, and what they change put back."""
+    from patchkin.images import limits
+    from patchkin.scoring import report
+
+    monkeypatch.setattr(limits.Image, "MAX_IMAGE_PIXELS", limits.Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setattr(limits, "_allowed", [0])
+    monkeypatch.setenv(limits.VARIABLE, "")
+    for name in ("_curves", "render"):
+        monkeypatch.setattr(report, name, getattr(report, name))
+    (tmp_path / "run").symlink_to(finished_run)
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    return parsers.targets_of(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_parsers_take_what_they_begin_with_and_refuse_junk(parsers, targets, tmp_path):
+    watch = parsers.Watch(tmp_path / "box", tmp_path)
+    taken = set()
+    for name, target in targets.items():
+        for data in target.seeds:  # once before, for what is imported on the way
+            with contextlib.suppress(PatchkinError):
+                target.read(data, parsers._emptied(watch.box))
+                taken.add(name)
+        for data in (*target.seeds, *parsers.JUNK):
+            found = watch.judged(target.read, data)
+            assert found is None or found[0] == "slow", (name, data[:40], found)
+    # Some begin with what is refused late: a network that is not known, a model without a method.
+    assert set(targets) - taken == {"onnx", "pickled", "tensors", "words"}
+
+
+def test_a_parser_that_does_what_it_must_not_is_seen(parsers, tmp_path):
+    watch = parsers.Watch(tmp_path / "box", tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.touch()
+
+    def judged(act):
+        found = watch.judged(lambda *_: act(), b"")
+        return found and found[0]
+
+    def refuse(message):
+        raise PatchkinError(message)
+
+    assert judged((tmp_path / "box" / "a").touch) is None
+    assert judged(lambda: refuse("one line\nof two")) is None
+    assert judged(lambda: refuse("x" * 3000)).startswith("message-")
+    assert judged(lambda: refuse("")).startswith("message-")
+    assert judged(lambda: {}["x"]).startswith("KeyError-")
+    assert judged((tmp_path / "b").touch) == "event-open"
+    assert judged(elsewhere.unlink) == "event-os.remove"
+    assert judged(lambda: subprocess.run(["true"], check=True)) == "event-subprocess.Popen"
+    assert judged(lambda: parsers.time.sleep(0.01)) is None

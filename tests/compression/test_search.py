@@ -239,3 +239,22 @@ def test_it_tells_how_far_it_is():
     finished = [(generation, total) for generation, done, total in told if done == total]
     assert [generation for generation, _ in finished] == [1, 2, 3]
     assert sum(total for _, total in finished) == len(search.state.scores)
+
+
+ODD_STATES = {
+    "generation": ("x", -1, None, 1.5),
+    "parents": ([], [3], ["9_9_9_9_9_9_9_9"], {}),
+    "scores": ([], {"x": "y"}, 3, {}, {"9_9_9_9_9_9_9_9": 1.0}),
+    "history": (3, None),
+    "settings": ([], "x", None),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, vs in ODD_STATES.items() for v in vs])
+def test_a_state_that_no_search_wrote_is_one_line(tmp_path, name, value):
+    path = tmp_path / "search.json"
+    EvolutionSearch(SPACE, config(generations=1)).run(distance, state_file=path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises((CheckpointError, ConfigError)) as caught:
+        EvolutionSearch(SPACE, config(generations=2)).run(distance, state_file=path)
+    assert "\n" not in str(caught.value)

@@ -175,3 +175,35 @@ def test_an_archive_without_a_file_is_none(tmp_path, name, content):
     with pytest.raises(DownloadError, match=f"{name}` cannot be unpacked: it holds no file"):
         extract_archive(tmp_path / name, tmp_path / "set")
     assert _left(tmp_path) == [name]
+
+
+def test_a_size_below_zero_is_damage(tmp_path):
+    info = tarfile.TarInfo("a.png")
+    info.size = -512
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(DownloadError, match=r"cannot be unpacked: .*(below zero|header|damaged)"):
+        extract_archive(tmp_path / "a.tar", tmp_path / "out")
+    assert _left(tmp_path) == ["a.tar"]
+
+
+@pytest.mark.parametrize("mtime", ["inf", "-inf", "nan", "1e300"])
+def test_a_time_that_no_system_has_is_none(tmp_path, mtime):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("b/a.png")
+        info.size, info.pax_headers = 1, {"mtime": mtime}
+        archive.addfile(info, io.BytesIO(b"a"))
+    (tmp_path / "a.tar").write_bytes(file.getvalue())
+    extract_archive(tmp_path / "a.tar", tmp_path / "out")
+    assert (tmp_path / "out" / "a.png").read_bytes() == b"a"
+
+
+def test_an_entry_without_a_name_is_damage(tmp_path):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("a"), b"x")
+        archive.filelist[0].filename = ""
+    (tmp_path / "a.zip").write_bytes(file.getvalue())
+    with pytest.raises(DownloadError, match="cannot be unpacked"):
+        extract_archive(tmp_path / "a.zip", tmp_path / "out")
+    assert _left(tmp_path) == ["a.zip"]

@@ -14,6 +14,7 @@ from PIL import Image, ImageCms
 from patchkin.errors import ConfigError
 from patchkin.images import read_image
 from patchkin.images.container import container_of
+from patchkin.images.ome import fitted_ome
 from patchkin.images.pages import each_page
 from patchkin.images.saving import Page, write_pages
 
@@ -299,3 +300,16 @@ def test_quality_is_that_of_the_file(tmp_path):
         sizes.append((tmp_path / "b.jpg").stat().st_size)
     assert sizes == sorted(sizes)
     assert sizes[0] * 3 < sizes[2]
+
+
+@pytest.mark.parametrize("place", ["x", "-1", "1.5", "1", "9" * 5000, "\u0663"])
+def test_planes_of_an_ome_tiff_that_are_not_there_are_left_out(place):
+    space = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+    xml = (
+        f'<OME xmlns="{space}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" '
+        f'SizeZ="2"><Channel ID="Channel:0:0"/><Plane TheZ="0"/><Plane TheZ="{place}"/></Pixels>'
+        "</Image></OME>"
+    )
+    fitted = fitted_ome(xml, "Z", {"Z": 1, "Y": 4, "X": 4}, samples=1, dtype="uint16")
+    assert fitted.count("<Plane ") == 1
+    assert 'TheZ="0"' in fitted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 import zlib
 from pathlib import Path
@@ -17,6 +18,7 @@ from patchkin.data.config import DataConfig
 from patchkin.data.layouts import find_domains
 from patchkin.errors import DataError
 from patchkin.images import Encoding, read_image
+from patchkin.images.container import Container, container_of
 from patchkin.images.pages import each_page, file_of, num_pages, page_path, split_page
 
 
@@ -217,3 +219,26 @@ def test_a_large_16_bit_png_in_chunks_of_8_kib_is_read_in_2_seconds(tmp_path):
     picture = read_image(tmp_path / "a.png")
     assert time.process_time() - before < 2
     assert np.array_equal(picture.pixels[0], array)
+
+
+@pytest.mark.parametrize("pages", [1, 3, 120])
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_pages_that_lead_in_a_circle_are_damage(tmp_path, pages, bigtiff):
+    """tifffile reads such a file for ever."""
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, bigtiff=bigtiff) as file:
+        for _ in range(pages):
+            file.write(np.zeros((2, 2), np.uint8), photometric="minisblack", contiguous=False)
+    with tifffile.TiffFile(path) as file:
+        last = file.pages[-1]
+        first_offset, offset, form = file.pages[0].offset, last.offset, file.tiff
+    data = bytearray(path.read_bytes())
+    (tags,) = struct.unpack_from(form.tagnoformat, data, offset)
+    at = offset + form.tagnosize + tags * form.tagsize
+    assert struct.unpack_from(form.offsetformat, data, at) == (0,)
+    struct.pack_into(form.offsetformat, data, at, first_offset)
+    path.write_bytes(data)
+    assert num_pages(path) == 1  # of a damaged one
+    assert container_of(path) == Container()
+    with pytest.raises(DataError, match="lead in a circle"):
+        read_image(path)

@@ -321,3 +321,24 @@ def test_a_bank_may_have_another_precision(loss):
     actual = loss(query, key, temperature=0.07, external_MC=bank.float())
     expected = loss(query, key, temperature=0.07, external_MC=bank.float().double())
     assert torch.equal(actual, expected)
+
+
+@settings(deadline=None, max_examples=10, derandomize=True)
+@given(
+    st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 6)),
+    st.integers(0, 9),
+    st.booleans(),
+    st.sampled_from(LOSSES),
+)
+def test_any_shape_matches_loops_or_is_refused(shape, seed, all_negatives, loss):
+    batch, places, width = shape
+    query, key = (rows(batch, places, width, seed=seed + more) for more in (0, 100))
+    options = {"temperature": 0.3, "include_all_negatives": all_negatives}
+    if places == 1 and not (all_negatives and batch > 1):
+        with pytest.raises(ShapeError, match="at least 2"):
+            loss(query, key, **options)
+        return
+    actual = loss(query, key, **options)
+    positive = loss is info_nce
+    expected = naive(query, key, 0.3, positive=positive, all_negatives=all_negatives)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)

@@ -169,3 +169,14 @@ def test_released_is_the_default():
         relation_divergence(output, original),
         relation_divergence(output, original, renormalize=True),
     )
+
+
+@settings(deadline=None, max_examples=15, derandomize=True)
+@given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 7), st.integers(0, 9))
+def test_any_shape_matches_loops(batch, places, width, seed):
+    output, original = (rows(batch, places, width, seed=seed + more) for more in (0, 100))
+    expected_BK = naive(output, original)
+    actual_BK = relation_divergence(output, original)
+    torch.testing.assert_close(actual_BK, expected_BK, rtol=1e-9, atol=1e-13)
+    actual = relation_consistency(output, original)
+    torch.testing.assert_close(actual, expected_BK.sum(dim=1).mean(), rtol=1e-9, atol=1e-13)

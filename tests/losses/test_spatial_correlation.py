@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from patchkin.errors import ConfigError, ShapeError
 from patchkin.losses.spatial_correlation import (
@@ -195,3 +197,20 @@ def test_released_is_the_default():
     assert not torch.equal(structure_distance(source, target), expected)
     expected = structure_distance(source, target, comparison="l1", unit=False)
     assert torch.equal(structure_distance(source, target, comparison="l1"), expected)
+
+
+@settings(deadline=None, max_examples=12, derandomize=True)
+@given(
+    st.tuples(*(st.integers(1, most) for most in (2, 3, 6, 6))), st.integers(1, 7), st.booleans()
+)
+def test_maps_of_any_size_match_loops(shape, window, unit):
+    """Places may be fewer or more than the window has, and sides shorter than it."""
+    height, width = shape[2:]
+    f = torch.randn(*shape, dtype=torch.float64) + 0.1
+    places = torch.arange(0, height * width, 3)
+    actual = self_similarity(f, places, window=window, unit=unit)
+    expected = naive_similarity(f, places.tolist(), window, unit=unit)
+    if unit and height * width == 1:  # one position has no length around its mean
+        assert torch.isfinite(actual).all()
+        return
+    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-10)

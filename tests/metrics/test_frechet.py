@@ -134,3 +134,23 @@ def test_errors_say_what_is_wrong():
     broken[2, 1] = float("nan")
     with pytest.raises(DataError, match=r"1 of 4 feature vectors hold NaN .* \(first: number 2\)"):
         frechet_distance(a, broken)
+
+
+@settings(deadline=None, max_examples=20, derandomize=True)
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 6), st.integers(0, 9))
+def test_any_count_matches_the_full_form_or_is_refused(num_a, num_b, width, seed):
+    """Fewer images than features, as many, and more."""
+    a, b = features(num_a, width, seed=seed), features(num_b, width, seed=seed + 100, shift=0.5)
+    if min(num_a, num_b) < 2:
+        with pytest.raises(DataError):
+            frechet_distance(a, b)
+        return
+    expected = (
+        (a.mean(0) - b.mean(0)).square().sum().item()
+        + a.var(0).item()
+        + b.var(0).item()
+        - 2 * (a.var(0) * b.var(0)).sqrt().item()
+        if width == 1
+        else by_eigenvalues(a, b)
+    )
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-5, abs=1e-6)

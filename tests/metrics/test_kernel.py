@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from patchkin.errors import ConfigError, DataError, ShapeError
@@ -83,3 +85,15 @@ def test_errors_say_what_is_wrong():
         kernel_distance_subsets(a, b, subsets=10, subset_size=4)
     with pytest.raises(DataError, match="hold NaN or infinity"):
         kernel_distance(a, b / 0)
+
+
+@settings(deadline=None, max_examples=20, derandomize=True)
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 6), st.integers(0, 9))
+def test_any_count_matches_loops_or_is_refused(num_a, num_b, width, seed):
+    generator = torch.Generator().manual_seed(seed)
+    a, b = (torch.randn(n, width, generator=generator).double() for n in (num_a, num_b))
+    if min(num_a, num_b) < 2:
+        with pytest.raises(DataError, match=f"at least 2.*{min(num_a, num_b)}|needs"):
+            kernel_distance(a, b)
+        return
+    assert kernel_distance(a, b) == pytest.approx(by_loops(a, b), rel=1e-8, abs=1e-10)

@@ -9,6 +9,7 @@ import logging
 
 import pytest
 
+from patchkin.errors import DataError
 from patchkin.scoring.results import Result, read_results, result_key, write_result
 
 _OF_MODEL = ("step", "sha256", "weights", "precision")
@@ -110,3 +111,29 @@ def test_files_of_earlier_versions_are_read_and_converted_with_a_line(old_file, 
     caplog.clear()
     write_result(a_result(step=2), old_file)
     assert caplog.text == ""
+
+
+ODD = {
+    "no object": [3],
+    "data is a number": [{"scores": {}, "data": 3}],
+    "a score is a text": [{"scores": {"change": "x"}, "subject": {}}],
+    "a score is huge": [{"scores": {"change": 10**400}, "subject": {}}],
+    "the key is a list": [{"scores": {}, "key": []}],
+    "images of the key are a list": [{"scores": {}, "key": {"data": ["toy"]}}],
+    "a protocol is a text": [{"scores": {}, "protocols": {"p": "x"}}],
+    "the folder is a number": [{"scores": {}, "subject": {"folder": 3}}],
+    "the model is a number": [{"scores": {}, "subject": {"model": 3}}],
+    "the step is a text": [{"scores": {}, "subject": {"step": "x"}}],
+    "a place that is not there": [{"scores": {}, "not_finite": {"/scores/x/y": "NaN"}}],
+    "a number that is none": [{"scores": {"x": None}, "not_finite": {"/scores/x": "huge"}}],
+    "a text": "scores",
+}
+
+
+@pytest.mark.parametrize("name", list(ODD))
+def test_entries_that_are_none_are_one_line(tmp_path, name):
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps(ODD[name]))
+    with pytest.raises(DataError, match=r"scores\.json` holds no results: ") as caught:
+        read_results(path)
+    assert "\n" not in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -69,3 +70,21 @@ def test_the_length_of_a_run_is_a_whole_number_or_unknown(store, told, expected)
     state["run"]["total_steps"] = "HERE"
     path.write_text(json.dumps(state).replace('"HERE"', told))
     assert store.total_steps(2) == expected
+
+
+def test_only_the_files_of_a_checkpoint_are_read(store, tmp_path):
+    """A record of others may name any file, one without an end too, or leave one of ours out."""
+    os.mkfifo(tmp_path / "endless")
+    changed(store, lambda state: state["sha256"].update({"../../endless": "0" * 64}))
+    assert store.load(2).step == 2
+    changed(store, lambda state: state["sha256"].pop("optimizers.safetensors"))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        store.load(2)
+
+
+@pytest.mark.parametrize("named", [b"\xff\xfe", b"..", b"../..", b"/", b"step_00000001/..", b""])
+def test_a_pointer_names_a_checkpoint_or_nothing(store, named):
+    (store.folder / "best").write_bytes(named)
+    assert store.pointed("best") is None
+    (store.folder / "best").write_bytes(b"step_00000001\n")
+    assert store.pointed("best") == store.path(1)

@@ -70,3 +70,14 @@ def test_what_somebody_else_wrote():
     for wrong in (b"\xff", "", "{"):
         with pytest.raises(ValueError):  # noqa: PT011 - the words are Python's
             parsed(wrong)
+
+
+@pytest.mark.parametrize("begin_end", [("[", "]"), ('{"a":', "}"), ('[{"b":', "}]")])
+def test_what_is_within_much_is_refused_before_anybody_goes_through_it(begin_end):
+    """Python reads 900 lists within each other, and could not write or clean them."""
+    begin, end = begin_end
+    each = len([sign for sign in begin if sign in "[{"])
+    fine = begin * (100 // each) + "1" + end * (100 // each)
+    assert json.loads(strict_text({"x": parsed(fine)})) == {"x": json.loads(fine)}
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parsed(begin * (104 // each) + "1" + end * (104 // each))

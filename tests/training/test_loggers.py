@@ -218,3 +218,9 @@ def test_the_flag(tmp_path, capsys):
     err = capsys.readouterr().err
     assert "Unknown logger `nope` (--log)" in err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_number_beyond_all_floats_is_none():
+    assert values_of({"step": 1, "x": 10**400, "terms": {"G": 2, "D": -(10**400)}}) == {
+        "terms/G": 2.0
+    }

@@ -183,3 +183,18 @@ def test_makers_of_a_folder(jobs, tmp_path):
         ("runs/b", 1),
     ]
     assert makers.unknown == 1
+
+
+@pytest.mark.parametrize(
+    "odd", [{"options": [1]}, {"options": None}, {"model": 3}, {"step": "x"}, {"sha256": None}]
+)
+def test_a_maker_that_is_none_is_nobody(jobs, odd):
+    """Such a line was taken, and the next evaluation ended in a traceback."""
+    target = jobs[0].target
+    [journal] = (target.parent / RECORD_FOLDER).glob("*.jsonl")
+    first, *others = journal.read_text().splitlines()
+    header = json.loads(first)
+    header["maker"].update(odd)
+    journal.write_text("\n".join([json.dumps(header), *others]))
+    assert Records().made(target) is None
+    assert makers_of([target]).plain() == {}

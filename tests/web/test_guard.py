@@ -77,3 +77,10 @@ def test_a_token_opens_once_and_stays_as_a_cookie():
 def test_a_path_that_looks_like_another_host_is_no_redirect_to_it():
     status, headers, _ = ask(TOKEN, host="a", path="//example.org", query=f"token={TOKEN}")
     assert (status, headers["location"]) == (303, "/example.org")
+
+
+@pytest.mark.parametrize("address", ["[", "[::1", "[x]", "127.0.0.1]:1"])
+def test_addresses_that_are_none_are_refused(address):
+    assert ask(host=address)[0] == 403
+    assert ask(method="POST", host="127.0.0.1:1", origin=f"http://{address}")[0] == 403
+    assert ask("a-token-of-others", method="POST", host="x", origin="http://[")[0] == 401

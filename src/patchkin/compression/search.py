@@ -395,9 +395,10 @@ class EvolutionSearch:
                     name: math.nan if score is None else score
                     for name, score in plain["scores"].items()
                 },
-                history=plain["history"],
+                history=list(plain["history"]),
             )
-            settings = plain["settings"]
+            settings = dict(plain["settings"])
+            self._check_state(state)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"`{path}` holds no search: {error}.") from error
         ours = json.loads(json.dumps(self._settings()))
@@ -408,6 +409,25 @@ class EvolutionSearch:
                 "with its own, replace it with --overwrite, or choose another --output."
             )
         return state
+
+    def _check_state(self, state: SearchState) -> None:
+        """Refuse what cannot be gone on with.
+
+        Raises:
+            TypeError: the generation or a score is no number.
+            ValueError: a parent or its score is missing, or the space has no such widths.
+        """
+        if not isinstance(state.generation, int) or state.generation < 0:
+            raise TypeError("its generation is no whole number")
+        if not all(isinstance(score, (int, float)) for score in state.scores.values()):
+            raise TypeError("a score is no number")
+        if not state.scores.keys() >= set(map(format_channels, state.parents)):
+            raise ValueError("a parent has no score")
+        if bool(state.parents) != bool(state.generation):
+            raise ValueError("it has parents without a generation, or none after one")
+        for channels in (*state.parents, *map(parse_channels, state.scores)):
+            if channels not in self.space:
+                raise ValueError(f"the space has no {format_channels(channels)}")
 
 
 class _Draws:

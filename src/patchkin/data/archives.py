@@ -10,6 +10,7 @@ import lzma
 import secrets
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -25,7 +26,10 @@ SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
 _DAMAGED = (
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError),
     *(EOFError, ValueError, NotImplementedError, RuntimeError),
+    *(LookupError, ArithmeticError, TypeError, AttributeError, struct.error),  # of odd headers
 )
+_MOST_SECONDS = 1 << 32
+"""Since 1970, of the change of a file; others, and what is no number, the system may refuse."""
 _ENCRYPTED = 0x1
 """Bit of a zip entry's flags."""
 _SPLITS = ("train", "test", "val", "trainA", "trainB")
@@ -49,6 +53,8 @@ class Limits:
         Raises:
             ValueError: too many of either.
         """
+        if size < 0:  # or it would make room for others
+            raise ValueError("an entry has a size below zero")
         total, files = total + size, files + 1
         if total > self.most_bytes:
             raise ValueError(f"it unpacks to more than {self.most_bytes:,} bytes")
@@ -145,6 +151,7 @@ def _extract_tar(archive: Path, folder: Path, limits: Limits) -> int:
             if not (entry.isfile() or entry.isdir()):
                 raise DownloadError(f"`{archive}` is unsafe: `{entry.name}` is a link or device.")
             total, files = limits.add(entry.size, total=total, files=files)
+            entry.mtime = 0.0 if not 0 <= entry.mtime < _MOST_SECONDS else entry.mtime
         if hasattr(tarfile, "data_filter"):
             file.extractall(folder, filter="data")
         else:  # Python 3.10 before .12; the checks above are what the filter does

@@ -10,12 +10,13 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from patchkin.data.config import DataConfig
 from patchkin.errors import CheckpointError
 from patchkin.images.pages import file_of
 
+Kind = TypeVar("Kind")
 SAMPLED_FILES = 16
 """Of each domain, spread evenly over its names; these are read whole."""
 
@@ -166,9 +167,22 @@ def from_json(plain: Any) -> DataRecord:
     try:
         return {
             domain: DomainRecord(
-                train=dict(part["train"]), val=dict(part["val"]), hashes=dict(part["hashes"])
+                train=_by_name(part["train"], int),
+                val=_by_name(part["val"], int),
+                hashes=_by_name(part["hashes"], str),
             )
             for domain, part in plain.items()
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"its list of files cannot be read ({error})") from error
+
+
+def _by_name(plain: Any, kind: type[Kind]) -> dict[str, Kind]:
+    """What stands there for each name.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(plain, dict) or not all(isinstance(each, kind) for each in plain.values()):
+        raise TypeError(f"in place of a {kind.__name__} for each name is something else")
+    return plain

@@ -79,5 +79,10 @@ def _set_planes(pixels: ET.Element, space: str, sizes: Mapping[str, int]) -> Non
     last = max((n for n, tag in enumerate(children) if tag == f"{space}Channel"), default=-1)
     pixels.insert(last + 1, block)
     for plane in pixels.findall(f"{space}Plane"):
-        if any(int(plane.get(f"The{axis}", 0)) >= sizes.get(axis, 1) for axis in "ZCT"):
+        if not all(_is_place(plane.get(f"The{axis}", "0"), sizes.get(axis, 1)) for axis in "ZCT"):
             pixels.remove(plane)
+
+
+def _is_place(text: str, number: int) -> bool:
+    """Whether a text is a whole number below another."""
+    return text.isascii() and text.isdigit() and len(text) < 10 and int(text) < number

@@ -17,7 +17,9 @@ Shape suffixes: C channels, H and W pixels.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,9 +122,30 @@ def open_tiff(path: Path) -> Iterator[Any]:
 
     try:
         with tifffile.TiffFile(path, _multifile=False) as file:
+            _check_chain(file)
             yield file
     except tifffile.TiffFileError as error:
         raise DataError(f"{reason(error)}.") from error
+
+
+def _check_chain(file: Any) -> None:
+    """Each page says where the next one is; tifffile would follow a circle without end.
+
+    Raises:
+        DataError: there is one.
+    """
+    handle, form = file.filehandle, file.tiff
+    seen: set[int] = set()
+    offset = int(file.pages.first.offset)
+    with contextlib.suppress(struct.error):  # it ends early, which tifffile tells
+        while 0 < offset < handle.size:
+            if offset in seen:
+                raise DataError("its pages lead in a circle: it is damaged.")
+            seen.add(offset)
+            handle.seek(offset)
+            (tags,) = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))
+            handle.seek(offset + form.tagnosize + tags * form.tagsize)
+            (offset,) = struct.unpack(form.offsetformat, handle.read(form.offsetsize))
 
 
 class PageSeries(NamedTuple):

@@ -329,7 +329,7 @@ def found_best(folder: Path) -> Channels:
     path = folder / STATE_FILE
     try:
         return parse_channels(parsed(path.read_text(encoding="utf-8"))["parents"][0])
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"`{path}` holds no finished search. Run `patchkin compress search`, or name a "
             "configuration with --channels."

@@ -153,8 +153,8 @@ def _trained_in(run: Path) -> Path | None:
     file = run / MANIFEST_FILE
     try:
         folder = parsed(file.read_text(encoding="utf-8")).get(TRAINED_IN)
+        return None if folder is None else Path(folder)
     except FileNotFoundError:
         return None
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(f"`{file}` is damaged: {error}.") from error
-    return None if folder is None else Path(folder)

@@ -6,12 +6,15 @@ import io
 import json
 import re
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from patchkin.config import read_yaml
+from patchkin.errors import ConfigError, PatchkinError
 from patchkin.scoring.pages import all_embedded, embedded, render
-from patchkin.scoring.results import SCORES_FILE, headings, read_results
+from patchkin.scoring.results import SCORES_FILE, headings, is_number, read_results
 from patchkin.scoring.seen import TRAINED
 from patchkin.storage.atomic import write_text
 from patchkin.storage.strict_json import parsed
@@ -28,13 +31,39 @@ def write_report(run_dir: Path) -> Path:
     """Write `report.html` into a run folder: scores, previews, curves, how to reproduce.
 
     Raises:
-        ConfigError: the folder holds no run.
+        ConfigError: the folder holds no run, or other records than patchkin writes.
         StorageError: the page cannot be written.
     """
+    with as_written(run_dir):
+        page = _page(run_dir)
+    target = run_dir / "report.html"
+    write_text(target, page)
+    return target
+
+
+@contextmanager
+def as_written(run_dir: Path) -> Iterator[None]:
+    """Records that are something else than what a run writes become one line.
+
+    Raises:
+        ConfigError: they are.
+    """
+    try:
+        yield
+    except PatchkinError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ConfigError(
+            f"`{run_dir}` holds no run that can be read: its config.yaml, log.jsonl, data.json or "
+            f"{SCORES_FILE} is not as patchkin writes it ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _page(run_dir: Path) -> str:
     config = read_yaml(run_dir / "config.yaml")
     records = read_log(run_dir)
     last_step = records[-1]["step"] if records else 0
-    page = render(
+    return render(
         "report.html",
         title=f"{config['name']} on {_data_name(config)}",
         subtitle=f"{run_dir.name}, {last_step} steps",
@@ -48,9 +77,6 @@ def write_report(run_dir: Path) -> Path:
         command=_command(config, run_dir.absolute()),
         configuration=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )
-    target = run_dir / "report.html"
-    write_text(target, page)
-    return target
 
 
 def _facts(run_dir: Path, records: list[dict[str, Any]]) -> dict[str, str]:
@@ -130,17 +156,24 @@ def _command(config: dict[str, Any], run_dir: Path) -> str:
 
 
 def read_log(run_dir: Path) -> list[dict[str, Any]]:
-    """The records of `log.jsonl`; a torn last line is left out."""
+    """The records of `log.jsonl`; a torn last line, and what is no record, is left out."""
     path = run_dir / "log.jsonl"
     records = []
     for line in (
         path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     ):
-        try:
-            records.append(parsed(line))
-        except ValueError:
-            continue
+        with suppress(ValueError):
+            record = parsed(line)
+            records += [record] if _is_record(record) else []
     return records
+
+
+def _is_record(record: Any) -> bool:
+    """Whether a line of the log tells its step, and numbers by name."""
+    if not isinstance(record, dict) or not isinstance(record.get("step", 0), int):
+        return False
+    numbers = [record.get(name, {}) for name in ("terms", "scores", "baseline")]
+    return all(isinstance(each, dict) and all(map(is_number, each.values())) for each in numbers)
 
 
 def _data_name(config: dict[str, Any]) -> str:

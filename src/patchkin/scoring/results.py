@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from patchkin.storage.strict_json import parsed, restored, strict, strict_text
 SCORES_FILE = "scores.json"
 _ASKED = ("classes", "masks", "truth", "lpips", "judge", "metrics")
 """Settings of an evaluation that add scores."""
+_PARTS = ("subject", "data", "evaluation", "protocols", "key")
 logger = logging.getLogger(__name__)
 
 
@@ -94,17 +96,60 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     Raises:
         DataError: it is not a file of results.
     """
-    return [restored(_converted(entry)) for entry in _entries(path)]
+    with _told(path):
+        entries = [_checked(restored(_converted(entry))) for entry in _entries(path)]
+    return [{"subject": {}, **entry} for entry in entries]
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    try:
+    with _told(path):
         results = parsed(path.read_text(encoding="utf-8"))
-        return [entry for entry in results if entry["scores"] is not None]
-    except (ValueError, KeyError, TypeError) as error:
+        return [_checked(entry) for entry in results if entry["scores"] is not None]
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f"`{path}` holds no results: {error}.") from error
+
+
+def _checked(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry whose scores are numbers, and whose parts have names.
+
+    Raises:
+        TypeError: they are something else.
+    """
+    for name in ("scores", *_PARTS):
+        if not isinstance(entry.get(name, {}), dict):
+            raise TypeError(f"`{name}` of an entry is no object")
+    if not all(is_number(score) or score is None for score in entry["scores"].values()):
+        raise TypeError("a score is no number")
+    key, subject = entry.get("key", {}), entry.get("subject", {})
+    texts = [key.get(name) for name in ("data", "direction", "split", "weights")]
+    texts += [subject.get(name) for name in ("folder", "model", "method", "sha256")]
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise TypeError("an entry names its model or its images otherwise than by texts")
+    if not isinstance(subject.get("step") or 0, int):
+        raise TypeError("a step is no whole number")
+    parts = [key.get("checkpoint", {}), key.get("asked", {}), *entry.get("protocols", {}).values()]
+    if not all(isinstance(part, dict) for part in parts):
+        raise TypeError("a part of an entry is no object")
+    return entry
+
+
+def is_number(value: object) -> bool:
+    """Whether JSON says a number that a float can be.
+
+    >>> is_number(1), is_number(1.5), is_number(True), is_number(10**400), is_number("1")
+    (True, True, False, False, False)
+    """
+    if isinstance(value, float):
+        return True
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
 
 
 def _converted(entry: dict[str, Any]) -> dict[str, Any]:

@@ -168,12 +168,13 @@ class CheckpointStore:
         write_text(self.folder / name, self.path(step).name + "\n")
 
     def pointed(self, name: str) -> Path | None:
-        """The folder that a pointer names, if both are there."""
+        """The folder of a checkpoint that a pointer names, if both are there."""
         pointer = self.folder / name
         if not pointer.is_file():
             return None
-        target = self.folder / pointer.read_text(encoding="utf-8").strip()
-        return target if target.is_dir() else None
+        named = pointer.read_text(encoding="utf-8", errors="replace").strip()
+        target = self.folder / named
+        return target if _FOLDER.fullmatch(named) and target.is_dir() else None
 
     def load_newest(self) -> tuple[Snapshot, list[str]]:
         """The newest undamaged checkpoint, and one line for each damaged one passed over.
@@ -202,8 +203,8 @@ class CheckpointStore:
         folder = self.path(step)
         try:
             state = parsed((folder / STATE_FILE).read_text(encoding="utf-8"))
-            for name, expected in state["sha256"].items():
-                if file_sha256(folder / name) != expected:
+            for name in (MODEL_FILE, OPTIMIZERS_FILE):
+                if file_sha256(folder / name) != state["sha256"][name]:
                     raise CheckpointError(f"`{folder / name}` is damaged: its checksum differs.")
             run = state["run"]
             if state.get("run_sha256") not in (None, _sha256_of(run)):  # None: of a version before

@@ -8,6 +8,7 @@ line: it never ends a training.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,7 +70,8 @@ def values_of(record: Mapping[str, Any]) -> dict[str, float]:
             numbers = {} if name == "step" else {name: value}
         for tag, number in numbers.items():
             if isinstance(number, (int, float)) and not isinstance(number, bool):
-                found[tag] = float(number)
+                with contextlib.suppress(OverflowError):  # of a whole number beyond all floats
+                    found[tag] = float(number)
     return found
 
 

@@ -178,7 +178,7 @@ def _read(folder: Path) -> _Folder:
                 if "maker" in entry and entry["patchkin"] > _FORMAT:
                     break  # of a newer patchkin: what follows may mean something else
                 if "maker" in entry:
-                    maker = Maker(**entry["maker"])
+                    maker = _maker(**entry["maker"])
                 elif "begins" in entry:
                     begun.add(entry["begins"])
                 elif maker is not None:
@@ -204,6 +204,22 @@ def _made(maker: Maker, entry: Mapping[str, Any], folder: Path) -> Made:
         source=Content(**entry["source"]),
         style=entry["style"],
     )
+
+
+def _maker(**plain: Any) -> Maker:
+    """Of a journal.
+
+    Raises:
+        TypeError: it is none.
+    """
+    maker = Maker(**plain)
+    texts = (maker.model, maker.sha256, maker.method, maker.weights, maker.patchkin)
+    is_whole = maker.step is None or isinstance(maker.step, int)
+    if not all(isinstance(text, str) for text in texts) or not is_whole:
+        raise TypeError("a maker is told by texts and a step")
+    if not isinstance(maker.options, dict):
+        raise TypeError("the options of a maker are told by name")
+    return maker
 
 
 def _lines(path: Path) -> list[str]:

@@ -13,7 +13,7 @@ import ipaddress
 import secrets
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
 COOKIE = "patchkin-token"
 _POLICY = (
@@ -89,13 +89,13 @@ class Guard:
     def _refused(self, scope: Any, headers: dict[str, str]) -> tuple[int, str] | None:
         host = headers.get("host", "")
         if self._token is None:
-            if not is_this_machine(urlsplit(f"//{host}").hostname or ""):
+            if not is_this_machine(_parts(f"//{host}").hostname or ""):
                 return 403, "This page answers on 127.0.0.1 only."
         elif not self._has_token(scope, headers):
             return 401, "This page needs its token: open the address that `patchkin demo` printed."
         origin = headers.get("origin")
         changes = scope.get("method") not in _REPEATABLE
-        if origin is not None and changes and urlsplit(origin).netloc != host:
+        if origin is not None and changes and _parts(origin).netloc != host:
             return 403, "Another page may not ask this one."
         return None
 
@@ -109,6 +109,14 @@ class Guard:
         told = [*given, bearer, *([cookie.value] if cookie else [])]
         wanted = str(self._token).encode()
         return any(hmac.compare_digest(one.encode(), wanted) for one in told)
+
+
+def _parts(address: str) -> SplitResult:
+    """Of an address; empty ones of what is none, such as `//[`."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def _with_headers(send: Any) -> Any:

@@ -18,7 +18,7 @@ from patchkin.scoring.comparison.formats import as_html
 from patchkin.scoring.comparison.reading import read_all
 from patchkin.scoring.comparison.scored import group_by_settings
 from patchkin.scoring.comparison.table import make_table
-from patchkin.scoring.report import read_log
+from patchkin.scoring.report import as_written, read_log
 from patchkin.web.curves import curves
 from patchkin.web.pictures import show
 from patchkin.web.shown import Shown, message
@@ -95,7 +95,7 @@ class RunsTab:
         previews = self._previews(folder, request)
         return [
             gr.Dropdown(choices=names, value=run),
-            facts(folder, records),
+            _told(folder, records),
             _headed("Scores on validation images", curves(records, "scores")),
             _headed("Terms of the loss", curves(records, "terms")),
             gr.Gallery(value=previews, visible=bool(previews)),
@@ -159,6 +159,14 @@ def _fingerprint(run: Path) -> str:
     size = log.stat().st_size if log.is_file() else 0
     number = sum(1 for _ in previews.glob("*.png")) if previews.is_dir() else 0
     return f"{run} {size} {number}"
+
+
+def _told(run: Path, records: Sequence[Mapping[str, Any]]) -> str:
+    try:
+        with as_written(run):
+            return facts(run, records)
+    except PatchkinError as error:
+        return message(str(error), bad=True)
 
 
 def facts(run: Path, records: Sequence[Mapping[str, Any]]) -> str:

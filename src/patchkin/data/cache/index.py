@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import operator
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,10 +70,34 @@ def key_of(path: Path, channels: int) -> Key:
 
 
 def entry_of(row: list[Any]) -> Entry:
-    """Of JSON."""
+    """Of JSON.
+
+    Raises:
+        ValueError, TypeError: it is of no image.
+    """
     *rest, stored = row
-    forms = [(tuple(size) if isinstance(size, list) else size, *form) for size, *form in stored]
-    return Entry._make([*rest, tuple(Stored._make(form) for form in forms)])
+    forms = [
+        Stored(
+            tuple(size) if isinstance(size, list) else size,
+            kind,
+            tuple(shape),
+            *map(operator.index, place),
+        )
+        for size, kind, shape, *place in stored
+    ]
+    entry = Entry._make([*rest, tuple(forms)])
+    if not all(map(_is_held, forms)) or np.dtype(entry.file_type).kind not in "iufb":
+        raise ValueError("an image of it has another form")
+    Path(entry.path)
+    return entry
+
+
+def _is_held(form: Stored) -> bool:
+    """Whether the pixels of a form have its length."""
+    dtype = np.dtype(np.uint8 if form.kind in ("L", "RGB") else form.kind)
+    numbers = math.prod(map(operator.index, form.shape))
+    is_whole = form.offset >= 0 and form.length == numbers * dtype.itemsize
+    return is_whole and dtype.kind in "iufb" and len(form.shape) in (2, 3)
 
 
 def content_of(pixels: npt.NDArray[np.uint8], form: Stored) -> memoryview:

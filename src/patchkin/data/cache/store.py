@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 import secrets
 import sys
 import time
@@ -113,7 +114,10 @@ class Store:
             except OSError as error:
                 reason = error.strerror or error
                 raise StorageError(f"Cannot read `{self.index}`: {reason}. {_ADVICE}") from error
-            pixels = self.folder / str(body["pixels"])
+            name = str(body.get("pixels"))
+            if re.fullmatch(re.escape(self.stem) + r"\.[0-9a-f]+\.pixels", name) is None:
+                raise UnusableError("names other pixels")  # which would be removed
+            pixels = self.folder / name
             try:
                 mapped = np.memmap(pixels, np.uint8, mode="r")
             except FileNotFoundError:
@@ -122,7 +126,10 @@ class Store:
                 raise UnusableError(
                     f"names `{pixels.name}`, which cannot be read: {error}"
                 ) from error
-            return _Known(pixels, [entry_of(row) for row in body["entries"]], mapped)
+            try:
+                return _Known(pixels, [entry_of(row) for row in body["entries"]], mapped)
+            except (LookupError, TypeError, ValueError, OverflowError) as error:
+                raise UnusableError("is damaged") from error
         raise UnusableError("names pixels that are not there")
 
     def _made(

@@ -10,18 +10,17 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from patchkin.config import read_yaml
-from patchkin.errors import ConfigError, DataError, PatchkinError
+from patchkin.errors import ConfigError, DataError
 from patchkin.images.folders import find_images
 from patchkin.scoring.comparison.scored import TEST, VALIDATION, Images, Key, Scored
 from patchkin.scoring.own_data import CONFIG_FILE, full_name, names_of_own_data, own_name, run_of
-from patchkin.scoring.report import read_log
+from patchkin.scoring.report import as_written, read_log
 from patchkin.scoring.results import SCORES_FILE, read_results
 from patchkin.storage.checkpoint import CheckpointStore, find_model, read_header
 from patchkin.storage.hashes import file_sha256
@@ -105,22 +104,8 @@ def read_run(folder: Path, files: Sequence[Path] = ()) -> Scored:
     """
     if not _is_run(folder):
         raise ConfigError(f"`{folder}` holds no run: it has no config.yaml.")
-    with _told(folder):
+    with as_written(folder):
         return _read_run(folder, files)
-
-
-@contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """A record that is something else than what a run writes becomes one line."""
-    try:
-        yield
-    except PatchkinError:
-        raise
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"`{folder}` holds no run that can be read: its {CONFIG_FILE}, log.jsonl or "
-            f"{SCORES_FILE} is not as patchkin writes it ({type(error).__name__}: {error})."
-        ) from error
 
 
 def _read_run(folder: Path, files: Sequence[Path]) -> Scored:
