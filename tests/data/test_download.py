@@ -303,6 +303,19 @@ def _with_both(act, server, caplog) -> list[object]:
     return found
 
 
+def test_an_archive_that_a_failed_last_step_left_goes_with_the_next_call(
+    server, catalogue, tmp_path
+):
+    """The disk failed when the set was in its place already. Another archive is nobody's to
+    remove.
+    """
+    fetch_dataset("tiny", tmp_path, catalogue=catalogue, unverified=True)
+    for content, left in ((server.content, []), (b"of somebody", ["set.zip"])):
+        (tmp_path / "set.zip").write_bytes(content)
+        assert fetch_dataset("tiny", tmp_path, catalogue=catalogue).was_known
+        assert _left(tmp_path) == [*left, "set.zip.sha256", "tiny"]
+
+
 def test_the_second_download_of_a_set_waits_for_the_first(server, catalogue, tmp_path, caplog):
     found = _with_both(
         lambda: fetch_dataset("tiny", tmp_path, unverified=True, catalogue=catalogue),

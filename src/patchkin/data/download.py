@@ -286,6 +286,9 @@ def _fetched(
     recorded = record.read_text("utf-8").split()[0] if record.exists() else None
     expected = demanded or recorded
     if root.exists() and recorded:
+        with contextlib.suppress(OSError):  # of a call whose last step failed
+            if file_sha256(archive) == recorded:
+                archive.unlink()
         return Fetched(root, recorded, was_known=True)
     if root.exists():
         raise DownloadError(f"`{root}` exists and did not come from here; move it away first.")
