@@ -229,11 +229,11 @@ class Laboratory:
         self.folder = folder
         self.tree = folder / "tree"
         shutil.rmtree(self.tree, ignore_errors=True)
+        ignored = shutil.ignore_patterns("__pycache__")
         for name in ("src", "tests", "benchmarks"):
-            shutil.copytree(
-                ROOT / name, self.tree / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
-        shutil.copy(ROOT / "pyproject.toml", self.tree)
+            shutil.copytree(ROOT / name, self.tree / name, ignore=ignored)
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, self.tree)
         self._written = 0
 
     def source(self, file: str) -> str:
