@@ -160,3 +160,21 @@ def test_a_disk_that_fails_is_told_and_no_damage(tmp_path, monkeypatch):
     monkeypatch.setattr(zipfile, "ZipFile", fail)
     with pytest.raises(CheckpointError, match=r"a\.pth` cannot be read as weights \(Input/output"):
         read_pickled(tmp_path / "a.pth")
+
+
+def test_what_stands_in_place_of_weights_is_said_in_words(tmp_path, monkeypatch):
+    path = tmp_path / "weights.pth"
+    end = "Expected are .pth, .pt or .safetensors with tensors by name."
+    path.write_bytes(b"<!DOCTYPE html>")
+    with pytest.raises(CheckpointError) as caught:
+        read_pickled(path)
+    assert str(caught.value).startswith(f"`{path}` cannot be read as weights: it is a web page. ")
+    assert str(caught.value).endswith(f" {end}")
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CheckpointError) as caught:
+        read_pickled(path)
+    assert str(caught.value) == f"`{path}` cannot be read as weights: Permission denied. {end}"
