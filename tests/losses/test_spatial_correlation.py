@@ -1,9 +1,11 @@
+import contextlib
 import math
 
 import pytest
 import torch
 
 from patchkin.errors import ConfigError, ShapeError
+from patchkin.losses import spatial_correlation
 from patchkin.losses.spatial_correlation import (
     self_similarity,
     structure_contrast,
@@ -49,6 +51,7 @@ def naive_similarity(feature_BCHW, places, window, *, unit):
         ((2, 3, 4, 7), 3),
         ((2, 3, 7, 4), 2),
         ((1, 4, 3, 9), 3),  # as high as the window: all positions
+        ((1, 4, 9, 3), 3),  # as wide
         ((2, 2, 1, 6), 64),
     ],
 )
@@ -195,3 +198,12 @@ def test_released_is_the_default():
     assert not torch.equal(structure_distance(source, target), expected)
     expected = structure_distance(source, target, comparison="l1", unit=False)
     assert torch.equal(structure_distance(source, target, comparison="l1"), expected)
+
+
+def test_what_it_makes_is_where_the_features_are(monkeypatch):
+    """torch's `meta` stands for a card: it meets no tensor of the host either."""
+    monkeypatch.setattr(spatial_correlation, "without_autocast", contextlib.nullcontext)
+    feature_BCHW = torch.zeros(2, 3, 6, 7, device="meta")
+    maps_BKN = self_similarity(feature_BCHW, window=3)
+    assert (maps_BKN.device.type, maps_BKN.shape) == ("meta", (2, 42, 9))
+    assert structure_distance(maps_BKN, maps_BKN).device.type == "meta"

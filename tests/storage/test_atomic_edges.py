@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from patchkin.errors import StorageError
 from patchkin.storage import atomic
-from patchkin.storage.atomic import remove_remains, set_apart, write_bytes, write_json
+from patchkin.storage.atomic import put_in_place, remove_remains, set_apart, write_bytes, write_json
 
 
 def refuse(*_, **__):
@@ -64,3 +65,17 @@ def test_a_folder_is_looked_through_once_for_many_files(tmp_path, monkeypatch):
     for name in ("a/1", "a/2", "b/1", "a/3"):
         write_bytes(tmp_path / name, b"new")
     assert looked == [tmp_path / "a", tmp_path / "b"]
+
+
+def test_large_files_are_compared_piece_by_piece(tmp_path):
+    """Those of 8 MiB with less memory than one of them has."""
+    for name in ("old", "new"):
+        (tmp_path / name).write_bytes(bytes(8 << 20))
+    tracemalloc.start()
+    try:
+        put_in_place(tmp_path / "new", tmp_path / "old")
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < 8 << 20
+    assert list(tmp_path.iterdir()) == [tmp_path / "old"]

@@ -63,11 +63,11 @@ def test_what_is_saved_comes_back(tmp_path):
 
 
 def test_what_stands_in_the_files(tmp_path):
-    folder = CheckpointStore(tmp_path).save(snapshot(7))
+    run = {"total_steps": 70, "names": ["b", "a"]}
+    folder = CheckpointStore(tmp_path).save(snapshot(7, **run))
     names = ("model.safetensors", "optimizers.safetensors")
     assert {path.name for path in folder.iterdir()} == {*names, "state.json"}
     state = json.loads((folder / "state.json").read_text())
-    run = {"total_steps": 70}
     assert state == {
         "step": 7,
         "sha256": {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names},
@@ -228,7 +228,7 @@ def test_weights_are_as_readable_as_their_folder(tmp_path):
         assert stat.S_IMODE((tmp_path / "in" / "m").stat().st_mode) == mode & 0o666
 
 
-def test_which_file_is_meant(tmp_path):
+def test_which_file_is_meant(tmp_path, monkeypatch):
     run = tmp_path / "run"
     store = saved(run, 1, 2, best=(1,))
     assert find_model(run) == store.path(2) / "model.safetensors"
@@ -249,6 +249,10 @@ def test_which_file_is_meant(tmp_path):
     )
     with pytest.raises(CheckpointError, match="and no model of this name is shipped"):
         find_model(Path("nothing"))
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    with pytest.raises(CheckpointError, match=r"or a \.safetensors file\.$"):
+        find_model(Path("data"))
     with pytest.raises(ConfigError, match="`nothing` is no name on the Hub"):
         find_model(Path("hf:nothing"))
 
@@ -290,6 +294,8 @@ def test_moments_come_back_to_their_weights():
     assert str(caught.value) == (
         "`optimizers`: G.bias.exp_avg_sq is (5,), where the weight is (4,)."
     )
+    with pytest.raises(CheckpointError, match=r"^The state of optimizers: G\.bias"):
+        load_optimizer_tensors(contiguous, new, others)
     load_optimizer_tensors({}, new, others)
     assert not new["G"].state
     assert new["G"].param_groups[0]["lr"] == 0.1

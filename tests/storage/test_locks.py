@@ -178,7 +178,7 @@ def test_without_locks_this_is_said_once_and_the_work_goes_on(tmp_path, monkeypa
             with FolderLock(tmp_path) as first, FolderLock(tmp_path):
                 first.acquire()
         with alone_at(tmp_path / "set", "does the same") as alone:
-            assert not alone
+            assert alone is False
     (message,) = caplog.messages
     assert message.startswith(f"`{tmp_path}` is on a file system without locks (")
     assert os.strerror(error) in message

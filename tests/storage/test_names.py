@@ -19,7 +19,7 @@ from patchkin.storage.checkpoint import (
     read_model,
     write_tensors,
 )
-from patchkin.storage.names import with_pool_sizes
+from patchkin.storage.names import current_names, with_pool_sizes
 from patchkin.training import TrainingConfig, fit
 from patchkin.translation.translator import Translator
 from patchkin.upstream import Source, import_weights
@@ -203,3 +203,9 @@ def test_a_size_that_goes_with_no_pool_is_refused():
             with_pool_sizes(tensors)
     sized = with_pool_sizes({"p.size_HW": size_HW, "p.images_PN": images_PN})
     assert sized["p.sizes_P2"].tolist() == [[2, 3], [2, 3]]
+
+
+@pytest.mark.parametrize("method", ["cut", "srunit", "of a user"])
+def test_methods_whose_networks_kept_their_names(method):
+    named = {"G.model.1.bias": 1, "F.x": 2, "ema.G.x": 3}
+    assert current_names(named, method=method, version=1, prefix="ema.") == named

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 
@@ -216,4 +215,13 @@ def test_what_a_file_lacks_is_told():
         check_fit({"b": torch.zeros(1), "a": torch.zeros(1), "c": torch.zeros(2)}, {}, source="F")
     assert str(caught.value) == (
         "F does not fit this method and configuration: tensors 3 missing (first: a)."
+    )
+
+
+def test_a_tensor_of_another_shape_is_told_with_both():
+    with pytest.raises(CheckpointError) as caught:
+        check_fit({"a": torch.zeros(2, 3)}, {"a": torch.zeros(3)}, source="F")
+    assert str(caught.value) == (
+        "F does not fit this method and configuration: tensors 1 of another shape "
+        "(first: a (3,) for (2, 3))."
     )

@@ -4,6 +4,7 @@ import ast
 import errno
 import os
 import pickle
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -178,3 +179,16 @@ def test_what_stands_in_place_of_weights_is_said_in_words(tmp_path, monkeypatch)
     with pytest.raises(CheckpointError) as caught:
         read_pickled(path)
     assert str(caught.value) == f"`{path}` cannot be read as weights: Permission denied. {end}"
+
+
+def test_what_is_no_file_of_weights_is_not_read_whole(tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"text" * (1 << 21))
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="cannot be read as weights"):
+            read_pickled(path)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < path.stat().st_size / 2
