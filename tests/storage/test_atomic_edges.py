@@ -79,3 +79,18 @@ def test_large_files_are_compared_piece_by_piece(tmp_path):
         tracemalloc.stop()
     assert most_bytes < 8 << 20
     assert list(tmp_path.iterdir()) == [tmp_path / "old"]
+
+
+def test_remains_that_cannot_be_removed_do_not_keep_the_others(tmp_path, monkeypatch):
+    for number in range(3):
+        (tmp_path / f".patchkin-{atomic._host()}-{number + 1}-0000000{number}.part").mkdir()
+    first, *_ = tmp_path.iterdir()
+    original = os.rmdir
+
+    def refuse_one(path, **options):
+        return refuse() if Path(path).name == first.name else original(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", refuse_one)
+    monkeypatch.setattr(atomic, "_is_alive", lambda _: False)
+    remove_remains(tmp_path)
+    assert list(tmp_path.iterdir()) == [first]
