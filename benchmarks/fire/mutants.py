@@ -56,15 +56,18 @@ TESTS = {
     "losses/similarity.py": ("losses/test_similarity.py", "losses/test_contrast.py"),
     "losses/transport.py": ("losses/test_transport.py", "losses/test_contrast.py"),
     "randomness.py": ("test_randomness.py", "losses/test_augmentation.py"),
-    "data/steps.py": ("data/test_loading.py",),
-    "storage/atomic.py": ("storage/test_atomic.py",),
+    "data/steps.py": ("data/test_loading.py", "data/test_shared_memory.py"),
+    "storage/atomic.py": ("storage/test_atomic.py", "storage/test_atomic_edges.py"),
     "storage/checkpoint.py": ("storage/test_checkpoint.py", "storage/test_damaged_state.py"),
+    "storage/hashes.py": ("storage/test_hashes.py",),
     "storage/headers.py": ("storage/test_headers.py", "storage/test_names.py"),
     "storage/hub.py": ("storage/test_hub.py",),
     "storage/locks.py": ("storage/test_locks.py",),
     "storage/names.py": ("storage/test_names.py",),
     "storage/outlines.py": ("storage/test_outlines.py",),
     "storage/pickled.py": ("storage/test_pickled.py",),
+    "storage/shipped/__init__.py": ("storage/test_shipped.py", "storage/test_remote_models.py"),
+    "storage/shipped/records.py": ("storage/test_records.py", "storage/test_shipped.py"),
     "storage/strict_json.py": ("storage/test_strict_json.py",),
     "storage/tensor_files.py": ("storage/test_tensor_files.py", "storage/test_names.py"),
 }
@@ -133,9 +136,8 @@ def _nodes(node: Any, function: Any, is_message: bool) -> Iterator[tuple[Any, An
 
     if isinstance(node, (cst.Annotation, cst.Decorator, cst.Import, cst.ImportFrom)):
         return
-    if isinstance(node, cst.Expr) and isinstance(node.value, (cst.BaseString)):
-        return
-    if is_message and isinstance(node, cst.BaseString):
+    text = node.value if isinstance(node, cst.Expr) else node if is_message else None
+    if isinstance(text, cst.BaseString):
         return
     if isinstance(node, cst.Call) and isinstance(node.func, cst.Name) and node.func.value in LEFT:
         return
@@ -227,11 +229,11 @@ class Laboratory:
         self.folder = folder
         self.tree = folder / "tree"
         shutil.rmtree(self.tree, ignore_errors=True)
+        ignored = shutil.ignore_patterns("__pycache__")
         for name in ("src", "tests", "benchmarks"):
-            shutil.copytree(
-                ROOT / name, self.tree / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
-        shutil.copy(ROOT / "pyproject.toml", self.tree)
+            shutil.copytree(ROOT / name, self.tree / name, ignore=ignored)
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, self.tree)
         self._written = 0
 
     def source(self, file: str) -> str:

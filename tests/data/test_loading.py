@@ -329,6 +329,24 @@ def test_workers_that_hang_are_ended(monkeypatch):
     steps._end_workers(iter(()))  # that of a loader without workers
 
 
+def test_workers_that_cannot_be_ended_are_not_waited_for(monkeypatch):
+    """On a file system that does not answer, not even by force."""
+    monkeypatch.setattr(steps, "_WORKER_SECONDS", 0.01)
+    answered = threading.Event()
+
+    class Batches:
+        _workers = (type("Worker", (), {"kill": lambda self: None})(),)
+
+        def _shutdown_workers(self):
+            answered.wait(60)
+
+    waiting = threading.Thread(target=steps._end_workers, args=(Batches(),), daemon=True)
+    waiting.start()
+    waiting.join(20)
+    assert not waiting.is_alive()
+    answered.set()
+
+
 @pytest.mark.parametrize(("number", "count"), [(2, 2), (3, 3), (9, 3)])
 def test_the_images_held_out_are_those_of_every_version(number, count):
     """At most a quarter; both parts stay in order."""

@@ -104,6 +104,12 @@ def test_a_cut_hides_half_of_each_side_where_it_lies_in_the_image(number, rows, 
     assert hidden == set(itertools.product(rows, columns))
 
 
+def test_a_cut_of_odd_sides_hides_the_whole_numbers_below_their_halves():
+    changed = augmented(torch.ones(1, 1, 7, 5), ["cutout"], fixed([[0.5, 0.5]]))
+    hidden = {(y, x) for _, _, y, x in (changed == 0).nonzero().tolist()}
+    assert hidden == set(itertools.product(range(2, 5), range(1, 3)))
+
+
 def test_the_ends_of_the_range_of_colours():
     x_BCHW = images(2, 3, 4, 4)
     changed = augmented(x_BCHW, ["color"], fixed([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))

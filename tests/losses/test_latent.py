@@ -121,3 +121,7 @@ def test_wording_of_errors():
         over_scales(real_loss, "lsgan", [])
     with pytest.raises(ConfigError, match="Unknown adversarial mode `lsgam`"):
         over_scales(real_loss, "lsgam", [torch.zeros(1)])
+    with pytest.raises(
+        ShapeError, match=r"`mean_BS` and `log_variance_BS` .* got \(1, 3\) and \(2, 3\)"
+    ):
+        normal_divergence(torch.zeros(1, 3), torch.zeros(2, 3))

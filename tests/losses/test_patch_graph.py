@@ -1,9 +1,11 @@
+import contextlib
 import math
 
 import pytest
 import torch
 
 from patchkin.errors import ConfigError, ShapeError
+from patchkin.losses import patch_graph
 from patchkin.losses.patch_graph import (
     patch_adjacency,
     propagation,
@@ -115,3 +117,12 @@ def test_wording_of_errors():
         two_way_contrast(source[0], target[0], temperature=0.07)
     with pytest.raises(ConfigError, match="`temperature` must be positive; got 0"):
         two_way_contrast(source, target, temperature=0)
+
+
+def test_what_it_makes_is_where_the_rows_are(monkeypatch):
+    """torch's `meta` stands for a card: it meets no tensor of the host either."""
+    monkeypatch.setattr(patch_graph, "without_autocast", contextlib.nullcontext)
+    rows_BKC = torch.zeros(2, 4, 3, device="meta")
+    adjacency_BKK = patch_adjacency(rows_BKC, 0.1)
+    for graph_BKK in (adjacency_BKK, two_step_adjacency(adjacency_BKK), propagation(adjacency_BKK)):
+        assert graph_BKK.device.type == "meta"

@@ -1,9 +1,11 @@
+import contextlib
 import math
 
 import pytest
 import torch
 
 from patchkin.errors import ShapeError
+from patchkin.losses import relatives
 from patchkin.losses.relatives import (
     dcl,
     dclw,
@@ -148,3 +150,19 @@ def test_published_settings_are_the_defaults():
         (simclr, (first, second), {"temperature": 0.5}),
     ):
         assert torch.equal(loss(*inputs), loss(*inputs, **published))
+
+
+@pytest.mark.parametrize("margin", [-60.0, 19.0, 21.0, 30.0, 60.0])
+def test_flat_nce_is_exact_for_margins_of_any_size(margin):
+    loss = flat_nce(torch.tensor([[margin]], dtype=torch.float64))
+    expected = max(margin, 0) + math.log1p(math.exp(-abs(margin)))
+    assert loss.item() == pytest.approx(expected, rel=1e-14)
+
+
+def test_what_they_make_is_where_the_rows_are(monkeypatch):
+    """torch's `meta` stands for a card: it meets no tensor of the host either."""
+    monkeypatch.setattr(relatives, "without_autocast", contextlib.nullcontext)
+    rows_BC = torch.zeros(4, 3, device="meta")
+    for loss in (dcl, dclw):  # of the others torch cannot tell how many rows there will be
+        assert loss(rows_BC, rows_BC).device.type == "meta"
+    assert flat_nce(rows_BC).device.type == "meta"

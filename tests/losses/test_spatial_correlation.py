@@ -1,3 +1,4 @@
+import contextlib
 import math
 
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchkin.errors import ConfigError, ShapeError
+from patchkin.losses import spatial_correlation
 from patchkin.losses.spatial_correlation import (
     self_similarity,
     structure_contrast,
@@ -51,6 +53,7 @@ def naive_similarity(feature_BCHW, places, window, *, unit):
         ((2, 3, 4, 7), 3),
         ((2, 3, 7, 4), 2),
         ((1, 4, 3, 9), 3),  # as high as the window: all positions
+        ((1, 4, 9, 3), 3),  # as wide
         ((2, 2, 1, 6), 64),
     ],
 )
@@ -214,3 +217,12 @@ def test_maps_of_any_size_match_loops(shape, window, unit):
         assert torch.isfinite(actual).all()
         return
     torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_what_it_makes_is_where_the_features_are(monkeypatch):
+    """torch's `meta` stands for a card: it meets no tensor of the host either."""
+    monkeypatch.setattr(spatial_correlation, "without_autocast", contextlib.nullcontext)
+    feature_BCHW = torch.zeros(2, 3, 6, 7, device="meta")
+    maps_BKN = self_similarity(feature_BCHW, window=3)
+    assert (maps_BKN.device.type, maps_BKN.shape) == ("meta", (2, 42, 9))
+    assert structure_distance(maps_BKN, maps_BKN).device.type == "meta"

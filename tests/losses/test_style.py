@@ -42,6 +42,10 @@ def test_the_weight_falls_to_zero_and_stays():
     assert fading_weight(2.0, 10**7, 100_000) == 0.0
 
 
+def test_in_a_single_step():
+    assert [fading_weight(2.0, step, 1) for step in (0, 1, 2)] == [2.0, 0.0, 0.0]
+
+
 def test_it_is_the_released_countdown():
     left = 2.0
     for step in range(50):

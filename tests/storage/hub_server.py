@@ -9,13 +9,15 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
 
 class Hub:
     """What it holds: repository -> file -> content, as of the last commit."""
 
     def __init__(self):
         self.repos, self.private, self.commits, self.blobs = {}, {}, {}, {}
-        self.tokens = []
+        self.tokens, self.messages = [], []
         self.refuses = False
 
 
@@ -34,7 +36,10 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             told = json.loads(body)
             name = f"{told['organization']}/{told['name']}"
-            hub.repos.setdefault(name, {})
+            if name in hub.repos:
+                said = {"error": "You already created it", "url": f"{self._base}/{name}"}
+                return self._answer(409, said)
+            hub.repos[name] = {}
             hub.private[name] = told["visibility"] == "private"
             return self._answer(200, {"url": f"{self._base}/{name}"})
         if path == "/api/validate-yaml":
@@ -65,7 +70,9 @@ class _Handler(BaseHTTPRequestHandler):
         for line in body.splitlines():
             each = json.loads(line)
             value = each["value"]
-            if each["key"] == "file":
+            if each["key"] == "header":
+                hub.messages.append(value["summary"])
+            elif each["key"] == "file":
                 hub.repos[repository][value["path"]] = base64.b64decode(value["content"])
             elif each["key"] == "lfsFile":
                 hub.repos[repository][value["path"]] = hub.blobs[value["oid"]]
@@ -90,6 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._resolve(body=True)
 
     def _resolve(self, *, body):
+        self.hub.tokens.append(self.headers.get("authorization"))
         parts = self.path.partition("?")[0].removeprefix("/api/models").split("/", 5)[1:]
         repository = "/".join(parts[:2])
         if len(parts) < 5:  # about a repository
@@ -145,3 +153,15 @@ def serving():
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub that the library asks, with an empty cache."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    with serving() as (hub, address):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setenv("HF_TOKEN", "hf_of_the_test")
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield hub

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from patchkin.errors import CheckpointError
+from patchkin.errors import CheckpointError, ConfigError
+from patchkin.storage import checkpoint
 from patchkin.storage.checkpoint import (
     CheckpointStore,
     ModelHeader,
@@ -61,11 +63,11 @@ def test_what_is_saved_comes_back(tmp_path):
 
 
 def test_what_stands_in_the_files(tmp_path):
-    folder = CheckpointStore(tmp_path).save(snapshot(7))
+    run = {"total_steps": 70, "names": ["b", "a"]}
+    folder = CheckpointStore(tmp_path).save(snapshot(7, **run))
     names = ("model.safetensors", "optimizers.safetensors")
     assert {path.name for path in folder.iterdir()} == {*names, "state.json"}
     state = json.loads((folder / "state.json").read_text())
-    run = {"total_steps": 70}
     assert state == {
         "step": 7,
         "sha256": {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names},
@@ -110,6 +112,21 @@ def test_three_are_kept_unless_asked(tmp_path):
     for step in range(1, 6):
         store.save(snapshot(step))
     assert store.steps() == [3, 4, 5]
+
+
+def test_a_checkpoint_gives_way_to_a_later_one_of_the_same_step(tmp_path):
+    store = saved(tmp_path, 1)
+    store.save(snapshot(1, names=["another"]))
+    assert store.load(1).state == {"names": ["another"]}
+    assert {path.name for path in store.folder.iterdir()} == {"step_00000001", "last"}
+
+
+def test_the_last_is_kept_though_there_are_checkpoints_of_later_steps(tmp_path):
+    """As after a run that went on before the newest, which were damaged."""
+    saved(tmp_path, 1, 2, 3, 4, 5)
+    store = saved(tmp_path, 2, keep=1)
+    assert store.pointed("last") == store.path(2)
+    assert store.steps() == [2, 5]
 
 
 def test_a_pointer_to_what_is_gone_points_nowhere(tmp_path):
@@ -181,6 +198,27 @@ def test_models_are_read_in_single_precision_by_prefix(tmp_path):
         assert file.tensors("ema.").keys() == {"ema.G.half"}
 
 
+def test_averaged_weights_of_an_earlier_version_have_todays_names():
+    header = ModelHeader(method="cyclegan", config={}, version=1)
+    assert header.step == 0
+    assert header.renamed({"ema.G_A.x": 1, "D_A.x": 2}) == {"ema.G_AB.x": 1, "D_B.x": 2}
+    assert header.current().renamed({"D_A.x": 2}) == {"D_A.x": 2}
+
+
+def test_what_the_system_says_of_weights_that_cannot_be_written(tmp_path, monkeypatch):
+    said = ("I/O error: No space left on device (os error 28)", "something else")
+    for text, arguments in zip(said, [(28, "No space left on device"), said[1:]], strict=True):
+
+        def fail(*_, text=text):
+            raise SafetensorError(text)
+
+        monkeypatch.setattr(checkpoint, "save_file", fail)
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - compared below
+            write_tensors(tmp_path / "m", {"a": torch.ones(1)}, None)
+        assert caught.value.args == arguments
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
 def test_weights_are_as_readable_as_their_folder(tmp_path):
     for mode in (0o700, 0o755, 0o770):
@@ -190,7 +228,7 @@ def test_weights_are_as_readable_as_their_folder(tmp_path):
         assert stat.S_IMODE((tmp_path / "in" / "m").stat().st_mode) == mode & 0o666
 
 
-def test_which_file_is_meant(tmp_path):
+def test_which_file_is_meant(tmp_path, monkeypatch):
     run = tmp_path / "run"
     store = saved(run, 1, 2, best=(1,))
     assert find_model(run) == store.path(2) / "model.safetensors"
@@ -209,8 +247,14 @@ def test_which_file_is_meant(tmp_path):
     assert str(caught.value) == (
         f"There is no model at `{tmp_path / 'nothing'}`: no such file or folder."
     )
-    with pytest.raises(CheckpointError, match="nothing"):
+    with pytest.raises(CheckpointError, match="and no model of this name is shipped"):
         find_model(Path("nothing"))
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    with pytest.raises(CheckpointError, match=r"or a \.safetensors file\.$"):
+        find_model(Path("data"))
+    with pytest.raises(ConfigError, match="`nothing` is no name on the Hub"):
+        find_model(Path("hf:nothing"))
 
 
 # Optimizers
@@ -250,6 +294,8 @@ def test_moments_come_back_to_their_weights():
     assert str(caught.value) == (
         "`optimizers`: G.bias.exp_avg_sq is (5,), where the weight is (4,)."
     )
+    with pytest.raises(CheckpointError, match=r"^The state of optimizers: G\.bias"):
+        load_optimizer_tensors(contiguous, new, others)
     load_optimizer_tensors({}, new, others)
     assert not new["G"].state
     assert new["G"].param_groups[0]["lr"] == 0.1

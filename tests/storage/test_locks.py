@@ -178,7 +178,7 @@ def test_without_locks_this_is_said_once_and_the_work_goes_on(tmp_path, monkeypa
             with FolderLock(tmp_path) as first, FolderLock(tmp_path):
                 first.acquire()
         with alone_at(tmp_path / "set", "does the same") as alone:
-            assert not alone
+            assert alone is False
     (message,) = caplog.messages
     assert message.startswith(f"`{tmp_path}` is on a file system without locks (")
     assert os.strerror(error) in message
@@ -371,3 +371,34 @@ def test_every_folder_without_locks_is_told_once(tmp_path, monkeypatch, caplog):
         "two processes write there at once."
         for folder in folders_
     ]
+
+
+def test_a_lock_holds_though_its_owner_cannot_be_noted(tmp_path):
+    (tmp_path / ".lock.owner").mkdir()
+    with (
+        FolderLock(tmp_path),
+        pytest.raises(InUseError, match="in use: another process writes there"),
+    ):
+        FolderLock(tmp_path).acquire()
+    with FolderLock(tmp_path):
+        assert (tmp_path / ".lock").is_file()
+
+
+def test_a_lock_may_be_given_back_by_another_thread(tmp_path, monkeypatch):
+    """Also where its file stays: Windows removes nothing that is open."""
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "it is open")
+
+    lock = FolderLock(tmp_path)
+    thread = threading.Thread(target=lock.acquire)
+    thread.start()
+    thread.join()
+    with pytest.raises(InUseError):
+        FolderLock(tmp_path).acquire()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        lock.release()
+    assert (tmp_path / ".lock").is_file()
+    with FolderLock(tmp_path), pytest.raises(InUseError):
+        FolderLock(tmp_path).acquire()

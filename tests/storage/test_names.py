@@ -19,6 +19,7 @@ from patchkin.storage.checkpoint import (
     read_model,
     write_tensors,
 )
+from patchkin.storage.names import current_names, with_pool_sizes
 from patchkin.training import TrainingConfig, fit
 from patchkin.translation.translator import Translator
 from patchkin.upstream import Source, import_weights
@@ -188,3 +189,23 @@ def test_weights_imported_by_version_1_are_joined_with_others(tmp_path):
     (network,) = import_weights([Source(path=path)]).networks
     assert (network.released, network.name) == ("G_A", "G_AB")
     assert torch.equal(network.taken.tensors["model.1.bias"], method.G_AB.model[1].bias)
+
+
+def test_a_size_that_goes_with_no_pool_is_refused():
+    """Of a file that somebody has made; `open_model` says it in one line."""
+    images_PN, size_HW = torch.zeros(2, 12), torch.tensor([2, 3])
+    for tensors in (
+        {"p.size_HW": size_HW},
+        {"p.size_HW": size_HW, "p.images_PN": torch.tensor(0.0)},
+        {"p.size_HW": torch.tensor([2, 3, 4]), "p.images_PN": images_PN},
+    ):
+        with pytest.raises(ValueError, match=r"`p\.size_HW` goes with no pool of images"):
+            with_pool_sizes(tensors)
+    sized = with_pool_sizes({"p.size_HW": size_HW, "p.images_PN": images_PN})
+    assert sized["p.sizes_P2"].tolist() == [[2, 3], [2, 3]]
+
+
+@pytest.mark.parametrize("method", ["cut", "srunit", "of a user"])
+def test_methods_whose_networks_kept_their_names(method):
+    named = {"G.model.1.bias": 1, "F.x": 2, "ema.G.x": 3}
+    assert current_names(named, method=method, version=1, prefix="ema.") == named

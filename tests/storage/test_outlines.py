@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from methods.test_contract import VARIANTS, build
 from patchkin.config import to_plain
@@ -15,6 +16,7 @@ from patchkin.errors import CheckpointError
 from patchkin.method import Method
 from patchkin.methods import METHODS
 from patchkin.networks.drn import read_drn
+from patchkin.storage import outlines
 from patchkin.storage.checkpoint import ModelHeader, write_tensors
 from patchkin.storage.outlines import check_fit, load_strictly, outline
 from patchkin.translation.loading import _AbsentNetwork
@@ -173,3 +175,53 @@ def test_a_judge_is_not_built_for_more_classes_than_its_file_has(tmp_path):
     torch.save({"seg.weight": torch.zeros(1).expand(10**9, 512, 1, 1)}, tmp_path / "drn.pth")
     with pytest.raises(CheckpointError):
         read_drn(tmp_path / "drn.pth", "drn-d-22")
+
+
+def test_an_outline_of_exactly_as_many_parts_as_allowed_is_built(monkeypatch):
+    monkeypatch.setattr(outlines, "MOST_PARTS", 9)
+    build = lambda: nn.Sequential(*(nn.Linear(1, 1) for _ in range(3)))  # noqa: E731 - 3 each
+    assert len(outline(build, source="`f`")) == 3
+    monkeypatch.setattr(outlines, "MOST_PARTS", 8)
+    with pytest.raises(CheckpointError, match="more than 8 layers and weights"):
+        outline(build, source="`f`")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("uniform_", ()), ("normal_", ()), ("clamp_", (0, 1))]
+)
+def test_numbers_that_weights_begin_with_are_not_made(name, arguments):
+    """On the `meta` device each of these would import a compiler."""
+    done = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            done.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    def build():
+        network = nn.Linear(2, 3)
+        with torch.no_grad():
+            getattr(network.weight, name)(*arguments)
+        return network
+
+    with Seen():
+        network = outline(build, source="`f`")
+    assert network.weight.shape == (3, 2)
+    assert not [each for each in done if each.startswith(name)]
+
+
+def test_what_a_file_lacks_is_told():
+    with pytest.raises(CheckpointError) as caught:
+        check_fit({"b": torch.zeros(1), "a": torch.zeros(1), "c": torch.zeros(2)}, {}, source="F")
+    assert str(caught.value) == (
+        "F does not fit this method and configuration: tensors 3 missing (first: a)."
+    )
+
+
+def test_a_tensor_of_another_shape_is_told_with_both():
+    with pytest.raises(CheckpointError) as caught:
+        check_fit({"a": torch.zeros(2, 3)}, {"a": torch.zeros(3)}, source="F")
+    assert str(caught.value) == (
+        "F does not fit this method and configuration: tensors 1 of another shape "
+        "(first: a (3,) for (2, 3))."
+    )

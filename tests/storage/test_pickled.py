@@ -4,6 +4,7 @@ import ast
 import errno
 import os
 import pickle
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -160,3 +161,34 @@ def test_a_disk_that_fails_is_told_and_no_damage(tmp_path, monkeypatch):
     monkeypatch.setattr(zipfile, "ZipFile", fail)
     with pytest.raises(CheckpointError, match=r"a\.pth` cannot be read as weights \(Input/output"):
         read_pickled(tmp_path / "a.pth")
+
+
+def test_what_stands_in_place_of_weights_is_said_in_words(tmp_path, monkeypatch):
+    path = tmp_path / "weights.pth"
+    end = "Expected are .pth, .pt or .safetensors with tensors by name."
+    path.write_bytes(b"<!DOCTYPE html>")
+    with pytest.raises(CheckpointError) as caught:
+        read_pickled(path)
+    assert str(caught.value).startswith(f"`{path}` cannot be read as weights: it is a web page. ")
+    assert str(caught.value).endswith(f" {end}")
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CheckpointError) as caught:
+        read_pickled(path)
+    assert str(caught.value) == f"`{path}` cannot be read as weights: Permission denied. {end}"
+
+
+def test_what_is_no_file_of_weights_is_not_read_whole(tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"text" * (1 << 21))
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match="cannot be read as weights"):
+            read_pickled(path)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most_bytes < path.stat().st_size / 2

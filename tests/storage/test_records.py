@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 
@@ -170,3 +172,23 @@ def test_records_of_the_package_are_of_the_files_beside_them():
 def test_the_package_brings_less_than_five_megabytes():
     files = [shipped.FOLDER / name / shipped.MODEL_FILE for name in shipped.shipped_names()]
     assert 0 < sum(file.stat().st_size for file in files) < 5_000_000
+
+
+def test_a_score_that_is_no_number_is_not_written():
+    for value in (math.nan, math.inf):
+        record = replace(FULL, scores=(replace(FULL.scores[0], value=value),))
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            record.to_text()
+
+
+def test_times_of_less_than_a_millisecond_and_those_that_nobody_took(tmp_path):
+    speed = {"pixels": 1, "machine": "m", "command": "c", "onnxruntime_ms": 0.25}
+    read = read_record(written(tmp_path, {"name": "zebras", "speed": speed})).speed
+    assert read == MeasuredSpeed(pixels=1, machine="m", command="c", onnxruntime_ms=0.25)
+    assert (read.torch_ms, read.onnxruntime_times_as_fast) == (None, None)
+
+
+def test_the_largest_count(tmp_path):
+    largest = {"name": "zebras", "macs": 2**63 - 1}
+    assert read_record(written(tmp_path, largest)).macs == 2**63 - 1
+    assert "`macs` is not a positive" in refused(tmp_path, {"name": "zebras", "macs": 2**63})

@@ -18,9 +18,9 @@ from patchkin.storage.checkpoint import find_model
 from patchkin.storage.shipped.records import RECORD_FILE, Record
 from patchkin.translation.translator import Translator
 from patchkin.web.models import Models
+from storage.hub_server import hub  # noqa: F401 - fixture
 from storage.test_shipped import write_half
 from support import random_batch
-from translation.test_hub import hub  # noqa: F401 - fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of its library
 NOWHERE = "http://127.0.0.1:9"

@@ -19,6 +19,7 @@ from patchkin.errors import CheckpointError
 from patchkin.images import read_image, to_tensor, to_uint8, write_pillow
 from patchkin.storage import shipped
 from patchkin.storage.checkpoint import ModelHeader, find_model, read_model, write_tensors
+from patchkin.storage.shipped.records import Record
 from patchkin.translation.translator import Translator
 from support import random_batch
 
@@ -84,6 +85,38 @@ def test_an_unknown_name_lists_what_there_is(shipment):
     )
     with pytest.raises(CheckpointError, match="Did you mean `horse2zebra-preview`"):
         find_model(Path("horse2zebre"))
+
+
+def test_an_unknown_record_offers_the_nearest(shipment):
+    with pytest.raises(CheckpointError) as caught:
+        shipped.find_record("horse2zebre")
+    assert str(caught.value) == ("Unknown model `horse2zebre`. Did you mean `horse2zebra-preview`?")
+
+
+def test_a_file_that_is_not_that_of_its_record_is_told(shipment):
+    file = shipment / "horse2zebra-preview" / "model.safetensors"
+    record = Record(name="horse2zebra-preview", sha256="ab" * 32)
+    with pytest.raises(CheckpointError) as caught:
+        shipped.file_of(record)
+    assert str(caught.value) == (
+        f"`{file}` is not the file of its record, whose SHA-256 is {record.sha256}; install "
+        "patchkin again."
+    )
+    assert shipped.file_of(Record(name="horse2zebra-preview")) == file
+
+
+def test_what_is_said_of_the_models_that_are_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    assert shipped.shipped_sentence() == ""
+    for name, file in (
+        ("b", shipped.RECORD_FILE),
+        ("d", shipped.MODEL_FILE),
+        ("a", shipped.RECORD_FILE),
+        ("c", shipped.MODEL_FILE),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).touch()
+    assert shipped.shipped_sentence() == "Shipped models: c, d. Fetched by name: a, b."
 
 
 def test_a_path_is_no_name(shipment):

@@ -45,6 +45,7 @@ def test_a_number_that_is_not_finite_is_null_with_its_reason():
             "/scores/b/1": "-Infinity",
         },
     }
+    assert repr(restored(strict(plain))) == repr(plain)
     assert strict({"a": 1.0}) == {"a": 1.0}
 
 

@@ -167,3 +167,27 @@ def test_why_a_file_cannot_be_opened_is_the_systems_word(tmp_path, monkeypatch):
     with open_tensors(path) as file:
         assert file.read("x").tolist() == [0.0, 1.0, 2.0]
     assert tried == [path]
+
+
+def test_files_of_torch_and_exported_models_are_told_apart(tmp_path):
+    for beginning in (b"PK\x03\x04", b"\x80\x02}"):
+        path = tmp_path / "m.pth"
+        path.write_bytes(beginning + bytes(60))
+        assert "it is a file of torch. `patchkin import-weights` makes a model" in told(path)
+    path = tmp_path / "m.ONNX"
+    path.write_bytes(bytes(64))
+    assert told(path) == (
+        f"`{path}` cannot be read as a model: it is an exported model, and this wants the run or "
+        "the .safetensors file."
+    )
+
+
+def test_a_table_of_contents_of_16_mib_is_read_and_none_larger(tmp_path):
+    path = tmp_path / "m.safetensors"
+    for length, said in (
+        (16 << 20, "Error while deserializing header"),  # it is read, and is zeros
+        ((16 << 20) + 1, "its table of contents has 16 MiB; at most 16 MiB are read."),
+    ):
+        path.write_bytes(contents(b"", length=length))
+        os.truncate(path, 8 + length)
+        assert said in told(path)

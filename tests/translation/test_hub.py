@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import huggingface_hub.constants
 import pytest
 import torch
 import yaml
@@ -16,23 +15,13 @@ from patchkin.errors import ConfigError, DownloadError
 from patchkin.storage.checkpoint import find_model
 from patchkin.storage.hub import hub_name
 from patchkin.translation.translator import Translator
-from storage.hub_server import serving
+from storage.hub_server import hub  # noqa: F401 - fixture
 from support import random_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of its library
 
 
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with serving() as (hub, address):
-        monkeypatch.setenv("HF_ENDPOINT", address)
-        monkeypatch.setenv("HF_TOKEN", "hf_of_the_test")
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        yield hub
-
-
-def test_pushed_and_fetched_it_translates_the_same(hub):
+def test_pushed_and_fetched_it_translates_the_same(hub):  # noqa: F811
     method = build("cut")
     place = Translator(method, device="cpu").push_to_hub("me/small", private=True)
     assert place.endswith("/me/small")
