@@ -48,8 +48,11 @@ class Imports:
 
 @pytest.fixture
 def importing(tmp_path):
-    """Starts a command."""
+    """Starts a command, which hears of interrupts: what a shell starts in its background ignores
+    them, and so does all that it starts.
+    """
     begun = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def begin(*arguments, **environment):
         process = subprocess.Popen(
@@ -61,6 +64,7 @@ def importing(tmp_path):
         return Imports(process)
 
     yield begin
+    signal.signal(signal.SIGINT, before)
     for process in begun:
         process.kill()
         process.communicate()

@@ -111,6 +111,9 @@ def read_run(folder: Path, files: Sequence[Path] = ()) -> Scored:
 def _read_run(folder: Path, files: Sequence[Path]) -> Scored:
     config = read_yaml(folder / CONFIG_FILE)
     records = read_log(folder)
+    log = folder / "log.jsonl"
+    if not records and log.is_file() and log.stat().st_size:
+        raise ValueError("no line of the log is a record")
     data = config.get("data") or {}
     own = Images(split=TEST, data=own_name(folder), direction=str(data.get("direction", "AtoB")))
     measured = _Measured()
