@@ -5,6 +5,7 @@ The npm of these tests is a script; `test_page.py` has the real one fetch the re
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -140,6 +141,27 @@ def test_an_archive_or_a_folder_at_hand(package, tmp_path):
     (root / "package.json").write_text("[]")
     with pytest.raises(ConfigError, match="is version unknown"):
         web_runtime(root)
+
+
+def test_an_error_of_the_disk_is_told_as_one(package, tmp_path, monkeypatch):
+    """It comes when the archive was looked at and is read again; tarfile called it "not a gzip
+    file".
+    """
+    archive = tmp_path / "runtime.tgz"
+    archive.write_bytes(package)
+    original, looks = Path.read_bytes, []
+
+    def fails(path):
+        looks.append(path)
+        if len(looks) == 2:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        web_runtime(archive)
+    assert looks == [archive, archive]
+    assert web_runtime(archive).library == b"a library"
 
 
 def test_what_is_at_hand_and_wrong_is_told(package, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -81,7 +82,8 @@ def _from_archive(path: Path) -> WebRuntime:
             f"--onnxruntime-web `{path}` is not {NAME} {VERSION} as npm has it. {GET_IT}"
         )
     try:
-        with tarfile.open(path, "r:gz") as archive:
+        # from memory: of an error of the disk tarfile says "not a gzip file"
+        with tarfile.open(fileobj=io.BytesIO(path.read_bytes()), mode="r:gz") as archive:
             return _checked({name: _member(archive, name) for name in _SHA256}, path)
     except _DAMAGED as error:
         raise ConfigError(f"`{path}` cannot be unpacked: {error}.") from error
