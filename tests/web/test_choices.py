@@ -31,6 +31,7 @@ def pixels(file):
         return np.int64(np.asarray(image))
 
 
+@pytest.mark.slow
 def test_a_domain_and_the_style_of_an_image(visit, tinted_run, tmp_path):
     """Of this model the style of an image is its mean colour, whatever the domain."""
     image = small_png(tmp_path / "image.png")
