@@ -158,7 +158,8 @@ def serving():
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A hub that the library asks, with an empty cache."""
-    constants = pytest.importorskip("huggingface_hub.constants")
+    from huggingface_hub import constants
+
     with serving() as (hub, address):
         monkeypatch.setenv("HF_ENDPOINT", address)
         monkeypatch.setenv("HF_TOKEN", "hf_of_the_test")
