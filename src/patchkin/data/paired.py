@@ -44,6 +44,7 @@ from patchkin.data.verify import Broken, verify_images, without_broken
 from patchkin.errors import DataError
 from patchkin.images import Picture, read_image, write_pillow
 from patchkin.randomness import derive_seed
+from patchkin.sides import Sides, height_width
 from patchkin.storage.atomic import storage_errors, sync_tree
 
 logger = logging.getLogger(__name__)
@@ -353,15 +354,20 @@ def paired_loader(
 
 
 def evaluation_pairs(
-    paths: Sequence[Path], config: DataConfig, channels: tuple[int, int] = (3, 3)
+    paths: Sequence[Path],
+    config: DataConfig,
+    channels: tuple[int, int] = (3, 3),
+    *,
+    size: Sides | None = None,
 ) -> PairedBatch:
-    """Whole pairs at `config.size`, in order, without crop or flip: the published test view.
+    """Whole pairs at one size, by default `config.size`, in order, without crop or flip: the
+    published test view.
 
     Raises:
         DataError: if a file cannot be used.
     """
     sides: tuple[list[Tensor], list[Tensor]] = ([], [])
-    height, width = config.height_width
+    height, width = height_width(config.size if size is None else size)
     for path in paths:
         for images, half in zip(sides, read_pair(path, config, channels), strict=True):
             images.append(finished(resized(half, width, height)))

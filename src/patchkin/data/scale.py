@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from patchkin.data.config import SIDE_MULTIPLE, DataConfig
@@ -16,9 +17,13 @@ from patchkin.data.transforms import SMALLER_ADVICE, loaded_size
 from patchkin.data.verify import default_threads
 from patchkin.errors import DataError
 from patchkin.images.sizes import image_size
-from patchkin.sides import Sides, in_pixels
+from patchkin.sides import Sides, height_width, in_pixels, simplest
 
 _SAMPLE = 64
+_SAME = 1.25
+"""Times as large or as small, and the scale is called the same; CUT's 286 / 256 is."""
+_LARGEST = 4
+"""Times the views, that images are shown whole."""
 
 
 def typical_size(
@@ -40,6 +45,49 @@ def typical_size(
         return None
     widths, heights = zip(*sizes, strict=True)
     return statistics.median_low(widths), statistics.median_low(heights)
+
+
+def whole_size(
+    files: Sequence[Path], config: DataConfig, *, jitters: bool, side_by_side: bool = False
+) -> Sides:
+    """At which size held-out images are shown and scored while training.
+
+    That is `config.size`, the published test view, where training views show (nearly) whole images.
+    Where they are crops of much larger images, or are not resized at all, it is the typical size of
+    those images, at most four times that of the views: a network that learns 128 pixels of 512 is
+    not scored on images that were shrunk to 128.
+
+    Args:
+        files: of a domain; a sample spread over them is looked at.
+        config: how views are made.
+        jitters: whether views are still cut from images at `load_size` when training ends. If not
+            (CUT's decay phase), they are then of images at `size`.
+        side_by_side: whether a file is two images.
+    """
+    if config.crops_single_images:
+        return config.size
+    at_the_end = config if jitters else replace(config, load_size=config.size)
+    typical = typical_size(files, at_the_end, side_by_side=side_by_side)
+    if typical is None:
+        return config.size
+    ratios = [side / view for side, view in zip(typical[::-1], config.height_width, strict=True)]
+    if all(1 / _SAME <= ratio <= _SAME for ratio in ratios):
+        return config.size
+    shrunk = max(1.0, max(ratios) / _LARGEST)
+    return simplest(*(_to_multiple(side / shrunk) for side in typical[::-1]))
+
+
+def is_scaled_in_decay(config: DataConfig) -> bool:
+    """Whether views change their scale by much when `load_size` becomes `size`.
+
+    >>> is_scaled_in_decay(DataConfig()), is_scaled_in_decay(DataConfig(size=128, load_size=286))
+    (False, True)
+    """
+    loaded = height_width(config.resolved_load_size)
+    scaled = config.preprocess.startswith(("resize", "scale_width", "shortside"))
+    return scaled and any(
+        load > _SAME * side for load, side in zip(loaded, config.height_width, strict=True)
+    )
 
 
 def view_sizes(
@@ -69,7 +117,7 @@ def view_sizes(
     return sizes
 
 
-def _to_multiple(side: int) -> int:
+def _to_multiple(side: float) -> int:
     return max(SIDE_MULTIPLE, round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE)
 
 

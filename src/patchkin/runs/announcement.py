@@ -15,12 +15,14 @@ from patchkin._version import __version__
 from patchkin.config import to_plain
 from patchkin.data.layouts import TOY
 from patchkin.data.record import SplitFiles
+from patchkin.data.scale import is_scaled_in_decay
 from patchkin.devices import device_name
 from patchkin.errors import ConfigError
 from patchkin.method import Method, Preset
 from patchkin.runs.channels import with_channels
 from patchkin.runs.config import RunConfig
 from patchkin.runs.resuming import HARMLESS, PLACES, flag_of, leaves, shown
+from patchkin.sides import in_pixels
 from patchkin.training.fabric import Fabric
 
 _MOST_CHANGES = 6
@@ -46,6 +48,7 @@ def header(
         "images": counts(
             {name: (len(splits.train), len(splits.val)) for name, splits in files.items()}
         ),
+        **_views(config),
         "parameters": _parameters(method),
         "device": f"{_device(fabric)}, precision {config.training.precision}",
         "steps": _steps(config, steps_per_epoch, images),
@@ -122,6 +125,16 @@ def _where(config: RunConfig[Any]) -> str:
     if data.source is not None:
         return f"{data.source} to {data.target}"
     return "the built-in toy set" if data.root == TOY else data.root
+
+
+def _views(config: RunConfig[Any]) -> dict[str, str]:
+    """Of what, where CUT's decay phase changes their scale by much."""
+    data, decays = config.data, config.schedule.decay_fraction > 0
+    if data.jitter_in_decay or not decays or not is_scaled_in_decay(data):
+        return {}
+    size, loaded = in_pixels(data.size), in_pixels(data.resolved_load_size)
+    told = f"{size} pixels of images at {loaded}; of images at {size} once the rate falls, as in "
+    return {"views": f"{told}CUT's code (--data.jitter-in-decay: at {loaded} to the end)"}
 
 
 def _count(networks: list[torch.nn.Module]) -> int:

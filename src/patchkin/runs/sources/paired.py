@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import final
 
 from patchkin.data.paired import (
@@ -13,7 +14,7 @@ from patchkin.data.paired import (
     paired_loader,
 )
 from patchkin.data.record import SplitFiles
-from patchkin.data.scale import typical_size
+from patchkin.data.scale import typical_size, whole_size
 from patchkin.data.verify import Broken
 from patchkin.runs.sources.source import PREVIEW_IMAGES, Source
 from patchkin.scoring.validation import PairValidation, as_scorer
@@ -48,7 +49,7 @@ class PairedSource(Source[PairedData]):
         """The first held-out pairs; training pairs if nothing is held out."""
         pairs = self.opened.pairs
         files = (pairs.val or pairs.test or pairs.train)[:PREVIEW_IMAGES]
-        return evaluation_pairs(files, self._config.data, self._channels)
+        return self._whole(files)
 
     def typical_sizes(self) -> tuple[tuple[int, int] | None, ...]:
         """See `Source`."""
@@ -60,5 +61,11 @@ class PairedSource(Source[PairedData]):
         files = self.opened.pairs.val[: self._config.data.validation_images]
         if not files:
             return None
-        pairs = evaluation_pairs(files, self._config.data, self._channels)
-        return as_scorer(PairValidation(pairs=pairs))
+        return as_scorer(PairValidation(pairs=self._whole(files)))
+
+    def _whole(self, files: Sequence[Path]) -> PairedBatch:
+        config = self._config.data
+        size = whole_size(
+            self.opened.pairs.train, config, jitters=self._jitters_to_the_end, side_by_side=True
+        )
+        return evaluation_pairs(files, config, self._channels, size=size)

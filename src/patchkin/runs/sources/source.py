@@ -138,6 +138,12 @@ class Source(ABC, Generic[OpenedData]):
         return protocol, make_extractor(protocol.extractor, training.score_weights)
 
     @property
+    def _jitters_to_the_end(self) -> bool:
+        """Whether views are cut from images at `load_size` until training ends."""
+        decays = self._config.schedule.decay_fraction > 0
+        return self._config.data.jitter_in_decay or not decays
+
+    @property
     def _jitter_steps(self) -> int:
         """Steps before the learning rate falls."""
         schedule = self._config.schedule
