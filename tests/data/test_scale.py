@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from patchkin.data.config import DataConfig
-from patchkin.data.scale import check_views, typical_size
+from patchkin.data.scale import check_views, is_scaled_in_decay, typical_size, whole_size
 from patchkin.errors import DataError
 from patchkin.images.sizes import image_size
 
@@ -31,6 +31,46 @@ def test_the_size_of_whole_images_when_views_are_cut(tmp_path):
         assert typical_size(files, config) == expected, preprocess
     config = DataConfig(size=64, preprocess="crop")
     assert typical_size(files, config, side_by_side=True) == (320, 480)
+
+
+def test_held_out_images_are_shown_at_the_scale_that_training_ends_with(tmp_path):
+    files = _files(tmp_path, (640, 480), (500, 482), (641, 482))
+
+    def whole(jitters, side_by_side=False, **config):
+        found = whole_size(files, DataConfig(**config), jitters=jitters, side_by_side=side_by_side)
+        return found
+
+    for jitters in (True, False):
+        assert whole(jitters) == 256  # CUT's 286 / 256 counts as whole
+        assert whole(jitters, size=(128, 64)) == (128, 64)
+        assert whole(jitters, size=256, preprocess="crop") == (480, 640)  # rounded to even fours
+        assert whole(jitters, size=64, preprocess="crop") == (192, 256)  # at most four times
+        assert whole(jitters, size=(480, 128), preprocess="crop", side_by_side=True) == (480, 320)
+        assert whole(jitters, size=512, preprocess="none") == 512  # 1.25 times is the same
+        assert whole(jitters, size=1024, preprocess="none") == (480, 640)
+        assert whole(jitters, size=64, preprocess="zoom_and_patch") == 64
+    assert whole(True, size=128, load_size=286) == 288
+    assert whole(False, size=128, load_size=286) == 128
+    assert whole(True, size=64, load_size=320, preprocess="scale_width_and_crop") == (192, 256)
+    assert whole(False, size=64, load_size=320, preprocess="scale_width_and_crop") == 64
+    config = DataConfig(size=128, load_size=286)
+    assert whole_size(files, config, jitters=True, multiple=128) == 256
+    assert whole_size([tmp_path / "none.png"], DataConfig(preprocess="crop"), jitters=True) == 256
+
+
+def test_what_changes_its_scale_when_the_rate_falls():
+    for size, load_size, preprocess, expected in (
+        (256, None, "resize_and_crop", False),
+        (256, 320, "resize_and_crop", False),
+        (256, 321, "resize_and_crop", True),
+        ((256, 128), (286, 256), "resize_and_crop", True),
+        (128, 286, "scale_width_and_crop", True),
+        (128, 286, "shortside_and_crop", True),
+        (128, 286, "scale_shortside_and_crop", False),  # larger images stay as they are
+        (128, 286, "crop", False),
+    ):
+        config = DataConfig(size=size, load_size=load_size, preprocess=preprocess)
+        assert is_scaled_in_decay(config) is expected, config
 
 
 def test_images_smaller_than_the_crop_are_told_before_the_first_step(tmp_path):

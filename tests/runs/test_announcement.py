@@ -41,6 +41,24 @@ def told(command, tmp_path):
     return err, tmp_path / "r"
 
 
+@pytest.mark.parametrize("flags", [(), ("--data.jitter-in-decay",), ("--data.load-size", "10")])
+def test_a_scale_that_changes_when_the_rate_falls_is_told(command, tmp_path, flags):
+    write_set(tmp_path / "set", 20)
+    code, err = command(
+        *("train", "--data", tmp_path / "set", "--run-dir", tmp_path / "r", *FLAGS),
+        *("--steps", "2", "--data.load-size", "20", *flags),
+    )
+    assert code == 0, err
+    assert [line for line in err.splitlines() if line.startswith("views")] == (
+        []
+        if flags
+        else [
+            "views       8 pixels of images at 20; of images at 8 once the rate falls, as in CUT's "
+            "code (--data.jitter-in-decay: at 20 to the end)"
+        ]
+    )
+
+
 def test_a_run_begins_with_what_it_is(told, tmp_path):
     err, run_dir = told
     rows = dict(line.split(maxsplit=1) for line in err.splitlines()[:8])

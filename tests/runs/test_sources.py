@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,14 @@ from patchkin import Translator
 from patchkin.data.config import DataConfig
 from patchkin.data.loading import open_training_data
 from patchkin.errors import DataError
+from patchkin.images import read_image, to_tensor
+from patchkin.methods import METHODS
+from patchkin.runs.config import RunConfig
+from patchkin.runs.sources import PairedSource, UnpairedSource
+from patchkin.schedules import ScheduleConfig
 from patchkin.scoring.report import read_log
 from patchkin.storage.checkpoint import CheckpointStore
+from patchkin.training import TrainingConfig
 
 NETWORKS = ("--ngf", "4", "--ndf", "4", "--device", "cpu", "--workers", "0")
 
@@ -115,6 +122,40 @@ def test_held_out_images_leave_training_and_depend_on_the_seed_alone(unpaired):
     whole = open_training_data(config, seed=0).domains
     assert len(whole.train_a) == 12
     assert not whole.val_a
+
+
+def test_whole_images_keep_their_pixels_where_views_are_crops(unpaired, pairs):
+    crops = DataConfig(root=str(unpaired), size=16, preprocess="crop")
+    config = RunConfig(
+        method=METHODS["cut"].presets["toy"].method,
+        data=crops,
+        schedule=ScheduleConfig(steps=10),
+        training=TrainingConfig(score_every=5),
+    )
+    source = UnpairedSource(config, channels=(3, 3))
+    shown = source.preview_batch()
+    assert shown is not None
+    for found_BCHW, files in (
+        (shown.a_BCHW, source.opened.domains.val_a),
+        (shown.b_BCHW, source.opened.domains.val_b),
+    ):
+        pixels = [to_tensor(read_image(path, 3)) for path in files]
+        torch.testing.assert_close(found_BCHW, torch.stack(pixels), rtol=0, atol=0)
+    scale = UnpairedSource(config, channels=(3, 3), multiple_of=32).whole_size
+    assert (source.whole_size, scale) == (40, 32)
+
+    reduced = replace(crops, root=str(pairs), preprocess="resize_and_crop", load_size=64)
+    for schedule, jitter, expected in (
+        (ScheduleConfig(steps=10), True, 64),
+        (ScheduleConfig(steps=10), False, 16),  # CUT's decay phase ends at 16
+        (ScheduleConfig(steps=10, decay_fraction=0.0), False, 64),
+    ):
+        data = replace(reduced, jitter_in_decay=jitter)
+        paired = PairedSource(replace(config, data=data, schedule=schedule), channels=(3, 3))
+        batch = paired.preview_batch()
+        assert batch is not None
+        assert batch.a_BCHW.shape == batch.b_BCHW.shape == (2, 3, expected, expected)
+        torch.testing.assert_close(batch.a_BCHW, -batch.b_BCHW, rtol=0, atol=1e-6 + 2 / 255)
 
 
 def test_too_few_images_to_hold_some_out(unpaired):

@@ -6,6 +6,7 @@ are read.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,7 +49,12 @@ def typical_size(
 
 
 def whole_size(
-    files: Sequence[Path], config: DataConfig, *, jitters: bool, side_by_side: bool = False
+    files: Sequence[Path],
+    config: DataConfig,
+    *,
+    jitters: bool,
+    multiple: int = SIDE_MULTIPLE,
+    side_by_side: bool = False,
 ) -> Sides:
     """At which size held-out images are shown and scored while training.
 
@@ -62,6 +68,7 @@ def whole_size(
         config: how views are made.
         jitters: whether views are still cut from images at `load_size` when training ends. If not
             (CUT's decay phase), they are then of images at `size`.
+        multiple: the sides are rounded to multiples of it, of 4 in any case.
         side_by_side: whether a file is two images.
     """
     if config.crops_single_images:
@@ -74,7 +81,8 @@ def whole_size(
     if all(1 / _SAME <= ratio <= _SAME for ratio in ratios):
         return config.size
     shrunk = max(1.0, max(ratios) / _LARGEST)
-    return simplest(*(_to_multiple(side / shrunk) for side in typical[::-1]))
+    grid = math.lcm(SIDE_MULTIPLE, multiple)
+    return simplest(*(_to_multiple(side / shrunk, grid) for side in typical[::-1]))
 
 
 def is_scaled_in_decay(config: DataConfig) -> bool:
@@ -117,8 +125,8 @@ def view_sizes(
     return sizes
 
 
-def _to_multiple(side: float) -> int:
-    return max(SIDE_MULTIPLE, round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE)
+def _to_multiple(side: float, multiple: int = SIDE_MULTIPLE) -> int:
+    return max(multiple, round(side / multiple) * multiple)
 
 
 def check_views(files: Sequence[Path], config: DataConfig, *, side_by_side: bool = False) -> None:

@@ -25,7 +25,7 @@ from patchkin.data.config import DataConfig
 from patchkin.data.folders import cache_folder
 from patchkin.data.layouts import find_domains
 from patchkin.data.loading import evaluation_images
-from patchkin.data.paired import PairedBatch, evaluation_pairs
+from patchkin.data.paired import PairedBatch
 from patchkin.devices import Device, choose_device
 from patchkin.errors import CheckpointError, ConfigError, nearest
 from patchkin.images import to_uint8
@@ -176,10 +176,12 @@ def _opened(config: ScoringConfig) -> tuple[Distillation, Scorer]:
     supernet, header = open_supernet(config.run, which=config.which, device=config.device)
     run_config = _run_config(config, supernet, header)
     if supernet.config.paired:
-        pairs = _validation_pairs(run_config, supernet.channels)
+        pairs = _validation_pairs(run_config, supernet)
         scorer, inputs_BCHW = as_scorer(PairValidation(pairs=pairs)), pairs.a_BCHW
     else:
-        source = UnpairedSource(run_config, channels=supernet.channels)
+        source = UnpairedSource(
+            run_config, channels=supernet.channels, multiple_of=supernet.multiple_of
+        )
         found = source.scorer()
         assert found is not None  # scores were asked for
         scorer = found
@@ -188,9 +190,11 @@ def _opened(config: ScoringConfig) -> tuple[Distillation, Scorer]:
         if config.judge is None:
             return supernet, scorer
         files = source.opened.domains.val_a
-        size, channels = run_config.data.size, supernet.channels[0]
         batches = evaluation_images(
-            files, size=size, channels=channels, value_range=run_config.data.value_ranges[0]
+            files,
+            size=source.whole_size,
+            channels=supernet.channels[0],
+            value_range=run_config.data.value_ranges[0],
         )
         inputs_BCHW = torch.cat([batch.images_BCHW for batch in batches])
     return supernet, _judged(scorer, inputs_BCHW, config)
@@ -203,14 +207,14 @@ def _warn_of_training_images() -> None:
     )
 
 
-def _validation_pairs(config: RunConfig[Any], channels: tuple[int, int]) -> PairedBatch:
+def _validation_pairs(config: RunConfig[Any], supernet: Distillation) -> PairedBatch:
     """All of them; training pairs, with a warning, where the set has no others."""
-    pairs = PairedSource(config, channels=channels).opened.pairs
-    files = pairs.val
+    source = PairedSource(config, channels=supernet.channels, multiple_of=supernet.multiple_of)
+    files = source.opened.pairs.val
     if not files:
         _warn_of_training_images()
-        files = pairs.train[: config.data.validation_images]
-    return evaluation_pairs(files, config.data, channels)
+        files = source.opened.pairs.train[: config.data.validation_images]
+    return source.whole(files)
 
 
 def _run_config(

@@ -144,6 +144,7 @@ def _train(
     data = source_of(method)(
         config,
         channels=method.channels,
+        multiple_of=method.multiple_of,
         process=Process(
             rank=fabric.global_rank,
             world_size=fabric.world_size,

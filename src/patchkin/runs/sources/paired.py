@@ -14,7 +14,7 @@ from patchkin.data.paired import (
     paired_loader,
 )
 from patchkin.data.record import SplitFiles
-from patchkin.data.scale import typical_size, whole_size
+from patchkin.data.scale import typical_size
 from patchkin.data.verify import Broken
 from patchkin.runs.sources.source import PREVIEW_IMAGES, Source
 from patchkin.scoring.validation import PairValidation, as_scorer
@@ -49,7 +49,7 @@ class PairedSource(Source[PairedData]):
         """The first held-out pairs; training pairs if nothing is held out."""
         pairs = self.opened.pairs
         files = (pairs.val or pairs.test or pairs.train)[:PREVIEW_IMAGES]
-        return self._whole(files)
+        return self.whole(files)
 
     def typical_sizes(self) -> tuple[tuple[int, int] | None, ...]:
         """See `Source`."""
@@ -61,11 +61,9 @@ class PairedSource(Source[PairedData]):
         files = self.opened.pairs.val[: self._config.data.validation_images]
         if not files:
             return None
-        return as_scorer(PairValidation(pairs=self._whole(files)))
+        return as_scorer(PairValidation(pairs=self.whole(files)))
 
-    def _whole(self, files: Sequence[Path]) -> PairedBatch:
-        config = self._config.data
-        size = whole_size(
-            self.opened.pairs.train, config, jitters=self._jitters_to_the_end, side_by_side=True
-        )
-        return evaluation_pairs(files, config, self._channels, size=size)
+    def whole(self, files: Sequence[Path]) -> PairedBatch:
+        """Held-out pairs as they are shown and scored."""
+        size = self._whole_size(self.opened.pairs.train, side_by_side=True)
+        return evaluation_pairs(files, self._config.data, self._channels, size=size)

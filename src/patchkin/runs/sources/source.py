@@ -5,15 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypedDict, TypeVar
 from typing import Protocol as Interface
 
 from patchkin.data.record import SplitFiles
+from patchkin.data.scale import whole_size
 from patchkin.data.steps import steps_per_epoch
 from patchkin.data.verify import Broken
 from patchkin.metrics.extractors import Extractor, make_extractor
 from patchkin.metrics.protocols import Protocol, find_protocol
 from patchkin.runs.config import RunConfig
+from patchkin.sides import Sides
 from patchkin.training import Scorer
 
 
@@ -67,6 +70,7 @@ class Source(ABC, Generic[OpenedData]):
     Args:
         config: of the run.
         channels: of the source and the target domain.
+        multiple_of: the networks translate images whose sides are multiples of it.
         process: that loads.
         known_broken: training files that the run to resume left out; None decodes and checks all.
         known_val: names of its validation images, by domain; no others are held out.
@@ -81,6 +85,7 @@ class Source(ABC, Generic[OpenedData]):
         config: RunConfig[Any],
         *,
         channels: tuple[int, int],
+        multiple_of: int = 1,
         process: Process = ALONE,
         known_broken: Sequence[Broken] | None = None,
         known_val: Mapping[str, Collection[str]] | None = None,
@@ -88,6 +93,7 @@ class Source(ABC, Generic[OpenedData]):
         self._known_val = known_val
         self._config = config
         self._channels = channels
+        self._multiple_of = multiple_of
         self._process = process
         self.opened = self._open(known_broken)
         self.steps_per_epoch = steps_per_epoch(
@@ -137,11 +143,16 @@ class Source(ABC, Generic[OpenedData]):
         protocol = find_protocol(training.score_protocol)
         return protocol, make_extractor(protocol.extractor, training.score_weights)
 
-    @property
-    def _jitters_to_the_end(self) -> bool:
-        """Whether views are cut from images at `load_size` until training ends."""
+    def _whole_size(self, files: Sequence[Path], *, side_by_side: bool = False) -> Sides:
+        """Of held-out images, by the training images of the source domain."""
         decays = self._config.schedule.decay_fraction > 0
-        return self._config.data.jitter_in_decay or not decays
+        return whole_size(
+            files,
+            self._config.data,
+            jitters=self._config.data.jitter_in_decay or not decays,
+            multiple=self._multiple_of,
+            side_by_side=side_by_side,
+        )
 
     @property
     def _jitter_steps(self) -> int:

@@ -17,7 +17,7 @@ from patchkin.data.loading import (
     training_loader,
 )
 from patchkin.data.record import SplitFiles
-from patchkin.data.scale import typical_size, whole_size
+from patchkin.data.scale import typical_size
 from patchkin.data.single import SingleImageDataset
 from patchkin.data.verify import Broken
 from patchkin.runs.sources.source import PREVIEW_IMAGES, Source
@@ -77,17 +77,16 @@ class UnpairedSource(Source[TrainingData]):
         """Of the source (0) or the target domain (1)."""
         batches = evaluation_images(
             files[:PREVIEW_IMAGES],
-            size=self._whole_size(side),
+            size=self.whole_size,
             channels=self._channels[side],
             value_range=self._config.data.value_ranges[side],
         )
         return torch.cat([batch.images_BCHW for batch in batches])
 
-    def _whole_size(self, side: int) -> Sides:
-        """Of held-out images of the source (0) or the target domain (1)."""
-        domains = self.opened.domains
-        files = (domains.train_a, domains.train_b)[side]
-        return whole_size(files, self._config.data, jitters=self._jitters_to_the_end)
+    @property
+    def whole_size(self) -> Sides:
+        """At which held-out images are shown and scored."""
+        return self._whole_size(self.opened.domains.train_a)
 
     def scorer(self) -> Scorer | None:
         """Scores of the validation images: against their hidden counterparts where they have any,
@@ -97,7 +96,7 @@ class UnpairedSource(Source[TrainingData]):
         if CounterpartValidation.fits(files):
             counterparts = CounterpartValidation(
                 inputs=files,
-                size=self._whole_size(0),
+                size=self.whole_size,
                 channels=self._channels,
                 value_ranges=data.value_ranges,
             )
@@ -108,7 +107,7 @@ class UnpairedSource(Source[TrainingData]):
         by_protocol = ProtocolValidation(
             inputs=files,
             real=self.opened.domains.val_b,
-            size=self._whole_size(0),
+            size=self.whole_size,
             value_ranges=data.value_ranges,
             extractor=extractor,
             protocol=protocol,
