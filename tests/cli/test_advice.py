@@ -22,7 +22,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*(?:\.[a-z][\w-]*)*")
 OF_TRAINING = re.compile(r"[Tt]rain(?:ed|s)? with (?:--[\w.-]+ ?\S* ?)+")
 
 ACTIONS = {
-    "data": ("download", "check", "toy"),
+    "data": ("download", "check", "toy", "split"),
     "compress": ("distill", "search", "export", "cost"),
 }
 TRAIN = ("train cut", "train pix2pix", "train starganv2", "train sincut", "train munit")

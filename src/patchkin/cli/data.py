@@ -1,4 +1,4 @@
-"""`patchkin data download NAME`, `data check ROOT`, `data toy DIR`."""
+"""`patchkin data download NAME`, `data check ROOT`, `data toy DIR`, `data split PAIRS`."""
 
 from __future__ import annotations
 
@@ -59,6 +59,18 @@ class ToyOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SplitOptions:
+    """Options of `data split`."""
+
+    pairs: Annotated[tyro.conf.Positional[Path], shown("PAIRS")]
+    """Folder with train/ (and val/, test/) of files that show A (left half) and B (right half)
+    side by side."""
+    output: Annotated[Path, flag("-o")]
+    """Folder to write, with trainA, trainB and so on; must be empty or absent."""
+    max_pixels: MaxPixels = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DownloadOptions:
     """Options of `data download`."""
 
@@ -81,6 +93,7 @@ def run(arguments: Sequence[str], _: Mapping[str, Any]) -> int:
     parts: dict[str, tuple[type[Any], Callable[[Any], int], str]] = {
         "check": (CheckOptions, _check, "Decode every image of a data set and report."),
         "toy": (ToyOptions, _toy, "Write a toy set: plain and striped (and spotted) animals."),
+        "split": (SplitOptions, _split, "Write the halves of pairs as two unpaired domains."),
         "download": (DownloadOptions, _download, "Fetch a public data set and verify it."),
     }
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -161,8 +174,7 @@ def _toy(options: ToyOptions) -> int:
 
     if options.domains and options.world != "meadow":
         raise ConfigError("--domains is of the world meadow: leave it out, or --world.")
-    if options.root.exists() and any(options.root.iterdir()):
-        raise ConfigError(f"`{options.root}` is not empty; choose another folder.")
+    _check_empty(options.root)
     write = write_farm if options.world == "farm" else write_toy
     write = write_domain_toy if options.domains else write
     counts = {name: getattr(options, name) for name in ("train", "test")}
@@ -175,6 +187,25 @@ def _toy(options: ToyOptions) -> int:
         )
     print(f"wrote {options.root}", file=sys.stderr)
     return 0
+
+
+def _split(options: SplitOptions) -> int:
+    from patchkin.data.splitting import pairs_to_split, write_halves
+
+    splits = pairs_to_split(options.pairs)
+    _check_empty(options.output)
+    with _new_set(options.output) as unfinished, progress_bar() as bar:
+        task = bar.add_task(options.pairs.name, total=sum(map(len, splits.values())))
+        for _ in write_halves(splits, options.pairs, unfinished):
+            bar.advance(task)
+    counts = ", ".join(f"{split} {len(files)}" for split, files in splits.items())
+    print(f"wrote {options.output}: {counts} of each domain", file=sys.stderr)
+    return 0
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"`{folder}` is not empty; choose another folder.")
 
 
 @contextlib.contextmanager

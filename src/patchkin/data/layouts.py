@@ -36,6 +36,7 @@ SPLITS = ("train", "val", "test")
 _OTHER = {"a": "b", "b": "a"}
 _SPLIT_OF_DOMAIN = re.compile(r"(train|val|test)[ _-]?([ab])", re.IGNORECASE)
 _SINGLE_HINT = ", or train with --data.preprocess zoom_and_patch"
+_SPLIT_HINT = "; `patchkin data split PAIRS -o FOLDER` makes these of pairs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,7 +450,7 @@ def _domains_of(layout: Layout) -> Domains:
     raise DataError(
         f"`{layout.root}` holds {kinds[type(layout)]}, not supported yet for this method; "
         "it needs trainA and trainB with at least 2 images each"
-        f"{_SINGLE_HINT if isinstance(layout, SingleImages) else ''}."
+        f"{_SINGLE_HINT if isinstance(layout, SingleImages) else _SPLIT_HINT}."
     )
 
 

@@ -49,7 +49,7 @@ from patchkin.storage.atomic import storage_errors, sync_tree
 
 logger = logging.getLogger(__name__)
 Side: TypeAlias = Literal["left", "right"]
-_SIDES: tuple[Side, Side] = ("left", "right")
+SIDES: tuple[Side, Side] = ("left", "right")
 _TOY_COUNTS = {"train": 300, "val": 24, "test": 24}
 
 
@@ -156,7 +156,7 @@ def read_pair(
     forward = config.direction == "AtoB"
     wanted = list(zip(channels, config.value_ranges, strict=True))[:: 1 if forward else -1]
     halves: list[Pixels] = []
-    for side, (number, value_range) in zip(_SIDES, wanted, strict=True):
+    for side, (number, value_range) in zip(SIDES, wanted, strict=True):
         halves.append(transformable(half_of(read(path, number), side, path), value_range))
     left, right = halves
     return (left, right) if forward else (right, left)

@@ -17,7 +17,14 @@ import numpy as np
 from PIL import Image
 
 from patchkin.errors import ConfigError, PatchkinError
-from patchkin.images.picture import Array, Encoding, Rounding, ValueRange
+from patchkin.images.picture import (
+    Array,
+    Encoding,
+    Pixels,
+    Rounding,
+    ValueRange,
+    encoding_of,
+)
 from patchkin.images.png16 import save_16bit_png
 from patchkin.images.tiff import save_tiff
 from patchkin.images.values import to_levels
@@ -69,6 +76,28 @@ def write_values(
         array_HWC = array_HWC[:, :, 0]
     check_sides(path, *array_HWC.shape[1::-1])
     write = _writer(path.suffix.lower(), np.ascontiguousarray(array_HWC), encoding)
+    with new_file(path) as part:
+        write(part)
+
+
+def write_pixels(path: str | Path, pixels: Pixels) -> None:
+    """Write what was decoded, to the bit, in the format of the suffix, whole or not at all.
+
+    Args:
+        path: .png, .tif or .npy as for `write_values`; the other formats may lose something.
+        pixels: Pillow image (L or RGB), or array [C, H, W].
+
+    Raises:
+        ConfigError: if the format cannot hold the pixels.
+        StorageError: if the file cannot be written.
+    """
+    path, encoding = Path(path), encoding_of(pixels)
+    if isinstance(pixels, Image.Image):
+        array = np.asarray(pixels)
+    else:
+        array = pixels.transpose(1, 2, 0) if encoding.channels > 1 else pixels[0]
+    check_sides(path, *array.shape[1::-1])
+    write = _writer(path.suffix.lower(), np.ascontiguousarray(array), encoding)
     with new_file(path) as part:
         write(part)
 
