@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from records import four_digits, interval, mean_seen, over_seeds, per_image
 from studies import (
     CUT,
     INTERRUPTED,
@@ -62,8 +62,6 @@ from patchkin.translation.translator import Translator
 RECORDS = Path(__file__).resolve().parent / "long"
 WORLDS = {"farm": write_farm, "meadow": write_toy}
 TEST_IMAGES = 48
-DRAWS = 10_000
-"""Of the bootstrap."""
 
 _SHARED_NETWORKS = (
     *("--method.generator.norm", "none", "--method.generator.antialias-up"),
@@ -147,7 +145,7 @@ class Record:
 
     def values(self, score: str, step: int) -> NDArray[np.float64]:
         """Of the test images, [N]; NaN where nothing can be seen."""
-        return _array(self.test[str(step)][score])
+        return per_image(self.test[str(step)][score])
 
 
 def main() -> int:
@@ -244,11 +242,13 @@ def recorded(member: Member, world: str, data: Path) -> Record:
         hours=round(seconds / 3600, 3),
         best=best,
         validation={
-            str(line["step"]): {name: _short(value) for name, value in line["scores"].items()}
+            str(line["step"]): {name: four_digits(value) for name, value in line["scores"].items()}
             for line in scored
         },
         means={
-            str(step): {name: _short(_mean(_array(values))) for name, values in scores.items()}
+            str(step): {
+                name: four_digits(mean_seen(per_image(values))) for name, values in scores.items()
+            }
             for step, scores in test.items()
         },
         test={str(step): test[step] for step in {best, member.steps}},
@@ -273,12 +273,8 @@ def image_scores(run: Path, step: int, data: Path) -> dict[str, list[float | Non
         confusion.add(Pair(output_CHW=y_CHW, target_CHW=truth_CHW, input_CHW=x_CHW, path=path))
         scores |= {name.split("/")[1]: value for name, value in confusion.scores().items()}
         for name in SCORES if data.name == "farm" else [n for n in SCORES if n in scores]:
-            found.setdefault(name, []).append(_short(scores[name]) if name in scores else None)
+            found.setdefault(name, []).append(four_digits(scores[name]) if name in scores else None)
     return found
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -318,32 +314,18 @@ def score_table(
     lines = ["| row | seeds | last | best on validation | best on test |", "|---|---|---|---|---|"]
     for name, records in by_row.items():
         cells = [
-            _spread([_mean(r.values(score, r.steps)) for r in records]),
-            _spread([_mean(r.values(score, r.best)) for r in records]),
-            _spread([_best(score, [m[score] for m in r.means.values()]) for r in records]),
+            over_seeds([mean_seen(r.values(score, r.steps)) for r in records]),
+            over_seeds([mean_seen(r.values(score, r.best)) for r in records]),
+            over_seeds([_best(score, [m[score] for m in r.means.values()]) for r in records]),
         ]
         lines.append(f"| {titles[name]} | {len(records)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _array(values: Sequence[float | None]) -> NDArray[np.float64]:
-    return np.array(values, dtype=np.float64)
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    return float(np.nanmean(values))
 
 
 def _best(score: str, values: Sequence[float]) -> float:
     if score == "detail_inside":
         return min(values, key=lambda value: abs(value - 1))
     return max(values) if score in ("stripe_iou", "psnr") else min(values)
-
-
-def _spread(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.4g}"
-    return f"{statistics.mean(values):.4g} ± {statistics.stdev(values):.2g}"
 
 
 def claim_table(scores: Sequence[str], by_row: Mapping[str, Sequence[Record]]) -> str:
@@ -368,36 +350,6 @@ def claim_table(scores: Sequence[str], by_row: Mapping[str, Sequence[Record]]) -
             cells.append(f"**{text}**" if low > 0 or high < 0 else text)
         lines.append(f"| {what} | {len(pairs)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def interval(
-    difference_SN: NDArray[np.float64], *, draws: int = DRAWS
-) -> tuple[float, float, float]:
-    """Mean difference and its 95 % interval by the bootstrap over seeds and images.
-
-    Seeds and images are both drawn with replacement (a seed's images are those of every other, so
-    one draw of images serves all seeds). With one seed the interval is of images alone.
-
-    Args:
-        difference_SN: of S seeds and N images; NaN where nothing can be seen.
-        draws: how often.
-
-    >>> mean, low, high = interval(np.array([[1.0, 1.0], [3.0, 3.0]]))
-    >>> mean, low, high
-    (2.0, 1.0, 3.0)
-    """
-    chance = np.random.default_rng(0)
-    seeds, images = difference_SN.shape
-    seen_SN = (~np.isnan(difference_SN)).astype(float)
-    value_SN = np.where(seen_SN > 0, difference_SN, 0.0)
-    of_seed_DS = chance.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)
-    of_image_DN = chance.multinomial(images, np.full(images, 1 / images), size=draws)
-    total_D, count_D = (
-        np.einsum("ds,sn,dn->d", of_seed_DS, x_SN, of_image_DN, optimize=True)
-        for x_SN in (value_SN, seen_SN)
-    )
-    low, high = np.nanpercentile(total_D / np.where(count_D > 0, count_D, np.nan), [2.5, 97.5])
-    return float(np.nanmean(difference_SN)), float(low), float(high)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,359 @@
+"""The study on photographs: CUT, semantic relation, DCLGAN and EnCo on two sets at 128 pixels.
+
+    python benchmarks/photos/study.py OUTPUT --horses datasets/horse2zebra \\
+        --facades datasets/facades --extractor-weights SQUEEZENET [--hours 2.5] [--jobs 2]
+    python benchmarks/photos/study.py OUTPUT --tables
+
+trains every row on horse2zebra and on facades (label maps to photographs, of whose pairs training
+is told nothing), 30,000 steps each, one thread per run, and keeps of every run that ends a record
+in `benchmarks/photos/records/`: its command, its validation scores, and its test scores at the last
+step and at the best one on validation images. What has a record is not run again; a run that was
+interrupted is resumed while OUTPUT is there. `--tables` writes `OUTPUT/tables.md` about the records
+that there are.
+
+DATA of horses has masksA if changes outside the animals are to be scored. All rows have the same
+networks, batch 1 and schedule, and the weights that were published. `--list` prints every command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from preparing import prepared_data
+from records import four_digits, over_seeds
+from studies import (
+    CUT,
+    INTERRUPTED,
+    RELEASED,
+    Member,
+    Row,
+    check_same_steps,
+    evaluate_once,
+    stop_on_termination,
+    train_all,
+)
+
+from patchkin import __version__
+from patchkin.data.splitting import pairs_to_split, write_halves
+from patchkin.images import read_image, to_tensor
+from patchkin.scoring.report import read_log
+from patchkin.storage.atomic import new_folder, write_json, write_text
+from patchkin.storage.checkpoint import CheckpointStore
+from patchkin.translation.translator import Translator
+
+RECORDS = Path(__file__).resolve().parent / "records"
+SIZE = 128
+ZEBRA = 340
+"""The class of ImageNet."""
+PROTOCOL = "squeezenet-224"
+"""It takes images of any size."""
+COLOURS = (8, 64)
+"""Numbers of colours, cubes of 2 and 4 levels per channel, that pixels are counted by."""
+SETS = ("horse2zebra", "facades")
+
+_SLOW_START = (
+    # 400 epochs forgive it, 30,000 steps do not.
+    *("--method.initialization.gain", "1.0", "--schedule.ema-decay", "0.999"),
+    "--schedule.ema-warmup",
+)
+SHARED = (
+    *("--size", str(SIZE), "--ngf", "12", "--blocks", "6", "--ndf", "32"),
+    *("--method.generator.no-antialias-down", "--method.discriminator.no-antialias"),
+    *("--precision", "bf16-mixed", "--workers", "1", "--cache"),
+    *_SLOW_START,
+)
+_PATCHES = ("--method.num-patches", "128", "--method.head-width", "128")
+_RATES = (
+    *("--method.generator-adam.learning-rate", "5e-4"),
+    *("--method.discriminator-adam.learning-rate", "2.5e-4"),
+)
+_PLAIN = (*_PATCHES, *_RATES, "--method.taps")
+ROWS = (
+    Row(name="cut", title="CUT", method="cut", flags=(*_PLAIN, "0", "4", "7", "10", "14")),
+    Row(
+        name="released",
+        title=RELEASED.title,
+        method="semantic-relation",
+        # SRC is a sum over places, of which there are half as many as published.
+        flags=("--method.relation-weight", "0.1", *_PLAIN, "0", "4", "7", "10", "14"),
+    ),
+    Row(name="dclgan", title="DCLGAN", method="dclgan", flags=(*_PLAIN, "4", "7", "10", "14")),
+    Row(
+        name="enco",
+        title="EnCo",
+        method="enco",
+        # The published rates, times what all rows have theirs times.
+        flags=(
+            *_PATCHES,
+            *("--method.generator-adam.learning-rate", "1.25e-4"),
+            *("--method.head-adam.learning-rate", "1.25e-4"),
+            *("--method.discriminator-adam.learning-rate", "5e-4"),
+        ),
+    ),
+)
+assert ROWS[0].name == CUT.name
+SCORES = {
+    f"{PROTOCOL}/class_top1": "taken for a zebra, %: more is better",
+    f"{PROTOCOL}/frechet": "Frechet distance: less is better",
+    f"{PROTOCOL}/kernel": "kernel distance (KID): less is better",
+    "relation_change": "change of relations among patches: less is better",
+    "structure_change": "change of structure: less is better",
+    "change_outside": "change outside the animals, of 255: less is better",
+    "collapse_ratio": "LPIPS among outputs over that among inputs: more is better",
+    "truth/psnr": "PSNR to the photograph, dB: more is better",
+    "truth/ssim": "SSIM to the photograph: more is better",
+    "truth/lpips": "LPIPS to the photograph: less is better",
+    **{f"same_of_{n}": f"pixels of the same of {n} colours, %: more is better" for n in COLOURS},
+}
+"""Name -> what it says; a set has some of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is kept of a run."""
+
+    set: str
+    row: str
+    seed: int
+    steps: int
+    command: str
+    versions: dict[str, str]
+    hours: float
+    best: int
+    """The step with the best validation score."""
+    validation: dict[str, dict[str, float]]
+    """Step -> scores of the validation images."""
+    test: dict[str, dict[str, float]]
+    """Last and best step -> scores of the test images."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--horses", type=Path, help="horse2zebra, with masksA if they are at hand")
+    parser.add_argument("--facades", type=Path, help="pairs side by side, photographs on the left")
+    parser.add_argument(
+        "--extractor-weights", dest="weights", type=Path, help="torchvision's SqueezeNet 1.1"
+    )
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--rows", nargs="+", default=[row.name for row in ROWS])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--steps", type=int, default=30_000)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--hours", type=float, help="then what runs is interrupted")
+    parser.add_argument("--records", type=Path, default=RECORDS)
+    parser.add_argument("--tables", action="store_true", help="train nothing")
+    parser.add_argument("--list", action="store_true", help="print the commands and stop")
+    options = parser.parse_args()
+    members = list(plan(options))
+    if options.list:
+        for member in members:
+            print("patchkin", shlex.join([*member.command, "--run-dir", str(member.folder)]))
+        return 0
+    options.output.mkdir(parents=True, exist_ok=True)
+    if not options.tables:
+        if options.weights is None:
+            sys.exit("--extractor-weights: SqueezeNet 1.1 is needed for scores.")
+        try:
+            train(options, members)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on", file=sys.stderr)
+            return INTERRUPTED
+    write_text(options.output / "tables.md", tables(read_records(options.records)))
+    print(options.output / "tables.md")
+    return 0
+
+
+def set_of(member: Member) -> str:
+    return member.folder.name.split("_")[0]
+
+
+def plan(options: argparse.Namespace) -> Iterator[Member]:
+    """All runs, seed by seed."""
+    rows = {row.name: row for row in ROWS}
+    for seed in options.seeds:
+        for name in options.sets:
+            shared = (
+                *("--data", str(options.output / "data" / name), "--direction", direction_of(name)),
+                *("--steps", str(options.steps), "--score-every", str(max(1, options.steps // 10))),
+                *("--training.score-protocol", PROTOCOL),
+                *("--training.score-weights", str(options.weights)),
+                *("--training.keep", "0", "--training.preview-every", str(options.steps)),
+                *SHARED,
+            )
+            for row in (rows[row] for row in options.rows):
+                yield Member(
+                    row=row,
+                    seed=seed,
+                    folder=options.output / f"{name}_{row.name}_seed{seed}",
+                    command=("train", row.method, *shared, "--seed", str(seed), *row.flags),
+                    steps=options.steps,
+                )
+
+
+def direction_of(name: str) -> str:
+    """Photographs are the left halves of facades, hence A."""
+    return "BtoA" if name == "facades" else "AtoB"
+
+
+def train(options: argparse.Namespace, members: Sequence[Member]) -> None:
+    """Run what has no record yet."""
+    stop_on_termination()
+    data = {name: prepared(options, name) for name in options.sets}
+    todo = [m for m in members if not (options.records / f"{m.folder.name}.json").exists()]
+    check_same_steps(todo)
+    options.records.mkdir(parents=True, exist_ok=True)
+
+    def keep(member: Member) -> None:
+        record = recorded(member, data[set_of(member)], options.weights)
+        write_json(options.records / f"{member.folder.name}.json", asdict(record))
+
+    deadline = None if options.hours is None else time.monotonic() + 3600 * options.hours
+    train_all(todo, jobs=options.jobs, deadline=deadline, on_complete=keep)
+
+
+def prepared(options: argparse.Namespace, name: str) -> Path:
+    """A set with held-out images of 128 pixels; facades without pairs."""
+    given = options.horses if name == "horse2zebra" else options.facades
+    folder = options.output / "data" / name
+    if given is None and not (folder / "ready").is_file():
+        sys.exit(f"--{'horses' if name == 'horse2zebra' else 'facades'}: {name} is needed.")
+    if name == "horse2zebra":
+        return prepared_data(given, folder, SIZE)
+    halves = options.output / "data" / "facades-halves"
+    if not halves.is_dir():
+        with new_folder(halves) as unfinished:
+            for _ in write_halves(pairs_to_split(given), given, unfinished):
+                pass
+    return prepared_data(halves, folder, SIZE)
+
+
+def recorded(member: Member, data: Path, weights: Path) -> Record:
+    """What is kept of a run that has ended."""
+    log = read_log(member.folder)
+    scored = [line for line in log if "scores" in line and line["step"] > 0]
+    best = max(line["step"] for line in scored if line.get("best"))
+    terms = [line for line in log if "terms" in line]
+    places = [0, *(line["step"] for line in terms)]
+    seconds = sum(
+        (end - start) * line["seconds_per_step"]
+        for start, end, line in zip(places, places[1:], terms, strict=False)
+    )
+    told = {str(data): f"datasets/{data.name}-{SIZE}", str(weights): "squeezenet1_1.pth"}
+    return Record(
+        set=data.name,
+        row=member.row.name,
+        seed=member.seed,
+        steps=member.steps,
+        command=shlex.join(["patchkin", *(told.get(part, part) for part in member.command)]),
+        versions={"patchkin": __version__, "torch": torch.__version__},
+        hours=round(seconds / 3600, 3),
+        best=best,
+        validation={str(line["step"]): _rounded(line["scores"]) for line in scored},
+        test={
+            str(step): _rounded(test_scores(member, step, data, weights))
+            for step in sorted({best, member.steps})
+        },
+    )
+
+
+def _rounded(scores: dict[str, float]) -> dict[str, float]:
+    return {name: four_digits(value) for name, value in scores.items()}
+
+
+def test_scores(member: Member, step: int, data: Path, weights: Path) -> dict[str, float]:
+    """Of a checkpoint, on all test images."""
+    checkpoint = CheckpointStore(member.folder).path(step)
+    direction = direction_of(data.name)
+    flags = ["--data", str(data), "--direction", direction, "--protocol", PROTOCOL]
+    flags += ["--extractor-weights", str(weights), "--lpips", "squeeze"]
+    flags += ["--lpips-weights", str(weights)]
+    if data.name == "horse2zebra":
+        flags += ["--classes", str(ZEBRA)]
+        flags += ["--masks", str(data / "masksA")] if (data / "masksA").is_dir() else []
+    else:
+        flags += ["--truth", str(data / "testA")]
+    scores = evaluate_once(checkpoint, member.folder / f"test_{step}.json", flags)
+    if data.name == "facades":
+        scores |= colour_scores(checkpoint, data)
+    return scores
+
+
+def colour_scores(checkpoint: Path, data: Path) -> dict[str, float]:
+    """Means over the test images of facades."""
+    translator = Translator.load(checkpoint, device="cpu")
+    inputs = sorted((data / "testB").glob("*.png"))
+    found: dict[str, list[float]] = {f"same_of_{colours}": [] for colours in COLOURS}
+    for path in inputs:
+        x_CHW, truth_CHW = (
+            to_tensor(read_image(file, 3)) for file in (path, data / "testA" / path.name)
+        )
+        y_CHW = translator(x_CHW)
+        for colours in COLOURS:
+            share = same_colour(y_CHW, truth_CHW, colours=colours)
+            found[f"same_of_{colours}"].append(100 * share)
+    return {name: sum(shares) / len(shares) for name, shares in found.items()}
+
+
+def same_colour(y_CHW: Tensor, truth_CHW: Tensor, *, colours: int) -> float:
+    """Share of pixels whose colour is the truth's, of so many that divide the cube evenly.
+
+    >>> black, grey = torch.full((3, 1, 2), -1.0), torch.full((3, 1, 2), -0.2)
+    >>> same_colour(black, grey, colours=8), same_colour(black, grey, colours=64)
+    (1.0, 0.0)
+    """
+    levels = round(colours ** (1 / 3))
+    bins = [((x_CHW + 1) / 2 * levels).floor().clamp(0, levels - 1) for x_CHW in (y_CHW, truth_CHW)]
+    return float((bins[0] == bins[1]).all(0).float().mean())
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All that are there."""
+    paths = sorted(folder.glob("*.json"))
+    return [Record(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+
+
+def tables(records: Sequence[Record]) -> str:
+    """Pages of Markdown: the scores of each set by row."""
+    parts = ["# Records so far\n"]
+    for name in SETS:
+        by_row = {
+            row: found
+            for row in ROWS
+            if (found := [r for r in records if (r.set, r.row) == (name, row.name)])
+        }
+        if not by_row:
+            continue
+        parts.append(f"## {name}\n")
+        for score, title in SCORES.items():
+            if not all(score in r.test[str(r.steps)] for found in by_row.values() for r in found):
+                continue
+            parts += [
+                f"### {title}\n",
+                "| row | seeds | last | best on validation |",
+                "|---" * 4 + "|",
+            ]
+            for row, found in by_row.items():
+                last, best = (
+                    over_seeds([r.test[str(step(r))][score] for r in found])
+                    for step in (lambda r: r.steps, lambda r: r.best)
+                )
+                parts.append(f"| {row.title} | {len(found)} | {last} | {best} |")
+            parts.append("")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
