@@ -184,3 +184,36 @@ def test_paired_toy_shows_the_scenes_of_the_toy_set(tmp_path):
         for half, domain in zip(pair, domains, strict=False):
             with Image.open(tmp_path / "toy" / domain / "0000.png") as expected:
                 assert np.array_equal(np.asarray(half), np.asarray(expected.convert("RGB")))
+
+
+def test_pairs_are_held_out_where_scores_are_asked_for(tmp_path):
+    for index in range(12):
+        write_pair(tmp_path / "set" / "train" / f"{index:02d}.png", index)
+    config = config_for(tmp_path / "set", validation_images=3)
+
+    def opened(seed=0, **settings):
+        return open_paired_data(config, seed=seed, **settings)
+
+    whole = opened().pairs
+    assert (len(whole.train), whole.val) == (12, ())
+    first, other = (opened(seed, validate=True) for seed in (0, 1))
+    assert first.pairs == opened(validate=True).pairs
+    assert first.pairs.val != other.pairs.val
+    assert len(first.pairs.val) == 3
+    assert {*first.pairs.train, *first.pairs.val} == set(whole.train)
+    assert not {*first.pairs.train} & {*first.pairs.val}
+    assert first.dataset.files == first.pairs.train
+
+    names = [f"train/{path.name}" for path in first.pairs.val]
+    again = opened(1, validate=True, known_broken=(), known_val={"pairs": names})
+    assert again.pairs == first.pairs
+    assert opened(validate=True, known_broken=()).pairs == whole  # a run that had none held out
+    with pytest.raises(DataError, match="`pairs` has 7 training images, too few.*add val, or"):
+        few = config_for(tmp_path / "set", max_images=7)
+        open_paired_data(few, seed=0, validate=True)
+
+
+def test_pairs_of_a_validation_folder_stay(root):
+    opened = open_paired_data(config_for(root), seed=0, validate=True)
+    assert [path.parent.name for path in opened.pairs.val] == ["val", "val"]
+    assert len(opened.pairs.train) == 5

@@ -10,7 +10,7 @@ Shape suffixes: B images, C channels, H and W pixels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,8 +36,9 @@ from patchkin.data.layouts import (
     notes_on,
     say_which_toy,
 )
+from patchkin.data.record import as_recorded
 from patchkin.data.scale import check_views
-from patchkin.data.steps import StepBatches, StepLoader
+from patchkin.data.steps import StepBatches, StepLoader, held_out
 from patchkin.data.toy import MAX_SIZE, MIN_SIZE, TOY_VERSION, Scene
 from patchkin.data.transforms import Pixels, SeededViewDraws, resized, view
 from patchkin.data.verify import Broken, verify_images, without_broken
@@ -239,6 +240,8 @@ def open_paired_data(
     seed: int,
     channels: tuple[int, int] = (3, 3),
     known_broken: Sequence[Broken] | None = None,
+    known_val: Mapping[str, Collection[str]] | None = None,
+    validate: bool = False,
     threads: int | None = None,
 ) -> PairedData:
     """Find the files, decode each once (those in the cache were), leave out the broken ones.
@@ -248,6 +251,10 @@ def open_paired_data(
         seed: of the run.
         channels: of the source and the target domain.
         known_broken: of the run that is resumed; nothing is decoded then.
+        known_val: names (`record.name_of`) of its validation pairs, as `pairs`; no others are held
+            out.
+        validate: whether validation pairs are needed; a set without a val split gives some of its
+            training pairs. A run that is resumed has those that it had.
         threads: for decoding.
 
     Raises:
@@ -281,6 +288,13 @@ def open_paired_data(
         warn_of_depth(pairs.train, config.value_ranges[0])
         watch.warn(channels)
     usable = replace(pairs, train=without_broken(pairs.train, broken, config.max_broken))
+    if known_val is not None:
+        train, val = as_recorded(usable.train, known_val.get("pairs", ()), config)
+        usable = replace(usable, train=train, val=usable.val or val)
+    elif validate and not usable.val and known_broken is None:
+        number = config.validation_images
+        train, val = held_out(usable.train, number, seed=seed, domain="pairs", folder="val")
+        usable = replace(usable, train=train, val=val)
     dataset = PairedDataset(
         usable.train, config, seed=seed, channels=channels, read=cache or from_file
     )

@@ -36,6 +36,7 @@ from patchkin.metrics.segmentation import CityscapesScorer
 from patchkin.networks.drn import DRNName, read_drn
 from patchkin.networks.separable import Channels
 from patchkin.runs.config import RunConfig, config_from_plain, preset_config
+from patchkin.runs.resuming import read_record
 from patchkin.runs.sources import PairedSource, UnpairedSource
 from patchkin.scoring.scores import Scores, declared, find_score
 from patchkin.scoring.validation import PairValidation, as_scorer, translations
@@ -176,7 +177,7 @@ def _opened(config: ScoringConfig) -> tuple[Distillation, Scorer]:
     supernet, header = open_supernet(config.run, which=config.which, device=config.device)
     run_config = _run_config(config, supernet, header)
     if supernet.config.paired:
-        pairs = _validation_pairs(run_config, supernet)
+        pairs = _validation_pairs(config, run_config, supernet)
         scorer, inputs_BCHW = as_scorer(PairValidation(pairs=pairs)), pairs.a_BCHW
     else:
         source = UnpairedSource(
@@ -207,13 +208,21 @@ def _warn_of_training_images() -> None:
     )
 
 
-def _validation_pairs(config: RunConfig[Any], supernet: Distillation) -> PairedBatch:
-    """All of them; training pairs, with a warning, where the set has no others."""
-    source = PairedSource(config, channels=supernet.channels, multiple_of=supernet.multiple_of)
+def _validation_pairs(
+    config: ScoringConfig, run: RunConfig[Any], supernet: Distillation
+) -> PairedBatch:
+    """Those of the run, or all of the set; training pairs, with a warning, where there are none."""
+    record = read_record(config.run) if config.data is None else None
+    source = PairedSource(
+        replace(run, training=replace(run.training, score_every=0)),  # none are held out now
+        channels=supernet.channels,
+        multiple_of=supernet.multiple_of,
+        known_val=None if record is None else {name: part.val for name, part in record.items()},
+    )
     files = source.opened.pairs.val
     if not files:
         _warn_of_training_images()
-        files = source.opened.pairs.train[: config.data.validation_images]
+        files = source.opened.pairs.train[: run.data.validation_images]
     return source.whole(files)
 
 

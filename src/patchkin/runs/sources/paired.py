@@ -31,6 +31,8 @@ class PairedSource(Source[PairedData]):
             seed=self._config.training.seed,
             channels=self._channels,
             known_broken=known_broken,
+            known_val=self._known_val,
+            validate=self._config.training.score_every > 0,
         )
 
     def files(self) -> dict[str, SplitFiles]:
