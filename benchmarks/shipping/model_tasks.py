@@ -49,7 +49,7 @@ class Task:
     data_licence: str | None
     """None where it is not known to us."""
     limits: tuple[str, ...]
-    """Sentences; `{size}` is the size that the model was trained at."""
+    """Sentences; `{scale}` is at which size the model was trained."""
     released: str | None = None
     """A released model that its makers' file was scored of, by these protocols."""
     released_scores: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
@@ -83,11 +83,11 @@ _CLASSIFIER = (
     "Scores by a classifier and by distances of its features say how {wanted}-like a set of "
     "pictures is, not whether one picture is convincing."
 )
-_ANIMALS = "Trained on " + _HORSES + " at {size} pixels."
+_ANIMALS = "Trained on " + _HORSES + " {scale}."
 _LARGE = "Larger photographs are best made smaller first."
 _CMP = "facades and their label maps (CMP, the facades set of pix2pix)"
 _LABELS = (
-    f"Trained on {_CMP} at {{size}} pixels: it knows label maps in the colours of this set and "
+    f"Trained on {_CMP} {{scale}}: it knows label maps in the colours of this set and "
     "nothing else.",
     "A label map says nothing of colours and materials: what it makes up is not the truth, and "
     "scores against the truth punish that.",

@@ -284,8 +284,24 @@ def record_of(
         speed=speed,
         data=task.data,
         data_licence=task.data_licence,
-        limits=tuple(line.format(size=size) for line in task.limits),
+        limits=tuple(line.format(scale=scale_of(header)) for line in task.limits),
     )
+
+
+def scale_of(header: ModelHeader) -> str:
+    """At which size of images a model was trained, in words.
+
+    >>> scale_of(ModelHeader(method="cut", config={}, size=128))
+    'at 128 pixels'
+    >>> large = {"typical_sizes": [[286, 286], [286, 286]]}
+    >>> scale_of(ModelHeader(method="cut", config={}, size=128, encoding=large))
+    'at 286 pixels, in crops of 128'
+    """
+    size = max(height_width(header.size))
+    whole = max((header.encoding.get("typical_sizes") or [None])[0] or [0])
+    if whole <= 1.25 * size:  # as CUT's 286 / 256
+        return f"at {size} pixels"
+    return f"at {whole} pixels, in crops of {size}"
 
 
 def put_in_place(model: Path, card: str, record: Record, options: argparse.Namespace) -> None:

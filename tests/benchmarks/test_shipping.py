@@ -249,7 +249,7 @@ def test_every_task_tells_the_scores_that_decide(ship):
         assert task.released_scores.keys() <= set(tasks.COMPARED)
         assert bool(task.released) == bool(task.released_scores)
         assert all(tasks.protocol_of(name, task) for name in task.scores)
-        assert all("{" not in line.format(size=64) for line in task.limits)
+        assert all("{" not in line.format(scale="at 64 pixels") for line in task.limits)
 
 
 def test_records_of_the_package_are_what_is_counted_of_their_files(ship):
