@@ -208,8 +208,8 @@ def test_pairs_are_held_out_where_scores_are_asked_for(tmp_path):
     again = opened(1, validate=True, known_broken=(), known_val={"pairs": names})
     assert again.pairs == first.pairs
     assert opened(validate=True, known_broken=()).pairs == whole  # a run that had none held out
-    with pytest.raises(DataError, match="`pairs` has 7 training images, too few.*add val, or"):
-        few = config_for(tmp_path / "set", max_images=7)
+    few = config_for(tmp_path / "set", max_images=7)
+    with pytest.raises(DataError, match=r"`pairs` has 7 training images, too few.*add val, or"):
         open_paired_data(few, seed=0, validate=True)
 
 
