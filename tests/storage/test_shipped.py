@@ -166,7 +166,8 @@ def test_every_model_in_the_package_is_small_has_a_card_and_loads():
         rows = [line.split("|") for line in card.splitlines() if line.startswith("| ")]
         assert rows[0][2].strip() == "protocol"  # without it a figure says nothing
         assert all(row[2].strip() for row in rows)
-        assert "61.7" in card  # the released generator's zebra rate, to be measured against
+        if name.startswith("horse2zebra"):
+            assert "61.7" in card  # the released generator's zebra rate, to be measured against
         y = Translator.load(folder / shipped.MODEL_FILE, device="cpu")(torch.zeros(1, 3, 32, 32))
         assert y.isfinite().all()
 
