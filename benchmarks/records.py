@@ -6,7 +6,7 @@ Shape suffixes: S seeds, N images, D draws of the bootstrap.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,11 @@ DRAWS = 10_000
 def four_digits(value: float) -> float:
     """Four digits."""
     return float(f"{value:.4g}")
+
+
+def rounded(scores: Mapping[str, float]) -> dict[str, float]:
+    """All of them to four digits."""
+    return {name: four_digits(value) for name, value in scores.items()}
 
 
 def per_image(values: Sequence[float | None]) -> NDArray[np.float64]:

@@ -21,36 +21,32 @@ import argparse
 import json
 import shlex
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from growing import Ran, conduct, study_parser
 from preparing import prepared_data
-from records import four_digits, over_seeds
+from records import over_seeds, rounded
 from studies import (
     CUT,
-    INTERRUPTED,
     RELEASED,
     Member,
     Row,
-    check_same_steps,
     evaluate_once,
-    stop_on_termination,
-    train_all,
 )
 
 from patchkin import __version__
 from patchkin.data.splitting import pairs_to_split, write_halves
 from patchkin.images import read_image, to_tensor
 from patchkin.metrics import luma_correlation
-from patchkin.scoring.report import read_log
-from patchkin.storage.atomic import new_folder, write_json, write_text
+from patchkin.storage.atomic import new_folder
 from patchkin.storage.checkpoint import CheckpointStore
 from patchkin.translation.translator import Translator
 
@@ -140,44 +136,34 @@ class Record:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("output", type=Path)
+    parser = study_parser(
+        __doc__.split("\n")[0], rows=ROWS, seeds=(0, 1), steps=30_000, records=RECORDS
+    )
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--horses", type=Path, help="horse2zebra, with masksA if they are at hand")
     parser.add_argument("--facades", type=Path, help="pairs side by side, photographs on the left")
     parser.add_argument(
         "--extractor-weights", dest="weights", type=Path, help="torchvision's SqueezeNet 1.1"
     )
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
-    parser.add_argument("--rows", nargs="+", default=[row.name for row in ROWS])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--steps", type=int, default=30_000)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--hours", type=float, help="then what runs is interrupted")
-    parser.add_argument("--records", type=Path, default=RECORDS)
-    parser.add_argument("--tables", action="store_true", help="train nothing")
-    parser.add_argument("--list", action="store_true", help="print the commands and stop")
     options = parser.parse_args()
-    members = list(plan(options))
-    if options.list:
-        for member in members:
-            print("patchkin", shlex.join([*member.command, "--run-dir", str(member.folder)]))
-        return 0
-    options.output.mkdir(parents=True, exist_ok=True)
-    if not options.tables:
+
+    def prepare() -> None:
         if options.weights is None:
             sys.exit("--extractor-weights: SqueezeNet 1.1 is needed for scores.")
-        try:
-            train(options, members)
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on", file=sys.stderr)
-            return INTERRUPTED
-    write_text(options.output / "tables.md", tables(read_records(options.records)))
-    print(options.output / "tables.md")
-    return 0
+        for name in options.sets:
+            prepared(options, name)
 
+    def kept(member: Member) -> dict[str, Any]:
+        data = options.output / "data" / member.folder.name.split("_")[0]
+        return asdict(recorded(member, data, options.weights))
 
-def set_of(member: Member) -> str:
-    return member.folder.name.split("_")[0]
+    return conduct(
+        options,
+        list(plan(options)),
+        prepare=prepare,
+        recorded=kept,
+        tables=lambda: tables(read_records(options.records)),
+    )
 
 
 def plan(options: argparse.Namespace) -> Iterator[Member]:
@@ -208,22 +194,6 @@ def direction_of(name: str) -> str:
     return "BtoA" if name == "facades" else "AtoB"
 
 
-def train(options: argparse.Namespace, members: Sequence[Member]) -> None:
-    """Run what has no record yet."""
-    stop_on_termination()
-    data = {name: prepared(options, name) for name in options.sets}
-    todo = [m for m in members if not (options.records / f"{m.folder.name}.json").exists()]
-    check_same_steps(todo)
-    options.records.mkdir(parents=True, exist_ok=True)
-
-    def keep(member: Member) -> None:
-        record = recorded(member, data[set_of(member)], options.weights)
-        write_json(options.records / f"{member.folder.name}.json", asdict(record))
-
-    deadline = None if options.hours is None else time.monotonic() + 3600 * options.hours
-    train_all(todo, jobs=options.jobs, deadline=deadline, on_complete=keep)
-
-
 def prepared(options: argparse.Namespace, name: str) -> Path:
     """A set with held-out images of 128 pixels; facades without pairs."""
     given = options.horses if name == "horse2zebra" else options.facades
@@ -242,15 +212,7 @@ def prepared(options: argparse.Namespace, name: str) -> Path:
 
 def recorded(member: Member, data: Path, weights: Path) -> Record:
     """What is kept of a run that has ended."""
-    log = read_log(member.folder)
-    scored = [line for line in log if "scores" in line and line["step"] > 0]
-    best = max(line["step"] for line in scored if line.get("best"))
-    terms = [line for line in log if "terms" in line]
-    places = [0, *(line["step"] for line in terms)]
-    seconds = sum(
-        (end - start) * line["seconds_per_step"]
-        for start, end, line in zip(places, places[1:], terms, strict=False)
-    )
+    ran = Ran.of(member.folder)
     told = {str(data): f"datasets/{data.name}-{SIZE}", str(weights): "squeezenet1_1.pth"}
     return Record(
         set=data.name,
@@ -259,18 +221,14 @@ def recorded(member: Member, data: Path, weights: Path) -> Record:
         steps=member.steps,
         command=shlex.join(["patchkin", *(told.get(part, part) for part in member.command)]),
         versions={"patchkin": __version__, "torch": torch.__version__},
-        hours=round(seconds / 3600, 3),
-        best=best,
-        validation={str(line["step"]): _rounded(line["scores"]) for line in scored},
+        hours=ran.hours,
+        best=ran.best,
+        validation={str(step): rounded(scores) for step, scores in ran.scores.items()},
         test={
-            str(step): _rounded(test_scores(member, step, data, weights))
-            for step in sorted({best, member.steps})
+            str(step): rounded(test_scores(member, step, data, weights))
+            for step in sorted({ran.best, member.steps})
         },
     )
-
-
-def _rounded(scores: dict[str, float]) -> dict[str, float]:
-    return {name: four_digits(value) for name, value in scores.items()}
 
 
 def test_scores(member: Member, step: int, data: Path, weights: Path) -> dict[str, float]:

@@ -21,10 +21,10 @@ import argparse
 import json
 import shlex
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,19 +32,16 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from records import four_digits, interval, mean_seen, over_seeds, per_image
+from growing import Ran, conduct, study_parser
+from records import four_digits, interval, mean_seen, over_seeds, per_image, rounded
 from studies import (
     CUT,
-    INTERRUPTED,
     PAPER,
     RELEASED,
     TABLE_3,
     Member,
     Row,
     ablated,
-    check_same_steps,
-    stop_on_termination,
-    train_all,
 )
 
 from patchkin import __version__
@@ -54,8 +51,6 @@ from patchkin.images import read_image, to_tensor
 from patchkin.metrics import score_against_counterpart
 from patchkin.scoring.confusion import ConfusionScore
 from patchkin.scoring.pairs import Pair
-from patchkin.scoring.report import read_log
-from patchkin.storage.atomic import write_json, write_text
 from patchkin.storage.checkpoint import CheckpointStore
 from patchkin.translation.translator import Translator
 
@@ -149,33 +144,28 @@ class Record:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("output", type=Path)
+    parser = study_parser(
+        __doc__.split("\n")[0], rows=ROWS, seeds=(0, 1, 2), steps=20_000, records=RECORDS
+    )
     parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=WORLDS)
-    parser.add_argument("--rows", nargs="+", default=[row.name for row in ROWS])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--hours", type=float, help="then what runs is interrupted")
-    parser.add_argument("--records", type=Path, default=RECORDS)
-    parser.add_argument("--tables", action="store_true", help="train nothing")
-    parser.add_argument("--list", action="store_true", help="print the commands and stop")
     options = parser.parse_args()
-    members = list(plan(options))
-    if options.list:
-        for member in members:
-            print("patchkin", shlex.join([*member.command, "--run-dir", str(member.folder)]))
-        return 0
-    options.output.mkdir(parents=True, exist_ok=True)
-    if not options.tables:
-        try:
-            train(options, members)
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on", file=sys.stderr)
-            return INTERRUPTED
-    write_text(options.output / "tables.md", tables(read_records(options.records)))
-    print(options.output / "tables.md")
-    return 0
+
+    def prepare() -> None:
+        for world in options.worlds:
+            if not (options.output / world / "testA").is_dir():
+                WORLDS[world](options.output / world, test=TEST_IMAGES, val=24)
+
+    def kept(member: Member) -> dict[str, Any]:
+        world = member.folder.name.split("_")[0]
+        return asdict(recorded(member, world, options.output / world))
+
+    return conduct(
+        options,
+        list(plan(options)),
+        prepare=prepare,
+        recorded=kept,
+        tables=lambda: tables(read_records(options.records)),
+    )
 
 
 def plan(options: argparse.Namespace) -> Iterator[Member]:
@@ -200,38 +190,11 @@ def plan(options: argparse.Namespace) -> Iterator[Member]:
                 )
 
 
-def train(options: argparse.Namespace, members: Sequence[Member]) -> None:
-    """Run what has no record yet."""
-    stop_on_termination()
-    for world in options.worlds:
-        if not (options.output / world / "testA").is_dir():
-            WORLDS[world](options.output / world, test=TEST_IMAGES, val=24)
-    todo = [m for m in members if not (options.records / f"{m.folder.name}.json").exists()]
-    check_same_steps(todo)
-    options.records.mkdir(parents=True, exist_ok=True)
-
-    def keep(member: Member) -> None:
-        world = member.folder.name.split("_")[0]
-        record = recorded(member, world, options.output / world)
-        write_json(options.records / f"{member.folder.name}.json", asdict(record))
-
-    deadline = None if options.hours is None else time.monotonic() + 3600 * options.hours
-    train_all(todo, jobs=options.jobs, deadline=deadline, on_complete=keep)
-
-
 def recorded(member: Member, world: str, data: Path) -> Record:
     """What is kept of a run that has ended."""
-    log = read_log(member.folder)
-    scored = [line for line in log if "scores" in line and line["step"] > 0]
+    ran = Ran.of(member.folder)
     steps = [step for step in CheckpointStore(member.folder).steps() if step > 0]
-    best = max(line["step"] for line in scored if line.get("best"))
     test = {step: image_scores(member.folder, step, data) for step in steps}
-    terms = [line for line in log if "terms" in line]
-    places = [0, *(line["step"] for line in terms)]
-    seconds = sum(
-        (end - start) * line["seconds_per_step"]
-        for start, end, line in zip(places, places[1:], terms, strict=False)
-    )
     return Record(
         world=world,
         row=member.row.name,
@@ -239,19 +202,16 @@ def recorded(member: Member, world: str, data: Path) -> Record:
         steps=member.steps,
         command=shlex.join(["patchkin", *_portable(member.command, data)]),
         versions={"patchkin": __version__, "torch": torch.__version__},
-        hours=round(seconds / 3600, 3),
-        best=best,
-        validation={
-            str(line["step"]): {name: four_digits(value) for name, value in line["scores"].items()}
-            for line in scored
-        },
+        hours=ran.hours,
+        best=ran.best,
+        validation={str(step): rounded(scores) for step, scores in ran.scores.items()},
         means={
             str(step): {
                 name: four_digits(mean_seen(per_image(values))) for name, values in scores.items()
             }
             for step, scores in test.items()
         },
-        test={str(step): test[step] for step in {best, member.steps}},
+        test={str(step): test[step] for step in {ran.best, member.steps}},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -88,3 +89,49 @@ def test_every_row_and_claim_is_one_that_there_is(long):
     names = {row.name for row in long.ROWS}
     assert len(names) == len(long.ROWS) == 14
     assert {name for ours, theirs, _ in long.CLAIMS for name in (ours, theirs)} == names
+
+
+def test_what_a_log_says_of_a_run_that_was_interrupted_once(long, tmp_path):
+    lines = [
+        {"step": 0, "scores": {"tone_inside": 90.0}, "best": True},
+        {"step": 100, "terms": {}, "seconds_per_step": 0.36},
+        {"step": 100, "scores": {"tone_inside": 50.0}, "best": True},
+        {"step": 150, "terms": {}, "seconds_per_step": 0.72},
+        {"step": 200, "scores": {"tone_inside": 40.0}, "best": True},
+        {"step": 300, "terms": {}, "seconds_per_step": 0.24},
+        {"step": 300, "scores": {"tone_inside": 60.0}},
+    ]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (tmp_path / "log.jsonl").write_text(text, encoding="utf-8")
+    ran = long.Ran.of(tmp_path)
+    assert (ran.best, ran.hours) == (200, round((36 + 36 + 36) / 3600, 3))
+    assert ran.scores == {step: {"tone_inside": s} for step, s in ((100, 50), (200, 40), (300, 60))}
+
+
+def test_only_runs_without_a_record_are_done_and_their_records_kept(long, tmp_path, monkeypatch):
+    growing = sys.modules["growing"]
+    done = []
+
+    def train_all(members, *, jobs, deadline, on_complete):
+        assert (jobs, deadline) == (2, None)
+        for member in members:
+            done.append(member.folder.name)
+            on_complete(member)
+
+    monkeypatch.setattr(growing, "train_all", train_all)
+    monkeypatch.setattr(growing, "stop_on_termination", lambda: None)
+    parser = growing.study_parser("", rows=long.ROWS, seeds=(0,), steps=20, records=tmp_path / "r")
+    options = parser.parse_args([str(tmp_path / "o"), "--jobs", "2", "--rows", "cut", "enco"])
+    options.worlds = ["farm"]
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "farm_cut_seed0.json").write_text("{}", encoding="utf-8")
+    code = growing.conduct(
+        options,
+        list(long.plan(options)),
+        prepare=lambda: done.append("data"),
+        recorded=lambda member: {"row": member.row.name},
+        tables=lambda: "a page",
+    )
+    assert (code, done) == (0, ["data", "farm_enco_seed0"])
+    assert json.loads((tmp_path / "r" / "farm_enco_seed0.json").read_text()) == {"row": "enco"}
+    assert (tmp_path / "o" / "tables.md").read_text(encoding="utf-8") == "a page"
