@@ -25,9 +25,6 @@ from patchkin.web.shown import Shown, message
 
 SECONDS = 2.0
 """Between two looks at a run."""
-_SENT = 2
-"""Times that news is sent. A tab's parts are drawn once it is in front, and while they are, what
-reaches them can be lost (gradio's pull request 12904)."""
 _DEPTH = 3
 """Folders below the given one that are searched for runs."""
 _MOST_PREVIEWS = 6
@@ -43,7 +40,7 @@ class RunsTab:
         assert shown.runs is not None
         self._shown, self._folder = shown, shown.runs
         names = found_runs(self._folder)
-        self.seen = gr.State(("", 0))  # what was sent, and how often
+        self.seen = gr.State("")
         with gr.Row():
             self.run = gr.Dropdown(
                 names, value=names[0] if names else None, label="Run", elem_id="run"
@@ -83,20 +80,16 @@ class RunsTab:
         self.run.change(self._look, self._sees, self._shows, **quiet)
         self.compare.click(self._compared, None, self.comparison, **_PRIVATE)
 
-    def _look(self, run: str | None, seen: tuple[str, int], request: gr.Request) -> list[Any]:
+    def _look(self, run: str | None, seen: str, request: gr.Request) -> list[Any]:
         """What is new of a run; nothing where nothing is."""
         names = found_runs(self._folder)
         run = run if run in names else next(iter(names), None)
         if run is None:
             line = f"There is no run in {self._folder.name} yet."
-            return [
-                *(gr.Dropdown(choices=[]), message(line), "", "", gr.Gallery(visible=False)),
-                ("", 0),
-            ]
+            return [gr.Dropdown(choices=[]), message(line), "", "", gr.Gallery(visible=False), ""]
         folder = self._folder / run
         now = f"{names} {_fingerprint(folder)}"
-        sent = seen[1] if seen[0] == now else 0
-        if sent >= _SENT:
+        if now == seen:
             return [gr.skip()] * 6
         records = read_log(folder)
         previews = self._previews(folder, request)
@@ -106,7 +99,7 @@ class RunsTab:
             _headed("Scores on validation images", curves(records, "scores")),
             _headed("Terms of the loss", curves(records, "terms")),
             gr.Gallery(value=previews, visible=bool(previews)),
-            (now, sent + 1),
+            now,
         ]
 
     def _previews(self, folder: Path, request: gr.Request) -> list[tuple[str, str]]:
