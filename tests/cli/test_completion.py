@@ -40,7 +40,7 @@ def test_bash_completes_verbs_parts_methods_and_options(words):
     bash = script("bash", words, VERBS)
     assert completed(bash, "patchkin", "tra") == ["train", "translate"]
     assert completed(bash, "patchkin", "compress", "s") == ["search"]
-    assert completed(bash, "patchkin", "data", "") == ["check", "toy", "download"]
+    assert completed(bash, "patchkin", "data", "") == ["check", "toy", "split", "download"]
     assert completed(bash, "patchkin", "train", "cu") == ["cut"]
     assert completed(bash, "patchkin", "models", "--j") == ["--json"]
     assert completed(bash, "patchkin", "train", "cut", "--pres") == ["--preset"]

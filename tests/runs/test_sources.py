@@ -151,7 +151,8 @@ def test_whole_images_keep_their_pixels_where_views_are_crops(unpaired, pairs):
         (ScheduleConfig(steps=10, decay_fraction=0.0), False, 64),
     ):
         data = replace(reduced, jitter_in_decay=jitter)
-        paired = PairedSource(replace(config, data=data, schedule=schedule), channels=(3, 3))
+        unscored = replace(config, data=data, schedule=schedule, training=TrainingConfig())
+        paired = PairedSource(unscored, channels=(3, 3))
         batch = paired.preview_batch()
         assert batch is not None
         assert batch.a_BCHW.shape == batch.b_BCHW.shape == (2, 3, expected, expected)
