@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ def study_parser(
     """What every such study can be told, with its defaults."""
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--rows", nargs="+", default=[row.name for row in rows])
+    names = [row.name for row in rows]
+    parser.add_argument("--rows", nargs="+", choices=names, default=names)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds))
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
@@ -32,6 +33,33 @@ def study_parser(
     parser.add_argument("--tables", action="store_true", help="train nothing")
     parser.add_argument("--list", action="store_true", help="print the commands and stop")
     return parser
+
+
+def planned(
+    options: argparse.Namespace,
+    rows: Sequence[Row],
+    sets: Sequence[str],
+    shared: Callable[[str], Sequence[str]],
+) -> Iterator[Member]:
+    """All runs, seed by seed, and within a seed set by set.
+
+    Args:
+        options: of `study_parser`.
+        rows: of the study; `options.rows` names those that are asked for.
+        sets: names of what is trained on.
+        shared: flags of all rows on one of them.
+    """
+    asked = [row for name in options.rows for row in rows if row.name == name]
+    for seed in options.seeds:
+        for name in sets:
+            for row in asked:
+                yield Member(
+                    row=row,
+                    seed=seed,
+                    folder=options.output / f"{name}_{row.name}_seed{seed}",
+                    command=("train", row.method, *shared(name), "--seed", str(seed), *row.flags),
+                    steps=options.steps,
+                )
 
 
 def conduct(

@@ -31,7 +31,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from growing import Ran, conduct, study_parser
+from growing import Ran, conduct, planned, study_parser
 from preparing import prepared_data
 from records import over_seeds, rounded
 from studies import (
@@ -167,26 +167,19 @@ def main() -> int:
 
 
 def plan(options: argparse.Namespace) -> Iterator[Member]:
-    """All runs, seed by seed."""
-    rows = {row.name: row for row in ROWS}
-    for seed in options.seeds:
-        for name in options.sets:
-            shared = (
-                *("--data", str(options.output / "data" / name), "--direction", direction_of(name)),
-                *("--steps", str(options.steps), "--score-every", str(max(1, options.steps // 10))),
-                *("--training.score-protocol", PROTOCOL),
-                *("--training.score-weights", str(options.weights)),
-                *("--training.keep", "0", "--training.preview-every", str(options.steps)),
-                *SHARED,
-            )
-            for row in (rows[row] for row in options.rows):
-                yield Member(
-                    row=row,
-                    seed=seed,
-                    folder=options.output / f"{name}_{row.name}_seed{seed}",
-                    command=("train", row.method, *shared, "--seed", str(seed), *row.flags),
-                    steps=options.steps,
-                )
+    """All runs."""
+
+    def shared(name: str) -> Sequence[str]:
+        return (
+            *("--data", str(options.output / "data" / name), "--direction", direction_of(name)),
+            *("--steps", str(options.steps), "--score-every", str(max(1, options.steps // 10))),
+            *("--training.score-protocol", PROTOCOL),
+            *("--training.score-weights", str(options.weights)),
+            *("--training.keep", "0", "--training.preview-every", str(options.steps)),
+            *SHARED,
+        )
+
+    return planned(options, ROWS, options.sets, shared)
 
 
 def direction_of(name: str) -> str:

@@ -16,7 +16,7 @@ CARD = """\
 float32. It turns {direction}:
 
 ```sh
-patchkin translate {short_name} photo.jpg -o out
+patchkin translate {short_name} image.png -o out
 ```
 
 ## How it was made

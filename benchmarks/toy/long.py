@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from growing import Ran, conduct, study_parser
+from growing import Ran, conduct, planned, study_parser
 from records import four_digits, interval, mean_seen, over_seeds, per_image, rounded
 from studies import (
     CUT,
@@ -169,25 +169,16 @@ def main() -> int:
 
 
 def plan(options: argparse.Namespace) -> Iterator[Member]:
-    """All runs, seed by seed."""
-    rows = {row.name: row for row in ROWS}
-    every = max(1, options.steps // 10)
-    for seed in options.seeds:
-        for world in options.worlds:
-            shared = (
-                *("--preset", "toy", "--data", str(options.output / world), "--workers", "0"),
-                *("--steps", str(options.steps), "--score-every", str(every)),
-                *("--training.keep", "0", "--training.preview-every", str(options.steps)),
-            )
-            for name in options.rows:
-                row = rows[name]
-                yield Member(
-                    row=row,
-                    seed=seed,
-                    folder=options.output / f"{world}_{name}_seed{seed}",
-                    command=("train", row.method, *shared, "--seed", str(seed), *row.flags),
-                    steps=options.steps,
-                )
+    """All runs."""
+
+    def shared(world: str) -> Sequence[str]:
+        return (
+            *("--preset", "toy", "--data", str(options.output / world), "--workers", "0"),
+            *("--steps", str(options.steps), "--score-every", str(max(1, options.steps // 10))),
+            *("--training.keep", "0", "--training.preview-every", str(options.steps)),
+        )
+
+    return planned(options, ROWS, options.worlds, shared)
 
 
 def recorded(member: Member, world: str, data: Path) -> Record:

@@ -62,7 +62,7 @@ def _section(record: Record) -> Iterator[str]:
     yield "```sh"
     short = record.name.removesuffix(PREVIEW)
     name = short if named_so(short) == record.name else record.name
-    yield f"patchkin translate {name} photo.jpg -o out"
+    yield f"patchkin translate {name} image.png -o out"
     yield "```\n"
     if record.name.endswith(PREVIEW) and record.compared_with:
         yield f"A preview: worse than {record.compared_with}, to try the command with.\n"

@@ -113,7 +113,7 @@ def test_a_model_that_is_worse_is_a_preview(shipping, name, value):
     folder = shipping("horse2zebra-preview", scores)
     card = (folder / "MODEL_CARD.md").read_text()
     assert "It is worse than GAN Compression's released generator in" in card
-    assert "patchkin translate horse2zebra photo.jpg" in card
+    assert "patchkin translate horse2zebra image.png" in card
 
 
 @pytest.mark.parametrize(("name", "value"), [(TOP1, 61.7), (DISTANCE, 2272.0)])

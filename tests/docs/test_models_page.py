@@ -52,7 +52,7 @@ def test_what_was_not_measured_is_said(making, tmp_path, monkeypatch):
     for line in (
         "| [bare-preview](#bare-preview) | not told | not measured | not measured | not measured "
         "| `hf:me/bare` |",
-        "patchkin translate bare-preview photo.jpg -o out",  # the short name is not found
+        "patchkin translate bare-preview image.png -o out",  # the short name is not found
         "Scores: not measured.",
         "Speed: not measured.",
     ):

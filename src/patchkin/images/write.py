@@ -74,10 +74,7 @@ def write_values(
     array_HWC = to_levels(values_CHW, encoding, value_range, rounding).transpose(1, 2, 0)
     if encoding.channels == 1:
         array_HWC = array_HWC[:, :, 0]
-    check_sides(path, *array_HWC.shape[1::-1])
-    write = _writer(path.suffix.lower(), np.ascontiguousarray(array_HWC), encoding)
-    with new_file(path) as part:
-        write(part)
+    _write_array(path, array_HWC, encoding)
 
 
 def write_pixels(path: str | Path, pixels: Pixels) -> None:
@@ -96,10 +93,7 @@ def write_pixels(path: str | Path, pixels: Pixels) -> None:
         array = np.asarray(pixels)
     else:
         array = pixels.transpose(1, 2, 0) if encoding.channels > 1 else pixels[0]
-    check_sides(path, *array.shape[1::-1])
-    write = _writer(path.suffix.lower(), np.ascontiguousarray(array), encoding)
-    with new_file(path) as part:
-        write(part)
+    _write_array(path, array, encoding)
 
 
 def write_pillow(path: str | Path, image: Image.Image, *, synced: bool = True) -> None:
@@ -131,6 +125,14 @@ def pillow_format(suffix: str) -> str:
     if suffix.lower() not in known:
         raise ConfigError(f"`{suffix}` is no image format that can be written; use .png.")
     return known[suffix.lower()]
+
+
+def _write_array(path: Path, array: Array, encoding: Encoding) -> None:
+    """An array [H, W] or [H, W, C] of the type that `encoding` says."""
+    check_sides(path, *array.shape[1::-1])
+    write = _writer(path.suffix.lower(), np.ascontiguousarray(array), encoding)
+    with new_file(path) as part:
+        write(part)
 
 
 def _writer(suffix: str, array: Array, encoding: Encoding) -> Callable[[Path], None]:
