@@ -196,7 +196,7 @@ def measure(case: Case) -> Measurement:
     times = _times(lambda: steps(train_step), device, warmup=case.warmup, repeats=case.steps)
     if said:
         raise ConfigError(said[0])
-    peak_gb = _memory_gb(device)
+    peak_gb = max(start_gb, _memory_gb(device))  # Linux reads its mark some pages late
     with direct_convolutions(), FlopCounterMode(display=False) as counter:
         train_step()
     median, work = statistics.median(times), counter.get_total_flops()
