@@ -70,6 +70,22 @@ def test_pix2pix_learns_from_pairs_and_only_from_pairs(command, pairs, toy_root,
     assert len(err.splitlines()) == 1
 
 
+def test_a_run_of_pairs_that_held_none_out_tells_of_no_scores(command, pairs, tmp_path, caplog):
+    run_dir = tmp_path / "r"
+    code, _, err = command(
+        *("train", "pix2pix", "--data", pairs, "--run-dir", run_dir, "--steps", "1", *NETWORKS),
+        *("--size", "32", "--data.load-size", "32", "--method.generator.levels", "5"),
+    )
+    assert code == 0, err
+    assert "no scores" not in caplog.text
+    code, _, err = command(
+        *("train", "--resume", run_dir, "--steps", "2", "--change", "--score-every", "1")
+    )
+    assert code == 0, err
+    assert caplog.text.count("--score-every: no scores, because this run began without pairs") == 1
+    assert not any("scores" in record for record in read_log(run_dir))
+
+
 def test_a_size_that_is_no_multiple_of_the_networks(command, pairs, tmp_path):
     code, _, err = command(
         *("train", "pix2pix", "--data", pairs, "--run-dir", tmp_path / "r", "--size", "300"),

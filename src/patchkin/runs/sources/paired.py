@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import final
@@ -19,6 +20,8 @@ from patchkin.data.verify import Broken
 from patchkin.runs.sources.source import PREVIEW_IMAGES, Source
 from patchkin.scoring.validation import PairValidation, as_scorer
 from patchkin.training import Scorer
+
+logger = logging.getLogger(__name__)
 
 
 @final
@@ -62,6 +65,11 @@ class PairedSource(Source[PairedData]):
         """Scores of the validation pairs against their truths; None if there are no such pairs."""
         files = self.opened.pairs.val[: self._config.data.validation_images]
         if not files:
+            if self._config.training.score_every:
+                logger.warning(
+                    "--score-every: no scores, because this run began without pairs held out, and "
+                    "goes on with those it has; put some into val/, or start another run"
+                )
             return None
         return as_scorer(PairValidation(pairs=self.whole(files)))
 
