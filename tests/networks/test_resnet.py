@@ -9,10 +9,12 @@ from patchkin.errors import ConfigError, ShapeError
 from patchkin.networks import (
     BlurDownsample,
     BlurUpsample,
+    InitConfig,
     InstanceNorm2d,
     ResNetConfig,
     ResNetGenerator,
     gather_places,
+    initialize,
 )
 
 SWITCHES = [
@@ -321,3 +323,38 @@ def test_recomputing_saves_memory_and_changes_no_bit():
 def test_recomputing_with_batch_norm_is_refused():
     with pytest.raises(ConfigError, match="running statistics"):
         ResNetConfig(norm="batch", recompute=True)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (18, 13)])
+def test_a_change_is_added_to_the_input_and_kept_in_range(size):
+    torch.manual_seed(0)
+    image = ResNetGenerator(ResNetConfig(ngf=4, blocks=1)).double()
+    change = ResNetGenerator(ResNetConfig(ngf=4, blocks=1, output="change")).double()
+    change.load_state_dict(image.state_dict())
+    x = (torch.rand(2, 3, *size, dtype=torch.float64) * 2 - 1).requires_grad_()
+    height, width = size
+    y, maps = change.forward_with_taps(x, (4, 8))
+    sums = x + torch.atanh(image(x))[..., :height, :width]
+    torch.testing.assert_close(y, sums.clamp(-1, 1))
+    assert (sums.abs() > 1).any()
+    assert (sums.abs() < 1).any()
+    assert torch.equal(change(x), y)
+    for map_, expected in zip(maps, image.encode(x, (4, 8)), strict=True):
+        assert torch.equal(map_, expected)
+    slopes = (
+        torch.autograd.grad(out.sum(), x, retain_graph=True)[0] for out in (y, sums.clamp(-1, 1))
+    )
+    torch.testing.assert_close(*slopes)
+
+
+def test_a_fresh_generator_of_changes_leaves_images_as_they_are():
+    torch.manual_seed(0)
+    generator = ResNetGenerator(ResNetConfig(ngf=4, blocks=1, output="change"))
+    initialize(generator, InitConfig(gain=1e-6))
+    x = torch.rand(1, 3, 16, 16) * 2 - 1
+    torch.testing.assert_close(generator(x), x, rtol=0, atol=1e-4)
+
+
+def test_a_change_has_the_channels_of_the_input():
+    with pytest.raises(ConfigError, match=r"must be equal; got 1 and 3"):
+        ResNetConfig(in_channels=1, output="change")

@@ -41,12 +41,11 @@ from patchkin.losses.adversarial import mixed_images, slope_penalty
 from patchkin.losses.spatial_correlation import MapComparison
 from patchkin.method import Method, Preset, Progress, Terms, Update
 from patchkin.networks import (
+    Discriminator,
     ImagePool,
     ImagePoolConfig,
     InitConfig,
-    PatchGAN,
     PatchGANConfig,
-    PixelDiscriminator,
     ResNetConfig,
     ResNetGenerator,
     SharedPlaces,
@@ -343,9 +342,7 @@ class LSeSim(Method):
 
 def _networks(
     config: LSeSimConfig,
-) -> tuple[
-    ResNetGenerator | StyleGan2Generator, PatchGAN | PixelDiscriminator | StyleGan2Discriminator
-]:
+) -> tuple[ResNetGenerator | StyleGan2Generator, Discriminator | StyleGan2Discriminator]:
     """G and D of the kinds that their configurations are."""
     generator = (
         StyleGan2Generator(config.generator)

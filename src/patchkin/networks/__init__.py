@@ -1,17 +1,16 @@
 """Generators, discriminators and heads, with the names of the released networks' weights."""
 
 from patchkin.networks.channels import match_channels
-from patchkin.networks.image_pool import ImagePool, ImagePoolConfig
-from patchkin.networks.initialization import InitConfig, initialize
-from patchkin.networks.normalization import InstanceNorm2d, NormKind, norm_layer, uses_bias
-from patchkin.networks.patchgan import (
-    PatchGAN,
-    PatchGANConfig,
-    PixelDiscriminator,
+from patchkin.networks.discriminator import (
+    Discriminator,
     check_channels,
     discriminator,
     judge_together,
 )
+from patchkin.networks.image_pool import ImagePool, ImagePoolConfig
+from patchkin.networks.initialization import InitConfig, initialize
+from patchkin.networks.normalization import InstanceNorm2d, NormKind, norm_layer, uses_bias
+from patchkin.networks.patchgan import PatchGAN, PatchGANConfig, PixelDiscriminator
 from patchkin.networks.projection import (
     PatchMap,
     Places,
@@ -54,6 +53,7 @@ from patchkin.networks.two_sided import (
     pool_pair,
 )
 from patchkin.networks.unet import UNet, UNetConfig
+from patchkin.networks.vision_aided import VisionAided
 from patchkin.networks.whole_batch import BatchNorm1d, BatchNorm2d, Dropout
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "BatchNorm2d",
     "BlurDownsample",
     "BlurUpsample",
+    "Discriminator",
     "Dropout",
     "HeadKind",
     "ImagePool",
@@ -91,6 +92,7 @@ __all__ = [
     "StyleGan2GeneratorConfig",
     "UNet",
     "UNetConfig",
+    "VisionAided",
     "apply_together",
     "channels_of",
     "check_channels",

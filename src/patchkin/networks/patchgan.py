@@ -8,9 +8,8 @@ Shape suffixes: B images, C channels, H and W pixels, h and w patches.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from patchkin.config import check_halvings, flag
@@ -39,12 +38,25 @@ class PatchGANConfig:
     """Blur before subsampling (CUT); CycleGAN strides the convolution instead ("basic" only)."""
     kind: Literal["basic", "pixel"] = "basic"
     """Judge overlapping patches, or each pixel alone."""
+    features: Literal["none", "alexnet", "random"] = "none"
+    """Judge by features that know ImageNet as well (vision-aided, Kumari et al. 2022): AlexNet's,
+    or those of its layers with seeded weights. Ours: no method here was published with it."""
+    alexnet_weights: str | None = None
+    """File with torchvision's AlexNet, or its features."""
+    patch_votes: int = 3
+    """How often the judgement of patches counts where that by a layer of features counts once."""
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "ndf", "layers"):
+        for name in ("in_channels", "ndf", "layers", "patch_votes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
         check_halvings(self, "layers")
+        if self.features != "none" and self.kind == "pixel":
+            raise ConfigError("`features` judge patches, not pixels: use `kind` basic with them.")
+        if self.features != "none" and self.in_channels not in (1, 3):
+            raise ConfigError(
+                f"`features` are of images in colour or grey; got `in_channels` {self.in_channels}."
+            )
 
 
 class PatchGAN(nn.Module):
@@ -125,74 +137,3 @@ class PixelDiscriminator(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits [B, 1, H, W], one per pixel."""
         return apply_layers(self.net, x_BCHW)
-
-
-def discriminator(config: PatchGANConfig | None = None) -> PatchGAN | PixelDiscriminator:
-    """The discriminator that `config.kind` names.
-
-    >>> type(discriminator(PatchGANConfig(kind="pixel"))).__name__
-    'PixelDiscriminator'
-    """
-    config = config or PatchGANConfig()
-    return PixelDiscriminator(config) if config.kind == "pixel" else PatchGAN(config)
-
-
-def judge_together(
-    network: nn.Module, fake_BCHW: Tensor, real_BCHW: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The logits of generated and of real images, in one pass where that changes nothing.
-
-    Instance norm is per image, so one stacked pass gives the same numbers as two. Batch norm in
-    training mode would mix both kinds of images, and unequal sizes cannot be stacked: two passes.
-
-    >>> network = PatchGAN(PatchGANConfig(ndf=2))
-    >>> fake, real = judge_together(network, torch.zeros(2, 3, 32, 32), torch.ones(1, 3, 32, 32))
-    >>> fake.shape[0], real.shape[0]
-    (2, 1)
-    """
-    mixes = any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
-    if fake_BCHW.shape[1:] != real_BCHW.shape[1:] or (mixes and network.training):
-        return network(fake_BCHW), network(real_BCHW)
-    fake_logits, real_logits = network(torch.cat([fake_BCHW, real_BCHW])).split(
-        [len(fake_BCHW), len(real_BCHW)]
-    )
-    return fake_logits, real_logits
-
-
-class _Generating(Protocol):
-    @property
-    def in_channels(self) -> int: ...
-
-    @property
-    def out_channels(self) -> int: ...
-
-
-class _Judging(Protocol):
-    @property
-    def in_channels(self) -> int: ...
-
-
-def check_channels(generator: _Generating, discriminator: _Judging) -> None:
-    """Refuse networks of a one-sided method whose channels do not fit each other.
-
-    Raises:
-        ConfigError: if the discriminator does not take what the generator makes, or if the domains
-            differ in channels and neither is grey (see `match_channels`).
-
-    >>> from patchkin.networks import ResNetConfig
-    >>> check_channels(ResNetConfig(in_channels=4), PatchGANConfig())
-    Traceback (most recent call last):
-    patchkin.errors.ConfigError: The generator's encoder reads its own output too, so `in_channels`
-    and `out_channels` must be equal or one of them 1; got 4 and 3.
-    """
-    if generator.out_channels != discriminator.in_channels:
-        raise ConfigError(
-            "The discriminator's `in_channels` must be the generator's `out_channels`; got "
-            f"{discriminator.in_channels} and {generator.out_channels}."
-        )
-    channels = (generator.in_channels, generator.out_channels)
-    if channels[0] != channels[1] and 1 not in channels:
-        raise ConfigError(
-            "The generator's encoder reads its own output too, so `in_channels` and "
-            f"`out_channels` must be equal or one of them 1; got {channels[0]} and {channels[1]}."
-        )

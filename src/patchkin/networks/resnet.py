@@ -12,6 +12,8 @@ released weights load by name and `taps` mean what they mean in the papers:
                   or transposed convolution 3x3, norm, ReLU
     last three    reflection padding 3, convolution 7x7, tanh
 
+With `output` change (ours) the tanh gives way to a sum with the input, in [-1, 1].
+
 Shape suffixes: B images, C channels, H and W pixels.
 """
 
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +53,9 @@ class ResNetConfig:
     """Blur before subsampling (CUT); CycleGAN strides the convolution instead."""
     antialias_up: bool = True
     """Enlarge, then convolve (CUT); CycleGAN uses a transposed convolution instead."""
+    output: Literal["image", "change"] = "image"
+    """What the last convolution makes: the image, or what is added to the input, which then is kept
+    where nothing needs to change, from the first step on. Ours; not in the papers."""
     dropout: bool = False
     """Drop half of the channels' pixels inside each residual block (released: `no_dropout` is the
     default of every published run)."""
@@ -62,6 +67,11 @@ class ResNetConfig:
         for name in ("in_channels", "out_channels", "ngf", "blocks"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        if self.output == "change" and self.in_channels != self.out_channels:
+            raise ConfigError(
+                "`output` change is added to the input: `in_channels` and `out_channels` must be "
+                f"equal; got {self.in_channels} and {self.out_channels}."
+            )
         if self.recompute and self.norm == "batch":
             raise ConfigError(
                 "`recompute` would count every batch twice in the running statistics; use `norm` "
@@ -105,7 +115,7 @@ class ResNetGenerator(nn.Module):
     """Two strided stages, residual blocks, two enlarging stages (Johnson et al. 2016; CycleGAN).
 
     Images are in [-1, 1]. The output is as large as the input if its sides are multiples of 4, and
-    rounded up to the next multiples otherwise.
+    rounded up to the next multiples otherwise; with `output` change it always is.
 
     >>> generator = ResNetGenerator(ResNetConfig(ngf=2, blocks=2))
     >>> output_BCHW, (rgb_BCHW, block_BCHW) = generator.forward_with_taps(
@@ -150,7 +160,8 @@ class ResNetGenerator(nn.Module):
         for width in (4 * ngf, 2 * ngf):
             layers += _enlarging(width, bias=bias, antialias=config.antialias_up)
             layers += [norm_layer(norm, width // 2), nn.ReLU()]
-        layers += [ReflectionPad2d(3), nn.Conv2d(ngf, config.out_channels, 7), nn.Tanh()]
+        layers += [ReflectionPad2d(3), nn.Conv2d(ngf, config.out_channels, 7)]
+        layers.append(nn.Tanh() if config.output == "image" else nn.Identity())
         self.model = nn.Sequential(*layers)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -160,7 +171,7 @@ class ResNetGenerator(nn.Module):
             ShapeError: if the channels are not `in_channels` or a side is below `min_size`.
         """
         self._check(x_BCHW)
-        return apply_layers(self.model, x_BCHW)
+        return self._ended(apply_layers(self.model, x_BCHW), x_BCHW)
 
     def encode(self, x_BCHW: Tensor, taps: Sequence[int]) -> list[Tensor]:
         """The maps at `taps`, in their order; layers after the last tap are not run.
@@ -184,7 +195,8 @@ class ResNetGenerator(nn.Module):
             ConfigError: if `taps` names a layer that does not exist.
             ShapeError: as `forward`.
         """
-        return self._walk(x_BCHW, taps, length=len(self.model))
+        y_BCHW, maps = self._walk(x_BCHW, taps, length=len(self.model))
+        return self._ended(y_BCHW, x_BCHW), maps
 
     def tap_channels(self, taps: Sequence[int]) -> list[int]:
         """How many channels the map at each tap has.
@@ -228,6 +240,13 @@ class ResNetGenerator(nn.Module):
         """
         fields = list(self._fields())
         return [fields[tap] for tap in self._checked(taps)]
+
+    def _ended(self, y_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
+        """The output: what the layers made of the input, or the input changed by it."""
+        if self.config.output == "image":
+            return y_BCHW
+        height, width = x_BCHW.shape[2:]
+        return (x_BCHW + y_BCHW[..., :height, :width]).clamp(-1, 1)
 
     def _walk(
         self, x_BCHW: Tensor, taps: Sequence[int], *, length: int

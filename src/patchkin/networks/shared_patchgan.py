@@ -61,6 +61,8 @@ class SharedPatchGAN(nn.Module):
                 "The discriminator of two teachers is the basic one of 3 `layers` without "
                 f"`antialias`; got {config.kind}, {config.layers}, {config.antialias}."
             )
+        if config.features != "none":
+            raise ConfigError("The discriminator of two teachers judges without `features`.")
         self.min_size = 3 * 2**_HALVINGS
         self.shared = shared
         for place in range(SHARED_BLOCKS):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from patchkin.errors import ConfigError
+from patchkin.networks.discriminator import Discriminator, discriminator
 from patchkin.networks.image_pool import ImagePool, ImagePoolConfig
-from patchkin.networks.patchgan import PatchGAN, PatchGANConfig, PixelDiscriminator, discriminator
+from patchkin.networks.patchgan import PatchGANConfig
 from patchkin.networks.resnet import ResNetConfig, ResNetGenerator
 
 STRIDED_GENERATOR = ResNetConfig(antialias_down=False, antialias_up=False)
@@ -34,7 +35,7 @@ def generator_pair(config: ResNetConfig) -> tuple[ResNetGenerator, ResNetGenerat
 
 def discriminator_pair(
     config: PatchGANConfig, generator: ResNetConfig
-) -> tuple[PatchGAN | PixelDiscriminator, PatchGAN | PixelDiscriminator]:
+) -> tuple[Discriminator, Discriminator]:
     """D_B, which judges images of domain B as G_AB makes them, and D_A, which judges domain A.
 
     >>> D_B, D_A = discriminator_pair(PatchGANConfig(ndf=2), ResNetConfig(in_channels=1))
