@@ -164,6 +164,7 @@ VARIANTS: dict[str, tuple[str, object]] = {
         "cut",
         replace(CUT, augmentation=("color", "translation", "cutout"), r1_weight=0.3),
     ),
+    "cut-pool": ("cut", replace(CUT, pool=SMALL_POOL)),
     "cut-bank": ("cut", replace(CUT, negatives="both", bank_size=40)),  # the older name
     "cut-bank-only": ("cut", replace(CUT, negatives_from="external", bank_size=40)),
     "cut-bank-transport": (
@@ -232,6 +233,14 @@ VARIANTS: dict[str, tuple[str, object]] = {
     "relation-steadied": (
         "semantic-relation",
         replace(RELATION, augmentation=("translation", "cutout"), r1_weight=0.3),
+    ),
+    "relation-aided-change": (
+        "semantic-relation",
+        replace(
+            RELATION,
+            generator=ResNetConfig(ngf=4, blocks=5, output="change"),
+            discriminator=PatchGANConfig(ndf=4, features="random"),
+        ),
     ),
     "relation-few-places": ("semantic-relation", replace(RELATION, num_patches=500)),
     "enco": ("enco", ENCO),

@@ -81,7 +81,7 @@ def test_judgements_by_hand(reference, file):
     expected = [patches, patches]
     large = nnf.interpolate(x, scale_factor=2, mode="bilinear")
     for head, feature in zip(network.heads, naive_features(reference, large, (2, 4)), strict=True):
-        scaled = feature / (feature.pow(2).mean(1, keepdim=True).sqrt() + 1e-3)
+        scaled = feature / (feature.pow(2).mean(1, keepdim=True) + 1e-6).sqrt()
         first, _, second, _, third = head
         hidden = nnf.leaky_relu(nnf.conv2d(scaled, first.weight, first.bias), 0.2)
         hidden = nnf.leaky_relu(nnf.conv2d(hidden, second.weight, second.bias, padding=1), 0.2)
@@ -93,6 +93,18 @@ def test_judgements_by_hand(reference, file):
         torch.autograd.grad((y**2).sum(), x, retain_graph=True)[0] for y in (logits, expected)
     )
     torch.testing.assert_close(*slopes, rtol=1e-3, atol=1e-9)
+
+
+def test_places_without_features_have_a_slope():
+    """Behind a rectifier all channels of a place may be 0, where a root alone has no slope."""
+    network = VisionAided(config_of())
+    network.features.make_ready()
+    last = max(network.features.layers)
+    network.features.get_buffer(f"bias_{last}").fill_(-1e6)
+    x = torch.randn(1, 3, 64, 64, requires_grad=True)
+    (slope,) = torch.autograd.grad(network(x).square().sum(), x, create_graph=True)
+    slope.square().sum().backward()
+    assert x.grad.isfinite().all()
 
 
 def test_heads_learn_and_features_do_not(file):

@@ -55,6 +55,7 @@ from patchkin.terms.one_sided import (
     one_sided_adversarial_terms,
     one_sided_contrast,
     one_sided_discriminator_terms,
+    shown_to_discriminator,
 )
 from patchkin.terms.patches import (
     chosen_places,
@@ -143,6 +144,7 @@ class Cut(Method):
         self.F = ProjectionHead(self.G.tap_channels(config.taps), config.head_width)
         for network in (self.G, self.D, self.F):
             initialize(network, config.initialization)
+        self.pool = config.image_pool()
         self.contrast = one_sided_contrast(config, cast(Negatives, config.negatives))
         self.channels = (config.generator.in_channels, config.generator.out_channels)
         self.multiple_of = self.G.multiple_of
@@ -181,7 +183,8 @@ class Cut(Method):
                 unstacked(seen, names), keys, logits, update, progress
             )
 
-        judged = (self.D, fake_BCHW, batch.b_BCHW, config, draws)
+        shown_BCHW = shown_to_discriminator(self.pool, fake_BCHW, draws, update.gather)
+        judged = (self.D, shown_BCHW, batch.b_BCHW, config, draws)
         update("D", loss=lambda: one_sided_discriminator_terms(*judged))
         update("G", "F", loss=generator_terms)
         if config.negatives_from != "internal":

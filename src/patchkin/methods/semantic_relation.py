@@ -54,6 +54,7 @@ from patchkin.terms.one_sided import (
     one_sided_adversarial_terms,
     one_sided_contrast,
     one_sided_discriminator_terms,
+    shown_to_discriminator,
 )
 from patchkin.terms.patches import (
     HardNegativesConfig,
@@ -147,6 +148,7 @@ class SemanticRelation(Method):
         self.F = ProjectionHead(self.G.tap_channels(config.taps), config.head_width)
         for network in (self.G, self.D, self.F):
             initialize(network, config.initialization)
+        self.pool = config.image_pool()
         self.contrast = one_sided_contrast(config, config.resolved_negatives(), config.contrast)
         self.compares_batch = config.all_negatives
         self.channels = (config.generator.in_channels, config.generator.out_channels)
@@ -194,7 +196,8 @@ class SemanticRelation(Method):
                 terms |= self._contrast_terms(name, own, update, progress)
             return terms
 
-        judged = (self.D, fake_BCHW, batch.b_BCHW, config, draws)
+        shown_BCHW = shown_to_discriminator(self.pool, fake_BCHW, draws, update.gather)
+        judged = (self.D, shown_BCHW, batch.b_BCHW, config, draws)
         update("D", loss=lambda: one_sided_discriminator_terms(*judged))
         update("G", "F", loss=branches.losses(generator_terms))
 

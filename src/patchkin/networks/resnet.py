@@ -246,7 +246,12 @@ class ResNetGenerator(nn.Module):
         if self.config.output == "image":
             return y_BCHW
         height, width = x_BCHW.shape[2:]
-        return (x_BCHW + y_BCHW[..., :height, :width]).clamp(-1, 1)
+        changed_BCHW = x_BCHW + y_BCHW[..., :height, :width]
+        image_BCHW = changed_BCHW.clamp(-1, 1)
+        if not self.training:
+            return image_BCHW
+        # With a gradient where it is beyond, too: what is all black or white is stuck without.
+        return changed_BCHW + (image_BCHW - changed_BCHW).detach()
 
     def _walk(
         self, x_BCHW: Tensor, taps: Sequence[int], *, length: int

@@ -28,7 +28,7 @@ _ENLARGED = 2
 _WIDTH = 64
 """Channels of a head."""
 _SLOPE = 0.2
-_LENGTH_EPSILON = 1e-3
+_SQUARE_EPSILON = 1e-6
 
 
 class VisionAided(nn.Module):
@@ -89,6 +89,6 @@ def _resized(x_BCHW: Tensor, **to: Any) -> Tensor:
 
 
 def _of_unit_size(feature_BCHW: Tensor) -> Tensor:
-    """Divided by the root of the mean square of each place's channels."""
-    size_B1HW = widened(feature_BCHW).square().mean(dim=1, keepdim=True).sqrt()
-    return feature_BCHW / (size_B1HW + _LENGTH_EPSILON)
+    """Divided by the root of the mean square of each place's channels; 0 stays 0."""
+    square_B1HW = widened(feature_BCHW).square().mean(dim=1, keepdim=True)
+    return feature_BCHW * (square_B1HW + _SQUARE_EPSILON).rsqrt()

@@ -5,7 +5,7 @@ Shape suffixes: B images, C channels, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,7 +15,14 @@ from patchkin.config import check_positive
 from patchkin.losses import AdversarialMode, Contrast
 from patchkin.losses.augmentation import AugmentationKind
 from patchkin.losses.contrast import Negatives
-from patchkin.networks import InitConfig, PatchGANConfig, ResNetConfig, check_channels
+from patchkin.networks import (
+    ImagePool,
+    ImagePoolConfig,
+    InitConfig,
+    PatchGANConfig,
+    ResNetConfig,
+    check_channels,
+)
 from patchkin.randomness import Draws
 from patchkin.schedules import AdamConfig
 from patchkin.terms.adversary import adversarial_terms, check_adversary, discriminator_terms
@@ -41,6 +48,9 @@ class OneSidedConfig(PatchContrastConfig):
     augmentation: tuple[AugmentationKind, ...] = ()
     """Random changes of all images that the discriminator sees (Zhao et al. 2020). Ours; not in the
     paper."""
+    pool: ImagePoolConfig = field(default_factory=lambda: ImagePoolConfig(capacity=0))
+    """Earlier translations that the discriminator sees in place of new ones, as CycleGAN's (50).
+    Ours; not in the paper."""
     r1_weight: float = 0.0
     """Of the discriminator's squared slope at real images, per patch. Ours; not in the paper."""
     taps: tuple[int, ...] = (0, 4, 8, 12, 16)
@@ -67,6 +77,11 @@ class OneSidedConfig(PatchContrastConfig):
         )
         check_channels(self.generator, self.discriminator)
         check_adversary(self.augmentation, self.r1_weight)
+
+    def image_pool(self) -> ImagePool | None:
+        """For translations; None where the discriminator sees the new ones alone."""
+        channels = self.generator.out_channels
+        return ImagePool(channels, self.pool) if self.pool.capacity else None
 
 
 TOY: Mapping[str, Any] = {
@@ -101,6 +116,28 @@ def one_sided_contrast(
     )
 
 
+def shown_to_discriminator(
+    pool: ImagePool | None,
+    fake_BCHW: Tensor,
+    draws: Draws,
+    gather: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """New translations, or what the pool has in place of them; detached.
+
+    Args:
+        pool: `OneSidedConfig.image_pool`, or None.
+        fake_BCHW: G(A).
+        draws: of the step; without a pool nothing is drawn.
+        gather: the translations of all processes (`Update.gather`).
+
+    >>> import torch
+    >>> from patchkin.randomness import SeededDraws
+    >>> shown_to_discriminator(None, torch.ones(1, requires_grad=True), SeededDraws(0, 0), list)
+    tensor([1.])
+    """
+    return fake_BCHW.detach() if pool is None else pool(fake_BCHW, draws, gather)
+
+
 def one_sided_discriminator_terms(
     network: nn.Module,
     fake_BCHW: Tensor,
@@ -112,7 +149,7 @@ def one_sided_discriminator_terms(
 
     Args:
         network: D; it receives the gradient.
-        fake_BCHW: G(A), detached here.
+        fake_BCHW: G(A) or earlier ones, detached here.
         real_BCHW: images of domain B.
         config: tells the adversary, augmentation and R1.
         draws: of the step.
