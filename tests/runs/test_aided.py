@@ -19,18 +19,23 @@ def file(tmp_path_factory):
     return path
 
 
-def test_a_run_resumes_and_its_model_holds_no_features(file, tmp_path, command, toy_root):
+def test_a_run_resumes_elsewhere_and_its_model_holds_no_features(
+    file, tmp_path, command, toy_root, monkeypatch
+):
+    monkeypatch.chdir(file.parent)
     run = tmp_path / "run"
     code, _, err = command(
         *("train", "cut", "--data", toy_root, "--run-dir", run, "--steps", "1", *SMALL),
         *("--method.taps", "0", "4"),
         *("--method.discriminator.features", "alexnet"),
-        *("--method.discriminator.alexnet-weights", file),
+        *("--method.discriminator.alexnet-weights", file.name),
     )
     assert code == 0, err
+    monkeypatch.chdir(tmp_path)
     code, _, err = command("train", "--resume", run, "--steps", "2")
     assert code == 0, err
-    _, tensors = read_model(CheckpointStore(run).path(2) / "model.safetensors")
+    header, tensors = read_model(CheckpointStore(run).path(2) / "model.safetensors")
+    assert header.config["discriminator"]["alexnet_weights"] == file.name  # no folder of this one
     assert {name.split(".")[1] for name in tensors if name.startswith("D.")} == {"patches", "heads"}
     translated = Translator.load(run, device="cpu")(torch.zeros(1, 3, 64, 64))
     assert translated.isfinite().all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -94,7 +94,34 @@ def from_anywhere(config: RunConfig[Any]) -> RunConfig[Any]:
     is_path = start is not None and (Path(start).exists() or Path(start).name != start)
     if start is not None and is_path and hub_name(start) is None:  # else a name
         training = replace(training, start_from=_absolute(start))
-    return replace(config, data=data, training=training)
+    return replace(
+        config, method=_with_files(config.method, _absolute), data=data, training=training
+    )
+
+
+def without_folders(method: Any) -> Any:
+    """A method's configuration with the names of its files of weights alone: a model is passed on,
+    and does without them.
+
+    >>> from patchkin.methods.cut import CutConfig
+    >>> from patchkin.networks import PatchGANConfig
+    >>> judge = PatchGANConfig(features="alexnet", alexnet_weights="/home/me/alexnet.pth")
+    >>> without_folders(CutConfig(discriminator=judge)).discriminator.alexnet_weights
+    'alexnet.pth'
+    """
+    return _with_files(method, lambda path: Path(path).name)
+
+
+def _with_files(config: Any, changed: Callable[[str], str]) -> Any:
+    """A configuration whose `..._weights` that name files are changed, in its parts too."""
+    changes: dict[str, Any] = {}
+    for entry in fields(config):
+        value = getattr(config, entry.name)
+        if is_dataclass(value):
+            changes[entry.name] = _with_files(value, changed)
+        elif entry.name.endswith("_weights") and isinstance(value, str):
+            changes[entry.name] = changed(value)
+    return replace(config, **changes)
 
 
 def _absolute(path: str | Path) -> str:

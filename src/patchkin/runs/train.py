@@ -21,7 +21,7 @@ from patchkin.images.limits import allow_pixels
 from patchkin.method import Method
 from patchkin.randomness import derive_seed
 from patchkin.runs.announcement import header, session
-from patchkin.runs.config import RunConfig, from_anywhere, with_domains
+from patchkin.runs.config import RunConfig, from_anywhere, with_domains, without_folders
 from patchkin.runs.resuming import (
     KnownData,
     Resumption,
@@ -196,7 +196,7 @@ def _train(
         sys.stderr.write("".join(f"{line}\n" for line in lines))
     model_header = ModelHeader(
         method=kind.name,
-        config=to_plain(config.method),
+        config=to_plain(without_folders(config.method)),
         size=config.data.size,
         encoding={
             "value_range": config.data.value_ranges[0],  # alone read by earlier versions
