@@ -12,8 +12,7 @@ released weights load by name and `taps` mean what they mean in the papers:
                   or transposed convolution 3x3, norm, ReLU
     last three    reflection padding 3, convolution 7x7, tanh
 
-With `output` change (ours) the tanh gives way to a sum with the input, clamped to [-1, 1] unless
-the generator is training.
+With `output` change (ours) the tanh gives way to a sum with the input, clamped to [-1, 1].
 
 Shape suffixes: B images, C channels, H and W pixels.
 """
@@ -243,16 +242,12 @@ class ResNetGenerator(nn.Module):
         return [fields[tap] for tap in self._checked(taps)]
 
     def _ended(self, y_BCHW: Tensor, x_BCHW: Tensor) -> Tensor:
-        """The output: what the layers made of the input, or the input changed by it.
-
-        While training it may lie beyond [-1, 1], which a discriminator tells from images. Clamped
-        it would have no gradient there, and a gradient straight through knows no end.
-        """
+        """The output: what the layers made of the input, or the input changed by it."""
         if self.config.output == "image":
             return y_BCHW
         height, width = x_BCHW.shape[2:]
         changed_BCHW = x_BCHW + y_BCHW[..., :height, :width]
-        return changed_BCHW if self.training else changed_BCHW.clamp(-1, 1)
+        return changed_BCHW.clamp(-1, 1)
 
     def _walk(
         self, x_BCHW: Tensor, taps: Sequence[int], *, length: int
