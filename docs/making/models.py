@@ -65,7 +65,7 @@ def _section(record: Record) -> Iterator[str]:
     yield f"patchkin translate {name} image.png -o out"
     yield "```\n"
     if record.name.endswith(PREVIEW) and record.compared_with:
-        yield f"A preview: worse than {record.compared_with}, to try the command with.\n"
+        yield f"A preview: to the eye not as good as {record.compared_with}; its card says why.\n"
     yield "| | |\n|---|---|"
     rows = {
         "turns": record.direction or NOT_TOLD,

@@ -167,7 +167,7 @@ def test_every_model_in_the_package_is_small_has_a_card_and_loads():
         assert rows[0][2].strip() == "protocol"  # without it a figure says nothing
         assert all(row[2].strip() for row in rows)
         if name.startswith("horse2zebra"):
-            assert "61.7" in card  # the released generator's zebra rate, to be measured against
+            assert "| GAN Compression's released generator |" in card  # measured beside it
         y = Translator.load(folder / shipped.MODEL_FILE, device="cpu")(torch.zeros(1, 3, 32, 32))
         assert y.isfinite().all()
 

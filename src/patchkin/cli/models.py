@@ -106,7 +106,7 @@ def facts(record: Record) -> Iterator[str]:
     path = path_of(record)
     yield f"{record.name}: {record.direction or NOT_TOLD}"
     if record.name.endswith(PREVIEW) and record.compared_with:
-        yield f"a preview:   worse than {record.compared_with}, to try the command with"
+        yield f"a preview:   to the eye not as good as {record.compared_with}"
     yield f"method:      {record.method or NOT_TOLD}"
     yield f"parameters:  {_count(record.parameters)}"
     yield f"trained at:  {_count(record.size, ' pixels')}"
