@@ -42,7 +42,7 @@ READERS = {
     "storage/pickled.py": "the one that reads pickles",
     "metrics/weights.py": "extractors, lpips, lpips-heads",
     "networks/drn.py": "judge",
-    "networks/vgg.py": "vgg",
+    "networks/pretrained.py": "vgg",
     "upstream/files.py": "released, import-weights",
 }
 """Files that may call it, and what of `PATHS` goes through them."""

@@ -53,7 +53,7 @@ KNOWN = {
     "metrics/statistics.py": ["safe_open"],
     "metrics/weights.py": ["read_pickled"],
     "networks/drn.py": ["read_pickled"],
-    "networks/vgg.py": ["read_pickled"],
+    "networks/pretrained.py": ["read_pickled"],
     "plugins/__init__.py": ["self.entry.load"],  # of installed packages
     "runs/benchmark.py": ["subprocess.run"],
     "scoring/__init__.py": ["import_module"],

@@ -146,7 +146,7 @@ def _translated(name: str, values: Flags, here: Here, answer: _Answer) -> Flags:
     if name in NEEDLESS or (name, value) == ("--max_dataset_size", "inf"):
         answer.needless.append(name)
         return []
-    if name == "--pool_size" and "--method.pool.capacity" not in here.ours:
+    if name == "--pool_size" and not _has_pool(here.ours):
         answer.needless.append(name)  # CUT has the option and no pool
         return []
     flags: Flags | None = None
@@ -164,6 +164,12 @@ def _translated(name: str, values: Flags, here: Here, answer: _Answer) -> Flags:
     if name == "--output_nc" and "--input_nc" in here.given:
         return []  # said by the other
     return flags
+
+
+def _has_pool(ours: Ours) -> bool:
+    """Whether the method was published with a pool of earlier translations."""
+    owner, name = place_of("--method.pool.capacity", ours) or (None, "")
+    return owner is not None and getattr(owner, name) > 0
 
 
 def _typed(name: str, values: Flags) -> str:

@@ -62,6 +62,7 @@ class PatchGANConfig:
 class PatchGAN(nn.Module):
     """One logit per overlapping patch, from 4 x 4 convolutions with zero padding 1.
 
+    >>> import torch
     >>> network = PatchGAN(PatchGANConfig(ndf=2))
     >>> network(torch.zeros(1, 3, 64, 32)).shape
     torch.Size([1, 1, 6, 2])
@@ -113,6 +114,7 @@ class PatchGAN(nn.Module):
 class PixelDiscriminator(nn.Module):
     """One logit per pixel, from 1 x 1 convolutions.
 
+    >>> import torch
     >>> PixelDiscriminator(PatchGANConfig(ndf=2, kind="pixel"))(torch.zeros(1, 3, 5, 4)).shape
     torch.Size([1, 1, 5, 4])
     """
