@@ -157,17 +157,17 @@ def test_guided_places(path, dtype):
     golden = Golden(path)
     assert golden.options["cases"]
     for name, case in golden.options["cases"].items():
-        logits_B1hw = golden.tensor(f"{name}/map", dtype)
-        assert list(logits_B1hw.shape) == [case["batch"], 1, *case["map"]]
+        logits_BNhw = golden.tensor(f"{name}/map", dtype)
+        assert list(logits_BNhw.shape) == [case["batch"], 1, *case["map"]]
         size = tuple(case["size"])
         expected = golden.tensor(f"{name}/out/map_at_tap")
         close = 1e-9 if dtype is torch.float64 else 1e-5
-        expect(enlarged(logits_B1hw, size), expected, absolute=close)
+        expect(enlarged(logits_BNhw, size), expected, absolute=close)
         guided = golden.tensor(f"{name}/out/guided")
         random = golden.tensor(f"{name}/out/random")
         orders = {"candidates": guided, "random": random}
         places_BK = guided_places(
-            logits_B1hw,
+            logits_BNhw,
             size,
             case["num_patches"],
             draws_of(*(golden.tensor(f"{name}/{n}") for n, part in orders.items() if part.numel())),
@@ -277,11 +277,11 @@ class PinnedPlaces:
     def __init__(self):
         self.waiting, self.asked = [], []
 
-    def __call__(self, logits_B1hw, size, num_patches, draws, *, oversampling, random_share):
+    def __call__(self, logits_BNhw, size, num_patches, draws, *, oversampling, random_share):
         places_BK = self.waiting.pop(0)
         assert int(places_BK.max()) < size[0] * size[1]
         assert places_BK.shape[1] == min(num_patches, size[0] * size[1])
-        self.asked.append((logits_B1hw.detach(), size))
+        self.asked.append((logits_BNhw.detach(), size))
         return places_BK
 
 
@@ -458,7 +458,7 @@ def test_consecutive_steps(path, dtype, pinned):
 
 def check_guidance(golden, here, options, asked, places):
     """Our choice from the file's permutations: values of the guided places, and the random ones."""
-    for pair, ((logits_B1hw, size), expected) in enumerate(zip(asked, places, strict=True)):
+    for pair, ((logits_BNhw, size), expected) in enumerate(zip(asked, places, strict=True)):
         num_random = int(expected.shape[1] * options["random_ratio"])
         num_guided = expected.shape[1] - num_random
         orders = [
@@ -467,14 +467,14 @@ def check_guidance(golden, here, options, asked, places):
             if count
         ]
         ours = guided_places(
-            logits_B1hw,
+            logits_BNhw,
             size,
             options["num_patches"],
             draws_of(*orders),
             oversampling=options["oversample_ratio"],
             random_share=options["random_ratio"],
         )
-        values = enlarged(logits_B1hw, size)
+        values = enlarged(logits_BNhw, size)
         found, stored = (
             values.gather(1, x[:, :num_guided]).sort().values for x in (ours, expected)
         )

@@ -240,6 +240,7 @@ VARIANTS: dict[str, tuple[str, object]] = {
             RELATION,
             generator=ResNetConfig(ngf=4, blocks=5, output="change"),
             discriminator=PatchGANConfig(ndf=4, features="random"),
+            places="discriminator",
         ),
     ),
     "relation-few-places": ("semantic-relation", replace(RELATION, num_patches=500)),

@@ -109,7 +109,7 @@ def test_the_discriminator_leads_to_the_lowest_logits_among_the_candidates():
         num_patches=4, places="discriminator", guidance=GuidanceConfig(random_share=0.0)
     )
     logits = torch.randn(2, 1, 3, 2, generator=torch.Generator().manual_seed(5))
-    places = chosen_places(keys, TAPS, config, SeededDraws(0, 0), logits_B1hw=logits)
+    places = chosen_places(keys, TAPS, config, SeededDraws(0, 0), logits_BNhw=logits)
     draws = SeededDraws(0, 0)
     for key in keys:
         draws.places(key.shape[2] * key.shape[3], 4)  # what random places would have drawn
@@ -129,11 +129,11 @@ def test_branches_of_one_pass_draw_what_several_passes_would():
     drawn = [torch.arange(4)] * 3
     together, apart = SeededDraws(0, 0), SeededDraws(0, 0)
     at_once = chosen_places(
-        keys, TAPS, config, together, drawn=drawn, logits_B1hw=logits, branches=2
+        keys, TAPS, config, together, drawn=drawn, logits_BNhw=logits, branches=2
     )
     parts = [
         chosen_places(
-            [key[half] for key in keys], TAPS, config, apart, drawn=drawn, logits_B1hw=logits[half]
+            [key[half] for key in keys], TAPS, config, apart, drawn=drawn, logits_BNhw=logits[half]
         )
         for half in (slice(0, 2), slice(2, 4))
     ]

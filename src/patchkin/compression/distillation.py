@@ -367,7 +367,7 @@ class Distillation(Method):
         self,
         student_maps: list[Tensor],
         teacher_maps: list[Tensor],
-        logits_B1hw: Tensor,
+        logits_BNhw: Tensor,
         progress: Progress,
     ) -> tuple[Terms, Terms]:
         """SRC and hDCE of the student's patches (w) against the teacher's (z), summed over taps."""
@@ -382,7 +382,7 @@ class Distillation(Method):
                 teacher_taps(config.teacher.generator),
                 config,
                 progress.draws,
-                logits_B1hw=logits_B1hw,
+                logits_BNhw=logits_BNhw,
             ),
             query_head=self.F,
             key_head=self.F if config.heads == "shared" else self.F_teacher,

@@ -239,7 +239,7 @@ class Cut(Method):
         for name in keys:
             external = name == "nce" and config.negatives_from != "internal"
             places = chosen_places(
-                keys[name], config.taps, config, progress.draws, logits_B1hw=logits[name]
+                keys[name], config.taps, config, progress.draws, logits_BNhw=logits[name]
             )
             pairs = embedded_pairs(queries[name], keys[name], places, query_head=self.F)
             pairs = of_whole_batch(pairs, update) if config.all_negatives else pairs

@@ -309,11 +309,11 @@ class DclGan(Method):
             ("AB", fake_b_BCHW, self.D_B, features_a, self.F_A, self.G_BA, self.F_B),
             ("BA", fake_a_BCHW, self.D_A, features_b, self.F_B, self.G_AB, self.F_A),
         ):
-            logits_B1hw = guiding_logits(judge, fake_BCHW, config)
+            logits_BNhw = guiding_logits(judge, fake_BCHW, config)
             pairs = embedded_pairs(
                 query_encoder.encode(fake_BCHW, config.taps),
                 keys,
-                chosen_places(keys, config.taps, config, draws, logits_B1hw=logits_B1hw),
+                chosen_places(keys, config.taps, config, draws, logits_BNhw=logits_BNhw),
                 query_head=query_head,
                 key_head=key_head,
             )

@@ -269,11 +269,11 @@ class EnCo(Method):
     ) -> Terms:
         config, identity_weight = self.config, self.identity_weight(progress)
         share = 1.0 if identity_weight is None else 0.5
-        logits_B1hw = self.D(forward.fake_BCHW)
-        adversarial = generator_loss(config.adversarial, logits_B1hw)
+        logits_BNhw = self.D(forward.fake_BCHW)
+        adversarial = generator_loss(config.adversarial, logits_BNhw)
         terms = {"adversarial": config.adversarial_weight * adversarial}
         if config.content_weight:
-            places = self._places(logits_B1hw, forward.keys, progress.draws)
+            places = self._places(logits_BNhw, forward.keys, progress.draws)
             content = self._content(forward.queries, forward.keys, places)
             terms["content"] = share * config.content_weight * content
         if forward.again_BCHW is not None and identity_weight:
@@ -281,12 +281,12 @@ class EnCo(Method):
             terms["identity"] = share * identity_weight * identity
         return terms
 
-    def _places(self, logits_B1hw: Tensor, keys: list[Tensor], draws: Draws) -> list[Tensor]:
+    def _places(self, logits_BNhw: Tensor, keys: list[Tensor], draws: Draws) -> list[Tensor]:
         """Places per pair, each image its own."""
         config = self.config
         return [
             guided_places(
-                logits_B1hw,
+                logits_BNhw,
                 (key_BCHW.shape[2], key_BCHW.shape[3]),
                 config.num_patches,
                 draws,

@@ -185,7 +185,7 @@ class SemanticRelation(Method):
                 config,
                 draws,
                 drawn=places.on(keys),
-                logits_B1hw=guiding_logits(self.D, outputs_BCHW, config),
+                logits_BNhw=guiding_logits(self.D, outputs_BCHW, config),
                 branches=len(names),
             )
             pairs = embedded_pairs(queries, keys, chosen, query_head=self.F)

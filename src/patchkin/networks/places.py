@@ -2,7 +2,8 @@
 
 A place is a position y * W + x on a map. `projection.py` has the places that images share.
 
-Shape suffixes: B images, C channels, H and W pixels of a map, K places.
+Shape suffixes: B images, C channels, H and W pixels of a map, h and w patches of a discriminator, K
+places, N judgements of a patch.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def select_each(rows_BNC: Tensor, places: Tensor) -> Tensor:
 
 
 def guided_places(
-    logits_B1hw: Tensor,
+    logits_BNhw: Tensor,
     size: tuple[int, int],
     num_patches: int,
     draws: Draws,
@@ -106,7 +107,8 @@ def guided_places(
     first. Random places may repeat guided ones, which then count twice.
 
     Args:
-        logits_B1hw: what the discriminator says of each translation; constant.
+        logits_BNhw: what the discriminator says of each translation; constant. Of N judgements (a
+            discriminator with features) the mean counts.
         size: height and width of the map on which places are wanted.
         num_patches: places per image.
         draws: of the step; two draws, each with its own numbers for each image.
@@ -121,8 +123,8 @@ def guided_places(
         ConfigError: if the share is not within 0 and 1, or there are fewer candidates than places.
 
     >>> from patchkin.randomness import SeededDraws
-    >>> logits_B1hw = torch.tensor([[[[0.0, 9.0]]]])
-    >>> guided_places(logits_B1hw, (1, 4), 2, SeededDraws(0, 0), random_share=0.0)
+    >>> logits_BNhw = torch.tensor([[[[0.0, 9.0]]]])
+    >>> guided_places(logits_BNhw, (1, 4), 2, SeededDraws(0, 0), random_share=0.0)
     tensor([[0, 1]])
     """
     if not 0 <= random_share <= 1:
@@ -134,19 +136,21 @@ def guided_places(
     num_random = int(num_chosen * random_share)
     parts = []
     if num_random < num_chosen:
-        order_BN = _permutations(draws, len(logits_B1hw), num_places, logits_B1hw.device)
+        order_BN = _permutations(draws, len(logits_BNhw), num_places, logits_BNhw.device)
         candidates_BM = order_BN[:, : num_chosen * oversampling]
-        values_BM = enlarged(logits_B1hw, size).gather(1, candidates_BM)
+        values_BM = enlarged(logits_BNhw, size).gather(1, candidates_BM)
         rising_BM = values_BM.sort(dim=1, stable=True).indices
         parts.append(candidates_BM.gather(1, rising_BM[:, : num_chosen - num_random]))
     if num_random:
-        order_BN = _permutations(draws, len(logits_B1hw), num_places, logits_B1hw.device)
+        order_BN = _permutations(draws, len(logits_BNhw), num_places, logits_BNhw.device)
         parts.append(order_BN[:, num_places - num_random :])
     return torch.cat(parts, dim=1)
 
 
-def enlarged(logits_B1hw: Tensor, size: tuple[int, int]) -> Tensor:
+def enlarged(logits_BNhw: Tensor, size: tuple[int, int]) -> Tensor:
     """The logit at each place of a map, bilinear and without graph: [B, H * W], float32 or float64.
+
+    Of several judgements of a place it is the mean.
 
     As `interpolate` without aligned corners, but the border's values are repeated to the bit, so
     that ties there are ties whatever the rounding of the logits.
@@ -154,12 +158,12 @@ def enlarged(logits_B1hw: Tensor, size: tuple[int, int]) -> Tensor:
     >>> enlarged(torch.tensor([[[[0.0, 4.0]]]]), (1, 4))
     tensor([[0., 1., 3., 4.]])
     """
-    if logits_B1hw.ndim != 4 or logits_B1hw.shape[1] != 1:
+    if logits_BNhw.ndim != 4:
         raise ShapeError(
-            "A discriminator that guides must give a map [B, 1, h, w]; "
-            f"got {tuple(logits_B1hw.shape)}."
+            "A discriminator that guides must give a map [B, N, h, w]; "
+            f"got {tuple(logits_BNhw.shape)}."
         )
-    map_BHW = widened(logits_B1hw.detach())[:, 0]
+    map_BHW = widened(logits_BNhw.detach()).mean(dim=1)
     for dim, length in zip((1, 2), size, strict=True):
         before, behind, share = _neighbours(map_BHW.shape[dim], length, map_BHW)
         share = share.view(-1, *[1] * (2 - dim))

@@ -153,7 +153,7 @@ def chosen_places(
     draws: Draws | None = None,
     *,
     drawn: Sequence[Tensor] | None = None,
-    logits_B1hw: Tensor | None = None,
+    logits_BNhw: Tensor | None = None,
     branches: int = 1,
 ) -> list[Places]:
     """The places of a step as configured.
@@ -164,7 +164,7 @@ def chosen_places(
         config: `num_patches`, `places` and its settings.
         draws: of the step; not needed for attention with places `drawn`.
         drawn: random places [K] per tap, if there are some that are to be used (`SharedPlaces`).
-        logits_B1hw: of `guiding_logits`.
+        logits_BNhw: of `guiding_logits`.
         branches: how many lie one behind the other in the batch. Each draws for itself, so that one
             pass draws what several would.
 
@@ -190,14 +190,14 @@ def chosen_places(
             for tap, places_K, key_BCHW in zip(taps, drawn, keys, strict=True)
         ]
     if config.places == "discriminator":
-        assert logits_B1hw is not None, "the discriminator was not asked"
+        assert logits_BNhw is not None, "the discriminator was not asked"
         assert draws is not None, "candidates need the draws of the step"
         guided = [
             [
                 _guided(part, *sizes, config.guidance, draws)
                 for sizes in zip(drawn, keys, strict=True)
             ]
-            for part in logits_B1hw.chunk(branches)
+            for part in logits_BNhw.chunk(branches)
         ]
         return [torch.cat(parts) for parts in zip(*guided, strict=True)]
     return list(drawn)
@@ -214,10 +214,10 @@ def _attended(key_BCHW: Tensor, num_patches: int, config: AttentionConfig) -> Pl
 
 
 def _guided(
-    logits_B1hw: Tensor, places_K: Tensor, key_BCHW: Tensor, config: GuidanceConfig, draws: Draws
+    logits_BNhw: Tensor, places_K: Tensor, key_BCHW: Tensor, config: GuidanceConfig, draws: Draws
 ) -> Tensor:
     return guided_places(
-        logits_B1hw,
+        logits_BNhw,
         (key_BCHW.shape[2], key_BCHW.shape[3]),
         len(places_K),
         draws,
@@ -242,8 +242,8 @@ def guiding_logits(
     """
     if config.places != "discriminator":
         return None
-    logits_B1hw: Tensor = network(output_BCHW)
-    return logits_B1hw.flip(-1) if mirrored else logits_B1hw
+    logits_BNhw: Tensor = network(output_BCHW)
+    return logits_BNhw.flip(-1) if mirrored else logits_BNhw
 
 
 def check_places(
