@@ -50,7 +50,8 @@ from patchkin.data.toy_farm import write_farm
 from patchkin.images import read_image, to_tensor
 from patchkin.metrics import score_against_counterpart
 from patchkin.scoring.confusion import ConfusionScore
-from patchkin.scoring.pairs import Pair
+from patchkin.scoring.held_out import Inputs
+from patchkin.scoring.pairs import pairs_of
 from patchkin.storage.checkpoint import CheckpointStore
 from patchkin.translation.translator import Translator
 
@@ -214,14 +215,17 @@ def _portable(command: Sequence[str], data: Path) -> list[str]:
 def image_scores(run: Path, step: int, data: Path) -> dict[str, list[float | None]]:
     """Scores of every test image by a checkpoint."""
     translator = Translator.load(CheckpointStore(run).path(step), device="cpu")
+    inputs = Inputs(tuple(sorted((data / "testA").glob("*.png"))))
     found: dict[str, list[float | None]] = {}
-    for path in sorted((data / "testA").glob("*.png")):
-        x_CHW, truth_CHW = (to_tensor(read_image(file, 3)) for file in (path, truth_file(path)))
+    for pair in pairs_of(translator, inputs, size=None):
+        path, x_CHW = pair.path, pair.input_CHW
+        assert path is not None  # a model translates images that there are
+        assert x_CHW is not None
+        truth_CHW = to_tensor(read_image(truth_file(path), 3))
         mask_HW = to_tensor(read_image(mask_file(path), 1))[0] > 0
-        y_CHW = translator(x_CHW)
-        scores = asdict(score_against_counterpart(y_CHW, x_CHW, truth_CHW, mask_HW))
+        scores = asdict(score_against_counterpart(pair.output_CHW, x_CHW, truth_CHW, mask_HW))
         confusion = ConfusionScore(size=None, value_range=None)
-        confusion.add(Pair(output_CHW=y_CHW, target_CHW=truth_CHW, input_CHW=x_CHW, path=path))
+        confusion.add(pair)
         scores |= {name.split("/")[1]: value for name, value in confusion.scores().items()}
         for name in SCORES if data.name == "farm" else [n for n in SCORES if n in scores]:
             found.setdefault(name, []).append(four_digits(scores[name]) if name in scores else None)

@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cli.conftest import TINY
+from patchkin.cli import main
+
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "toy" / "long.py"
 
 
@@ -135,3 +138,21 @@ def test_only_runs_without_a_record_are_done_and_their_records_kept(long, tmp_pa
     assert (code, done) == (0, ["data", "farm_enco_seed0"])
     assert json.loads((tmp_path / "r" / "farm_enco_seed0.json").read_text()) == {"row": "enco"}
     assert (tmp_path / "o" / "tables.md").read_text(encoding="utf-8") == "a page"
+
+
+@pytest.mark.parametrize("world", ["farm", "meadow"])
+def test_scores_of_images_are_those_of_an_evaluation(long, world, tmp_path, capsys):
+    """Of a run of two steps, against `patchkin evaluate` of the same run."""
+    data, run = tmp_path / world, tmp_path / "run"
+    long.WORLDS[world](data, size=64, train=4, test=3, val=2)
+    arguments = ["--data", str(data), "--run-dir", str(run), *TINY, "--steps", "2"]
+    assert main(["train", "cut", *arguments]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--json", "--protocol", "--device", "cpu"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    expected = {name.split("/")[-1]: value for name, value in result["scores"].items()}
+    found = long.image_scores(run, 2, data)
+    assert set(found) == {name for name in long.SCORES if world == "farm" or name in expected}
+    for name, values in found.items():
+        assert len(values) == 3
+        assert long.mean_seen(long.per_image(values)) == pytest.approx(expected[name], rel=5e-4)
