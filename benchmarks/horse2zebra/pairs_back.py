@@ -12,9 +12,10 @@ The translations are only a guide to where stripes belong. A real zebra has cris
 tint of a horse below them, so half of the pairs get fur of a photograph of a zebra (the part of it
 that is most evenly striped and grey), and half have their stripes drawn anew, grey, as steep as the
 local contrast allows. Both only on what is neither green nor blue: what is striped besides is put
-back. Half of the pairs are enlarged around the stripes, as zebras fill many photographs. A pair of
-whose area less than 4 % is striped is not written. What is drawn at random depends on --seed and
-the name of the photograph alone.
+back. Pairs are enlarged around the stripes. A pair of whose area less than 4 % is striped, or whose
+horse is not brown below its stripes, is not written: nothing in stripes says whether a horse is
+black, white or brown, and of all three together the mean is learned, which is grey. What is drawn
+at random depends on --seed and the name of the photograph alone.
 
 Shape suffixes: H and W pixels, C channels.
 """
@@ -34,7 +35,7 @@ from scipy.ndimage import center_of_mass, gaussian_filter, uniform_filter
 from torch import Tensor
 
 from patchkin.data.layouts import image_files
-from patchkin.images import read_image, to_tensor
+from patchkin.images import read_image, to_tensor, to_uint8
 from patchkin.runs.resuming import read_record
 from patchkin.translation.translator import Translator
 
@@ -49,6 +50,8 @@ _LEAST_CONTRAST, _FULL_CONTRAST = 0.04, 0.09
 _LEAST_HUE, _FULL_HUE = 0.01, 0.04
 """How far green or blue are above red: where the mask falls from 1 to 0."""
 _LEAST_SHARE = 0.04
+_LEAST_BROWN = 0.1
+"""How far red is above blue on the mean of what is striped."""
 _FURS = (160, 112, 80)
 """Sides of the parts of zebras that are looked for, in pixels."""
 _EVENLY = 0.85
@@ -82,7 +85,7 @@ class Drawn:
             steepness=rng.uniform(0.8, 2.2),
             contrast=rng.uniform(0.28, 0.48),
             tint=(1.0, rng.uniform(0.9, 1.0), rng.uniform(0.78, 1.0)),
-            enlarged=rng.uniform(1.2, 3.2) if rng.random() < 0.5 else 1.0,
+            enlarged=rng.uniform(1.2, 3.2),
             fur=int(rng.integers(furs)) if furs and rng.random() < 0.5 else None,
             magnified=rng.uniform(1.0, 1.6),
             mirrored=bool(rng.random() < 0.5),
@@ -121,10 +124,15 @@ def fur(zebra_HWC: Pixels) -> Pixels | None:
     colour_HW = gaussian_filter(np.ptp(zebra_HWC, axis=2), 2 * _STRIPE)
     striped_HW = _rising(contrast_HW, 0.1, 0.2) * (1 - _rising(colour_HW, 0.12, 0.25))
     for side in _FURS:
+        if side > min(striped_HW.shape):
+            continue
         share_HW = uniform_filter(striped_HW, side, mode="constant")
-        row, column = np.unravel_index(int(share_HW.argmax()), share_HW.shape)
-        if share_HW[row, column] > _EVENLY:
-            top, left = int(row) - side // 2, int(column) - side // 2
+        centre = np.unravel_index(int(share_HW.argmax()), share_HW.shape)
+        if share_HW[centre] > _EVENLY:
+            top, left = (
+                int(np.clip(middle - side // 2, 0, length - side))
+                for middle, length in zip(centre, striped_HW.shape, strict=True)
+            )
             return zebra_HWC[top : top + side, left : left + side]
     return None
 
@@ -132,9 +140,11 @@ def fur(zebra_HWC: Pixels) -> Pixels | None:
 def pair(
     zebra_HWC: Pixels, horse_HWC: Pixels, drawn: Drawn, furs: Sequence[Pixels]
 ) -> Image.Image | None:
-    """Stripes on the horse, and the horse, side by side; None if there are too few stripes."""
+    """Stripes on the horse, and the horse, side by side; None if too little is striped, or not
+    brown."""
     mask_HW = striped(zebra_HWC, horse_HWC)
-    if mask_HW.mean() < _LEAST_SHARE:
+    brown_HW = horse_HWC[..., 0] - horse_HWC[..., 2]
+    if mask_HW.mean() < _LEAST_SHARE or np.average(brown_HW, weights=mask_HW) < _LEAST_BROWN:
         return None
     if drawn.fur is None:
         stripes_HWC = crisp(zebra_HWC, drawn)
@@ -201,8 +211,9 @@ def pairs(
 
 
 def _pixels(x_CHW: Tensor) -> Pixels:
-    pixels: Pixels = ((x_CHW.clamp(-1, 1) + 1) / 2).double().permute(1, 2, 0).numpy()
-    return pixels
+    """As an 8-bit file holds them."""
+    levels_HWC: Pixels = to_uint8(x_CHW).double().permute(1, 2, 0).numpy()
+    return levels_HWC / 255
 
 
 def main() -> None:
