@@ -3,10 +3,10 @@
     python benchmarks/horse2zebra/pairs_back.py datasets/horse2zebra datasets/zebra2horse-pairs \\
         --model horse2zebra-preview --model gan_compression.safetensors
 
-translates every training horse and writes OUTPUT/train/NAME.png: what was made of it (left half)
-and the photograph (right half), for methods that learn from pairs. What is to be made of stripes is
-known then, and is a real horse. Nothing of a test image is read; with `--without RUN` the images
-that RUN holds out for validation are left out as well.
+translates every training horse and writes OUTPUT/train/NAME.png: the photograph (left half) and
+what was made of it (right half), for methods that learn from pairs, with `--direction BtoA`. What
+is to be made of stripes is known then, and is a real horse. Nothing of a test image is read; with
+`--without RUN` the images that RUN holds out for validation are left out as well.
 
 The translations are only a guide to where stripes belong. A real zebra has crisp stripes and no
 tint of a horse below them, so half of the pairs get fur of a photograph of a zebra (the part of it
@@ -140,8 +140,7 @@ def fur(zebra_HWC: Pixels) -> Pixels | None:
 def pair(
     zebra_HWC: Pixels, horse_HWC: Pixels, drawn: Drawn, furs: Sequence[Pixels]
 ) -> Image.Image | None:
-    """Stripes on the horse, and the horse, side by side; None if too little is striped, or not
-    brown."""
+    """The horse, and stripes on it, side by side; None if too little is striped, or not brown."""
     mask_HW = striped(zebra_HWC, horse_HWC)
     brown_HW = horse_HWC[..., 0] - horse_HWC[..., 2]
     if mask_HW.mean() < _LEAST_SHARE or np.average(brown_HW, weights=mask_HW) < _LEAST_BROWN:
@@ -154,7 +153,7 @@ def pair(
     made_HWC = horse_HWC * (1 - mask_HW1) + stripes_HWC * mask_HW1
     box = _box_around(mask_HW, drawn.enlarged)
     both = Image.new("RGB", (2 * _SIDE, _SIDE))
-    for left, half_HWC in ((0, made_HWC), (_SIDE, horse_HWC)):
+    for left, half_HWC in ((0, horse_HWC), (_SIDE, made_HWC)):
         half = _image(half_HWC).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC, box)
         both.paste(half, (left, 0))
     return both

@@ -39,8 +39,9 @@ def whole(back, **changes):
 
 
 def halves(both):
+    """With stripes, and without."""
     pixels = np.asarray(both) / 255
-    return pixels[:, :256], pixels[:, 256:]
+    return pixels[:, 256:], pixels[:, :256]
 
 
 def test_stripes_are_found_where_they_are_and_on_no_grass(back):
