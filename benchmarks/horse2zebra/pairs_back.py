@@ -127,6 +127,7 @@ def fur(zebra_HWC: Pixels) -> Pixels | None:
         if side > min(striped_HW.shape):
             continue
         share_HW = uniform_filter(striped_HW, side, mode="constant")
+        share_HW = share_HW.round(6)  # running sums: what is striped throughout is not all equal
         centre = np.unravel_index(int(share_HW.argmax()), share_HW.shape)
         if share_HW[centre] > _EVENLY:
             top, left = (
