@@ -15,7 +15,7 @@ local contrast allows. Both only on what is neither green nor blue: what is stri
 back. Pairs are enlarged around the stripes. A pair of whose area less than 4 % is striped, or whose
 horse is not brown below its stripes, is not written: nothing in stripes says whether a horse is
 black, white or brown, and of all three together the mean is learned, which is grey. What is drawn
-at random depends on --seed and the name of the photograph alone.
+at random depends on --seed and the name of the photograph alone. Needs scipy.
 
 Shape suffixes: H and W pixels, C channels.
 """
@@ -36,13 +36,14 @@ from torch import Tensor
 
 from patchkin.data.layouts import image_files
 from patchkin.images import read_image, to_tensor, to_uint8
+from patchkin.images.picture import LUMA
 from patchkin.runs.resuming import read_record
 from patchkin.translation.translator import Translator
 
 Pixels = NDArray[np.float64]
 """Values in [0, 1]."""
 
-_LUMA = np.array([0.299, 0.587, 0.114])
+_LUMA = np.array(LUMA)
 _STRIPE = 6.0
 """Standard deviation, in pixels, of the blur that tells stripes from shading."""
 _LEAST_CONTRAST, _FULL_CONTRAST = 0.04, 0.09
